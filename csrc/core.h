@@ -1,0 +1,81 @@
+/* core.h -- what the C library's own files share: thread seam, kernel tables, small helpers.
+ * Kernels (kernels/, and the isa files that include them) see this file and nothing else. */
+#ifndef FC_CORE_H
+#define FC_CORE_H
+
+#include "fastconv.h"
+
+#include <assert.h>
+#include <stdbool.h>
+#include <string.h>
+
+/* ---- small helpers -------------------------------------------------------------------------------------- */
+
+#define FC_CAT_(a, b) a##b
+#define FC_CAT(a, b) FC_CAT_(a, b)
+
+static inline ptrdiff_t fc_min(ptrdiff_t a, ptrdiff_t b) { return a < b ? a : b; }
+static inline ptrdiff_t fc_max(ptrdiff_t a, ptrdiff_t b) { return a > b ? a : b; }
+static inline ptrdiff_t fc_ceil_div(ptrdiff_t a, ptrdiff_t b) { return (a + b - 1) / b; } /* a >= 0, b > 0 */
+static inline ptrdiff_t fc_round_up(ptrdiff_t a, ptrdiff_t b) { return fc_ceil_div(a, b) * b; }
+static inline size_t fc_size_of(fc_dtype dtype) { return dtype == FC_FLOAT32 ? 4 : 8; }
+
+/* ---- threads (thread.c) --------------------------------------------------------------------------------- */
+
+/* Calls task(context, i, worker) for i = 0 .. tasks-1, each once, on up to `threads` workers (0 <= worker < threads), in
+ * no promised order. Tasks must not depend on which worker runs them: that is what keeps results bitwise the same. */
+typedef void fc_task(void *context, ptrdiff_t index, int worker);
+void fc_parallel(int threads, ptrdiff_t tasks, fc_task *task, void *context);
+
+/* ---- the matrix micro-kernel (kernels/product.inc) -------------------------------------------------------- */
+
+/* One register tile: C (rows x width) = or += A (rows x depth) B (depth x width), then bias and ReLU.
+ * A is held by rows, element (i, k) at a[i * FC_LDA + k], or as a panel, at a[k * rows + i].
+ * B is packed, row k at b[k * width], or indirect, row k at b[offsets[k]] (no alignment needed in either). */
+#define FC_DEPTH 256            /* most that one tile reduces over */
+#define FC_LDA (FC_DEPTH + 16)  /* not a power of two: rows must not share cache sets */
+
+typedef struct fc_tile {
+    const void *a, *b;
+    const ptrdiff_t *offsets;
+    ptrdiff_t depth;
+    void *c; /* row i at c[i * ldc] */
+    ptrdiff_t ldc;
+    const void *row_bias, *column_bias; /* (rows), (width), or NULL */
+    bool accumulate;                    /* add to what C holds */
+    bool relu;
+} fc_tile;
+
+typedef void fc_tile_kernel(const fc_tile *tile);
+
+#define FC_MAX_ROWS 16 /* bounds every table's rows */
+enum { FC_NARROW, FC_WIDE, FC_WIDTHS };
+
+/* ---- tables: one per instruction set, filled by isa_<name>.c --------------------------------------------- */
+
+typedef struct fc_kernels { /* one real type on one instruction set */
+    ptrdiff_t lanes;                          /* elements of a vector */
+    ptrdiff_t rows[FC_WIDTHS];                /* most rows of a tile */
+    ptrdiff_t width[FC_WIDTHS];               /* its columns, a multiple of lanes */
+    /* [.][rows - 1]; FC_WIDE serves few rows, where a narrow tile would wait for its own sums */
+    fc_tile_kernel *const *tile_rows[FC_WIDTHS];     /* A by rows, B packed   */
+    fc_tile_kernel *const *tile_indirect[FC_WIDTHS]; /* A by rows, B indirect */
+    fc_tile_kernel *const *tile_panel;               /* A panel,   B packed, narrow */
+    /* to[j * to_pitch + i] = from[i * from_pitch + j] for i < rows, j < columns */
+    void (*transpose)(const void *from, ptrdiff_t from_pitch, void *to, ptrdiff_t to_pitch, ptrdiff_t rows,
+                      ptrdiff_t columns);
+    /* to[i] = from[i * step], i < n */
+    void (*gather)(const void *from, ptrdiff_t step, void *to, ptrdiff_t n);
+    /* sum of n elements */
+    void (*sum)(const void *from, ptrdiff_t n, void *sum);
+} fc_kernels;
+
+typedef struct fc_isa_table {
+    const char *name;
+    const fc_kernels *kernels[2]; /* by fc_dtype */
+} fc_isa_table;
+
+extern const fc_isa_table fc_isa_generic, fc_isa_avx2, fc_isa_avx512, fc_isa_neon;
+const fc_isa_table *fc_isa_current(void); /* isa.c */
+
+#endif
