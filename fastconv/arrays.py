@@ -1,0 +1,88 @@
+"""From what a user passes to what a kernel reads: dense, aligned, native float arrays, or a clear error."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+__all__ = ["FLOATS", "check_out", "dense", "same_dtype"]
+
+FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
+
+
+def dense(value: Any, name: str, ndim: int | None = None) -> np.ndarray:
+    """Return `value` as a C-contiguous, aligned, native-endian float32 or float64 array, copied only if it must be.
+
+    Parameters
+    ----------
+    value : array_like
+        A NumPy array, or anything that speaks ``__array__`` or DLPack. Lists are refused: they have no dtype.
+    name : str
+        The argument's name, for errors.
+    ndim : int, optional
+        The number of axes it must have.
+
+    Raises
+    ------
+    TypeError
+        If it is no array, or not of a floating-point dtype that is computed.
+    ValueError
+        If it has the wrong number of axes.
+    """
+    if type(value) is not np.ndarray:
+        value = _from_protocol(value, name)
+    dtype = value.dtype
+    if dtype not in FLOATS:
+        native = dtype.newbyteorder("=")
+        if native not in FLOATS:
+            raise TypeError(f"{name}: expected dtype float32 or float64, got {dtype}; convert it with .astype(np.float32)")
+        value = value.astype(native)
+    if ndim is not None and value.ndim != ndim:
+        raise ValueError(f"{name}: expected {ndim} axes, got {value.ndim} (shape {value.shape})")
+    if not (value.flags.c_contiguous and value.flags.aligned):
+        value = np.require(value, requirements=["C", "A"])
+    return value
+
+
+def _from_protocol(value: Any, name: str) -> np.ndarray:
+    if isinstance(value, np.ndarray):
+        if isinstance(value, np.ma.MaskedArray):
+            raise TypeError(f"{name}: masked arrays are not supported, use .filled(value)")
+        return value.view(np.ndarray)
+    if hasattr(value, "__dlpack__") and hasattr(value, "__dlpack_device__") and not isinstance(value, np.generic):
+        return np.from_dlpack(value)
+    if hasattr(value, "__array__"):
+        return np.asarray(value)
+    raise TypeError(f"{name}: expected an array, got {type(value).__name__}; convert it with np.asarray(value, dtype=np.float32)")
+
+
+def same_dtype(first: np.ndarray, first_name: str, other: np.ndarray, other_name: str) -> None:
+    """Raise TypeError, naming both, if two arrays differ in dtype."""
+    if first.dtype != other.dtype:
+        raise TypeError(
+            f"{other_name}: dtype {other.dtype} does not match {first_name}'s {first.dtype}; convert one of them with .astype()"
+        )
+
+
+def check_out(out: Any, shape: tuple[int, ...], dtype: np.dtype, *inputs: np.ndarray) -> np.ndarray:
+    """Return `out` if a kernel may write its result into it.
+
+    Raises
+    ------
+    TypeError
+        If it is not a NumPy array of the result's dtype.
+    ValueError
+        If its shape is not the result's, it is not dense and writable, or shares memory with an input.
+    """
+    if type(out) is not np.ndarray:
+        raise TypeError(f"out: expected a NumPy array, got {type(out).__name__}")
+    if out.dtype != dtype or not out.dtype.isnative:
+        raise TypeError(f"out: expected dtype {dtype}, got {out.dtype}")
+    if out.shape != shape:
+        raise ValueError(f"out: expected shape {shape}, got {out.shape}")
+    if not (out.flags.c_contiguous and out.flags.aligned and out.flags.writeable):
+        raise ValueError("out: expected a C-contiguous, aligned and writable array")
+    if any(np.may_share_memory(out, array) for array in inputs):
+        raise ValueError("out: must not share memory with an input")
+    return out

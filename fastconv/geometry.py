@@ -1,0 +1,205 @@
+"""Output sizes, paddings and windows: the one place where shapes are worked out.
+
+Every operator that slides a window (convolution, pooling) describes it here, axis by axis, and gets its
+output shape from here, so that all of them agree. Formulas: Dumoulin & Visin, "A guide to convolution
+arithmetic for deep learning" (2016), relations 1-6 and 15.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+__all__ = ["LAYOUTS", "Window", "axes", "check_layout", "paddings", "window"]
+
+LAYOUTS = {
+    1: ("NCW", "NWC"),
+    2: ("NCHW", "NHWC"),
+    3: ("NCDHW", "NDHWC"),
+}
+_AXIS_NAMES = {1: ("width",), 2: ("height", "width"), 3: ("depth", "height", "width")}
+_LARGEST = 2**62
+
+
+def check_layout(layout: str, rank: int) -> bool:
+    """Return True if `layout` is channels-last, False if channels-first.
+
+    Raises
+    ------
+    ValueError
+        If `layout` is not one of the two of `rank` spatial axes.
+    """
+    first, last = LAYOUTS[rank]
+    if layout == first:
+        return False
+    if layout == last:
+        return True
+    raise ValueError(f"layout: expected {first!r} or {last!r}, got {layout!r}")
+
+
+def _integer(value: Any, name: str, least: int) -> int:
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name}: expected an integer, got {value!r} of type {type(value).__name__}") from None
+    if isinstance(value, bool):
+        raise TypeError(f"{name}: expected an integer, got {value!r}")
+    if not least <= number < _LARGEST:
+        raise ValueError(f"{name}: expected at least {least}, got {number}")
+    return number
+
+
+def axes(value: Any, name: str, rank: int, least: int = 1) -> tuple[int, ...]:
+    """Spell out an option given as one integer or as one per spatial axis.
+
+    Parameters
+    ----------
+    value : int or sequence of int
+        What the user passed.
+    name : str
+        The argument's name, for errors.
+    rank : int
+        Number of spatial axes.
+    least : int
+        The smallest value allowed.
+
+    Returns
+    -------
+    tuple of int
+        One value per spatial axis.
+    """
+    if isinstance(value, (str, bytes)):
+        raise TypeError(f"{name}: expected an integer or {rank} of them, got {value!r}")
+    if hasattr(value, "__len__") or isinstance(value, Sequence):
+        values = tuple(value)
+        if len(values) != rank:
+            raise ValueError(f"{name}: expected one integer or {rank} ({', '.join(_AXIS_NAMES[rank])}), got {value!r}")
+        return tuple(_integer(v, name, least) for v in values)
+    return (_integer(value, name, least),) * rank
+
+
+def paddings(
+    padding: Any,
+    size: Sequence[int],
+    kernel: Sequence[int],
+    stride: Sequence[int],
+    dilation: Sequence[int],
+) -> tuple[tuple[int, int], ...]:
+    """Spell out `padding` as (before, after) for each spatial axis.
+
+    Parameters
+    ----------
+    padding : int, sequence or {"valid", "same", "full"}
+        An integer, one per axis, a pair (before, after) per axis, or a name. ``"same"`` is TensorFlow's rule: the
+        output is ``ceil(size / stride)`` and the odd element goes after. ``"full"`` is ``dilation * (kernel - 1)``
+        on both sides.
+    size, kernel, stride, dilation : sequence of int
+        One value per spatial axis.
+
+    Returns
+    -------
+    tuple of (int, int)
+    """
+    rank = len(size)
+    if isinstance(padding, str):
+        if padding == "valid":
+            return ((0, 0),) * rank
+        if padding == "full":
+            return tuple((d * (k - 1), d * (k - 1)) for k, d in zip(kernel, dilation))
+        if padding == "same":
+            pairs = []
+            for n, k, s, d in zip(size, kernel, stride, dilation):
+                total = max((-(-n // s) - 1) * s + d * (k - 1) + 1 - n, 0)
+                pairs.append((total // 2, total - total // 2))
+            return tuple(pairs)
+        raise ValueError(f'padding: expected an integer, integers, pairs, "valid", "same" or "full", got {padding!r}')
+    if isinstance(padding, (bytes, dict, set)):
+        raise TypeError(f"padding: expected an integer, integers, pairs or a name, got {padding!r}")
+    if hasattr(padding, "__len__"):
+        values = tuple(padding)
+        if len(values) != rank:
+            raise ValueError(f"padding: expected one value or {rank} ({', '.join(_AXIS_NAMES[rank])}), got {padding!r}")
+        pairs = []
+        for value in values:
+            if hasattr(value, "__len__"):
+                pair = tuple(value)
+                if len(pair) != 2:
+                    raise ValueError(f"padding: expected a pair (before, after) per axis, got {value!r}")
+                pairs.append((_integer(pair[0], "padding", 0), _integer(pair[1], "padding", 0)))
+            else:
+                pairs.append((_integer(value, "padding", 0),) * 2)
+        return tuple(pairs)
+    return ((_integer(padding, "padding", 0),) * 2,) * rank
+
+
+@dataclass(frozen=True)
+class Window:
+    """A window sliding over an input: everything per spatial axis, and the output it gives."""
+
+    size: tuple[int, ...]
+    kernel: tuple[int, ...]
+    stride: tuple[int, ...]
+    dilation: tuple[int, ...]
+    padding: tuple[tuple[int, int], ...]
+    output: tuple[int, ...]
+
+
+def window(
+    size: Sequence[int],
+    kernel: Sequence[int],
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    *,
+    ceil_mode: bool = False,
+) -> Window:
+    """Work out where a window goes over an input of `size` and how many places there are.
+
+    Parameters
+    ----------
+    size : sequence of int
+        The input's spatial lengths.
+    kernel : sequence of int
+        The window's lengths.
+    stride, dilation : int or sequence of int
+    padding : int, sequence or str
+        As `paddings` takes it.
+    ceil_mode : bool
+        Round the number of places up, letting the last window hang over; one that would start in the padding after
+        the input is dropped (PyTorch's rule).
+
+    Returns
+    -------
+    Window
+
+    Raises
+    ------
+    ValueError
+        If the window does not fit into the padded input, or an option is out of range.
+
+    Examples
+    --------
+    >>> window((32, 32), (5, 5)).output
+    (28, 28)
+    >>> window((7, 7), (3, 3), stride=2, padding="same").padding
+    ((1, 1), (1, 1))
+    """
+    rank = len(size)
+    stride = axes(stride, "stride", rank)
+    dilation = axes(dilation, "dilation", rank)
+    pads = paddings(padding, size, kernel, stride, dilation)
+    output = []
+    for axis, (n, k, s, d, (before, after)) in enumerate(zip(size, kernel, stride, dilation, pads)):
+        room = n + before + after - d * (k - 1) - 1
+        if room < 0 or n < 1:
+            raise ValueError(
+                f"kernel: a window of {d * (k - 1) + 1} ({k} with dilation {d}) does not fit into the "
+                f"{_AXIS_NAMES[rank][axis]} of {n} + {before} + {after} (input and padding); use a smaller kernel or more padding"
+            )
+        places = room // s + 1
+        if ceil_mode and room % s and places * s < n + before:
+            places += 1
+        output.append(places)
+    return Window(tuple(size), tuple(kernel), stride, dilation, pads, tuple(output))
