@@ -20,7 +20,7 @@ from setuptools.errors import CompileError, LinkError, PlatformError
 
 FLAGS = ["-O3", "-std=gnu11", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math"]
 UNIX_FLAGS = ["-fvisibility=hidden", "-fPIC", "-Wall", "-Wextra"]
-# Instruction set: (macro of its architecture, flags, macro that the flags must define). Its source is csrc/isa_<name>.c.
+# Instruction set (its source is csrc/isa_<name>.c): macro of its architecture, flags, macro that these must define.
 ISAS = {
     "generic": (None, [], None),
     "avx2": ("__x86_64__", ["-mavx2", "-mfma"], "__AVX2__"),
@@ -114,9 +114,7 @@ def find_openmp(compiler):
     if sys.platform == "darwin":  # Apple's clang has the compiler's half only; the library is Homebrew's
         candidates.append((["-Xpreprocessor", "-fopenmp"], ["-lomp"]))
         for prefix in ("/opt/homebrew/opt/libomp", "/usr/local/opt/libomp"):
-            candidates.append(
-                (["-Xpreprocessor", "-fopenmp", f"-I{prefix}/include"], [f"-L{prefix}/lib", "-lomp"])
-            )
+            candidates.append((["-Xpreprocessor", "-fopenmp", f"-I{prefix}/include"], [f"-L{prefix}/lib", "-lomp"]))
     for compile_flags, link_flags in candidates:
         if try_build(compiler, program, compile_flags, link_flags):
             return compile_flags, link_flags
