@@ -14,6 +14,13 @@
 #define FC_CAT_(a, b) a##b
 #define FC_CAT(a, b) FC_CAT_(a, b)
 
+/* Before a loop whose count is a constant once inlined: without it GCC leaves arrays of accumulators in memory. */
+#ifdef __clang__
+#define FC_UNROLL _Pragma("unroll")
+#else
+#define FC_UNROLL _Pragma("GCC unroll 16")
+#endif
+
 static inline ptrdiff_t fc_min(ptrdiff_t a, ptrdiff_t b) { return a < b ? a : b; }
 static inline ptrdiff_t fc_max(ptrdiff_t a, ptrdiff_t b) { return a > b ? a : b; }
 static inline ptrdiff_t fc_ceil_div(ptrdiff_t a, ptrdiff_t b) { return (a + b - 1) / b; } /* a >= 0, b > 0 */
@@ -48,6 +55,13 @@ typedef struct fc_tile {
 
 typedef void fc_tile_kernel(const fc_tile *tile);
 
+/* A stretch of elements to be copied. */
+typedef struct fc_run {
+    ptrdiff_t from, to, length;
+} fc_run;
+
+#define FC_SLACK 16 /* elements that a kernel may read or write past the end of a workspace array */
+
 #define FC_MAX_ROWS 16 /* bounds every table's rows */
 enum { FC_NARROW, FC_WIDE, FC_WIDTHS };
 
@@ -66,8 +80,9 @@ typedef struct fc_kernels { /* one real type on one instruction set */
                       ptrdiff_t columns);
     /* to[i] = from[i * step], i < n */
     void (*gather)(const void *from, ptrdiff_t step, void *to, ptrdiff_t n);
-    /* sum of n elements */
+    void (*copy_runs)(const fc_run *runs, ptrdiff_t count, const void *from, void *to);
     void (*sum)(const void *from, ptrdiff_t n, void *sum);
+    void (*add)(const void *from, void *to, ptrdiff_t n); /* to[i] += from[i] */
 } fc_kernels;
 
 typedef struct fc_isa_table {

@@ -38,7 +38,7 @@ typedef enum fc_layout { FC_CHANNELS_FIRST, FC_CHANNELS_LAST } fc_layout; /* (N,
 typedef enum fc_pass {
     FC_FORWARD,         /* reads x, weight, bias (or NULL);  writes y                    */
     FC_BACKWARD_INPUT,  /* reads y as dy, weight;            writes x as dx              */
-    FC_BACKWARD_WEIGHT  /* reads x, y as dy;                 writes weight, bias (or NULL) as dweight, dbias */
+    FC_BACKWARD_WEIGHT  /* reads x, y as dy;                 writes weight, bias as dweight, dbias, each unless NULL */
 } fc_pass;
 
 typedef struct fc_conv_problem {
@@ -75,9 +75,10 @@ const char *fc_conv_plan_algorithm(const fc_conv_plan *plan);
 /* Number of elements of x (0), weight (1), bias (2), y (3): what the caller's arrays must hold. */
 ptrdiff_t fc_conv_plan_elements(const fc_conv_plan *plan, int array);
 
-/* The index-th algorithm of the list, in order of preference; NULL past the end. *declined is NULL if it can do the
- * problem, else why not; *cost is its estimated time in seconds on one thread (infinite if declined). */
-const char *fc_conv_algorithm(int index, const fc_conv_problem *problem, const char **declined, double *cost);
+/* The index-th algorithm of the list, in order of preference; NULL past the end. */
+const char *fc_conv_algorithm_name(int index);
+/* *declined is NULL if it can do the problem, else why not; *cost is its estimated time in seconds on one thread. */
+fc_status fc_conv_algorithm_examine(int index, const fc_conv_problem *problem, const char **declined, double *cost);
 
 /* ---- runtime -------------------------------------------------------------------------------------------- */
 

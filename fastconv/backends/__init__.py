@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
 from fastconv.backends import cpu
 
-__all__ = ["backend_of"]
+__all__ = ["backend_of", "on_change"]
 
 
 def backend_of(array: Any, function: str) -> ModuleType:
@@ -28,3 +29,8 @@ def backend_of(array: Any, function: str) -> ModuleType:
     if type(array).__module__.partition(".")[0] == "cupy":
         raise NotImplementedError(f"{function}: CuPy arrays have no backend yet; pass NumPy arrays (cupy.asnumpy(x))")
     return cpu
+
+
+def on_change(forget: Callable[[], None]) -> None:
+    """Have `forget` called when plans made so far are no longer what a backend would make: who caches plans drops them."""
+    cpu.on_change(forget)

@@ -1,0 +1,283 @@
+/* thread.c -- the one file that names OpenMP: runs tasks on workers, and says how many workers there should be. */
+#if defined(__linux__) && !defined(_GNU_SOURCE)
+#define _GNU_SOURCE /* sched_getaffinity */
+#endif
+#include "core.h"
+
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#ifdef _OPENMP
+#include <omp.h>
+#endif
+#ifdef _WIN32
+#include <windows.h>
+#else
+#include <pthread.h>
+#include <unistd.h>
+#endif
+#ifdef __linux__
+#include <sched.h>
+#endif
+#ifdef __SSE__
+#include <xmmintrin.h>
+#endif
+
+/* ---- denormal numbers ------------------------------------------------------------------------------------ */
+
+/* Arithmetic on denormals costs 20 to 100 times the usual; while tasks run they count as zero. The caller's whole control
+ * word comes back afterwards, its exception flags included. */
+#if defined(__SSE__)
+#define FC_FLUSH_BITS 0x8040u /* flush results to zero, take denormal operands as zero */
+typedef unsigned fc_float_mode;
+static fc_float_mode fc_flush_denormals(void) {
+    fc_float_mode saved = _mm_getcsr();
+    _mm_setcsr(saved | FC_FLUSH_BITS);
+    return saved;
+}
+static void fc_restore_denormals(fc_float_mode saved) { _mm_setcsr(saved); }
+#elif defined(__aarch64__)
+typedef uint64_t fc_float_mode;
+static fc_float_mode fc_flush_denormals(void) {
+    fc_float_mode saved;
+    __asm__ volatile("mrs %0, fpcr" : "=r"(saved));
+    __asm__ volatile("msr fpcr, %0" : : "r"(saved | (UINT64_C(1) << 24)) : "memory");
+    return saved;
+}
+static void fc_restore_denormals(fc_float_mode saved) { __asm__ volatile("msr fpcr, %0" : : "r"(saved) : "memory"); }
+#else
+typedef int fc_float_mode;
+static fc_float_mode fc_flush_denormals(void) { return 0; }
+static void fc_restore_denormals(fc_float_mode saved) { (void)saved; }
+#endif
+
+/* ---- how many threads ------------------------------------------------------------------------------------ */
+
+#ifdef _OPENMP
+
+static int fc_affinity(void) {
+#if defined(__linux__)
+    for (int size = 1024; size <= 1 << 20; size *= 4) { /* the kernel refuses a set smaller than its own */
+        cpu_set_t *set = CPU_ALLOC(size);
+        if (set == NULL)
+            break;
+        int failed = sched_getaffinity(0, CPU_ALLOC_SIZE(size), set);
+        int count = failed ? 0 : CPU_COUNT_S(CPU_ALLOC_SIZE(size), set);
+        CPU_FREE(set);
+        if (count > 0)
+            return count;
+    }
+#elif defined(_WIN32)
+    DWORD_PTR process, system;
+    int count = 0;
+    if (GetProcessAffinityMask(GetCurrentProcess(), &process, &system))
+        for (; process != 0; process &= process - 1)
+            count++;
+    return count > 0 ? count : 1;
+#endif
+#ifndef _WIN32
+    long online = sysconf(_SC_NPROCESSORS_ONLN);
+    return online > 0 ? (int)online : 1;
+#endif
+}
+
+#ifdef __linux__
+
+#ifndef FC_CGROUP_SELF /* tests put files of their own here */
+#define FC_CGROUP_SELF "/proc/self/cgroup"
+#define FC_CGROUP_ROOT "/sys/fs/cgroup"
+#endif
+
+/* Reads two integers from up to two files (v1 has one in each); "max" and -1 mean no quota. */
+static bool fc_read_quota(const char *folder, const char *path, bool v1, int *cpus) {
+    char name[4352];
+    long long quota = -1, period = 0;
+    snprintf(name, sizeof name, "%s%s/%s", folder, path, v1 ? "cpu.cfs_quota_us" : "cpu.max");
+    FILE *file = fopen(name, "r");
+    if (file == NULL)
+        return false;
+    int read = fscanf(file, v1 ? "%lld" : "%lld %lld", &quota, &period);
+    fclose(file);
+    if (v1 && read == 1) {
+        snprintf(name, sizeof name, "%s%s/cpu.cfs_period_us", folder, path);
+        file = fopen(name, "r");
+        if (file == NULL)
+            return false;
+        read += fscanf(file, "%lld", &period);
+        fclose(file);
+    }
+    if (read != 2 || quota <= 0 || period <= 0)
+        return false;
+    long long whole = (quota + period - 1) / period;
+    *cpus = whole < *cpus ? (int)whole : *cpus;
+    return true;
+}
+
+/* The tightest CPU quota among this process's control group and all that hold it, rounded up, or `cpus` if that is less.
+ * Containers may see their own path as "/" or the host's, of which only the last parts exist: what is missing is skipped. */
+static int fc_cgroup_quota(int cpus) {
+    static const char *const v1_folders[] = {FC_CGROUP_ROOT "/cpu", FC_CGROUP_ROOT "/cpu,cpuacct"};
+    static const char *const v2_folders[] = {FC_CGROUP_ROOT, FC_CGROUP_ROOT "/unified"};
+    char line[4224];
+    FILE *file = fopen(FC_CGROUP_SELF, "r");
+    if (file == NULL)
+        return cpus;
+    while (fgets(line, sizeof line, file)) { /* hierarchy:controllers:path */
+        line[strcspn(line, "\n")] = '\0';
+        char *controllers = strchr(line, ':');
+        char *path = controllers ? strchr(controllers + 1, ':') : NULL;
+        if (path == NULL)
+            continue;
+        *controllers++ = *path++ = '\0';
+        bool v2 = *controllers == '\0', v1 = false;
+        char *rest;
+        for (char *name = strtok_r(controllers, ",", &rest); name; name = strtok_r(NULL, ",", &rest))
+            v1 |= strcmp(name, "cpu") == 0;
+        if (!v1 && !v2)
+            continue;
+        for (char *end = path + strlen(path);; *end = '\0') {
+            for (int i = 0; i < 2; i++)
+                if (fc_read_quota(v1 ? v1_folders[i] : v2_folders[i], path, v1, &cpus))
+                    break;
+            if (path == end)
+                break;
+            while (end > path && *--end != '/')
+                continue;
+        }
+    }
+    fclose(file);
+    return cpus;
+}
+
+#endif /* __linux__ */
+
+static int fc_count_threads(void) {
+    int count = fc_affinity();
+#ifdef __linux__
+    count = fc_cgroup_quota(count);
+#endif
+    const char *text = getenv("OMP_NUM_THREADS"); /* a list gives one number for each level of nesting */
+    long wanted = text ? strtol(text, NULL, 10) : 0;
+    if (wanted > 0 && wanted < count)
+        count = (int)wanted;
+    return count > 0 ? count : 1;
+}
+
+int fc_openmp(void) { return 1; }
+
+int fc_default_threads(void) {
+    static atomic_int known; /* the answer costs file reads, and every parallel call asks */
+    int count = atomic_load_explicit(&known, memory_order_relaxed);
+    if (count == 0) {
+        count = fc_count_threads();
+        atomic_store_explicit(&known, count, memory_order_relaxed);
+    }
+    return count;
+}
+
+/* ---- work on several threads ------------------------------------------------------------------------------ */
+
+static atomic_int fc_busy;           /* workers now running tasks, over all callers */
+static _Thread_local bool fc_inside; /* this thread is running tasks */
+static atomic_bool fc_forked;        /* this process is a fork's child */
+static int fc_initial_limit;         /* omp_get_max_threads() when we were loaded */
+
+/* GNU's OpenMP waits for ever on threads that fork did not copy, and there is no asking whether it had any. */
+#ifndef _WIN32
+static void fc_after_fork(void) {
+    atomic_store(&fc_forked, true);
+    atomic_store(&fc_busy, 0); /* who else was busy is no longer here */
+}
+#endif
+
+__attribute__((constructor)) static void fc_on_load(void) {
+    fc_initial_limit = omp_get_max_threads();
+#ifndef _WIN32
+    pthread_atfork(NULL, NULL, fc_after_fork);
+#endif
+}
+
+/* Workers for a call that may have `threads`. */
+static int fc_team_size(int threads) {
+    if (atomic_load_explicit(&fc_forked, memory_order_relaxed))
+        return 1;
+    int limit = omp_get_max_threads(); /* changed since loading: by omp_set_num_threads, as threadpoolctl does */
+    if (limit != fc_initial_limit && limit < threads)
+        threads = limit;
+    /* Calls from several threads at once share the processors. Halving, not taking what is left, since a team that
+     * changes its size makes the OpenMP library create and end threads. */
+    int budget = fc_default_threads() > threads ? fc_default_threads() : threads;
+    int unused = budget - atomic_load_explicit(&fc_busy, memory_order_relaxed);
+    while (threads > 1 && threads > unused)
+        threads /= 2;
+    return threads;
+}
+
+typedef struct fc_job {
+    fc_task *task;
+    void *context;
+    ptrdiff_t tasks;
+    _Alignas(64) atomic_ptrdiff_t next; /* written by all: not on the line that all read */
+} fc_job;
+
+static void fc_work(fc_job *job, int worker) {
+    fc_inside = true;
+    for (;;) {
+        ptrdiff_t index = atomic_fetch_add_explicit(&job->next, 1, memory_order_relaxed);
+        if (index >= job->tasks)
+            break;
+        job->task(job->context, index, worker);
+    }
+    fc_inside = false;
+}
+
+static void fc_run_team(int threads, ptrdiff_t tasks, fc_task *task, void *context) {
+    fc_job job = {.task = task, .context = context, .tasks = tasks};
+    /* All of them, even for fewer tasks: see fc_team_size on changing sizes. */
+#pragma omp parallel num_threads(threads)
+    {
+        fc_float_mode saved = fc_flush_denormals();
+        fc_work(&job, omp_get_thread_num());
+        fc_restore_denormals(saved);
+    }
+}
+
+static void fc_run_alone(ptrdiff_t tasks, fc_task *task, void *context) {
+    fc_float_mode saved = fc_flush_denormals();
+    for (ptrdiff_t i = 0; i < tasks; i++)
+        task(context, i, 0);
+    fc_restore_denormals(saved);
+}
+
+void fc_parallel(int threads, ptrdiff_t tasks, fc_task *task, void *context) {
+    if (fc_inside) { /* a task's own call: its caller's worker is counted and set up */
+        fc_run_alone(tasks, task, context);
+        return;
+    }
+    int team = threads > 1 && tasks > 1 ? fc_team_size(threads) : 1;
+    atomic_fetch_add_explicit(&fc_busy, team, memory_order_relaxed);
+    if (team > 1) {
+        fc_run_team(team, tasks, task, context);
+    } else {
+        fc_inside = true;
+        fc_run_alone(tasks, task, context);
+        fc_inside = false;
+    }
+    atomic_fetch_sub_explicit(&fc_busy, team, memory_order_relaxed);
+}
+
+#else /* no OpenMP */
+
+int fc_openmp(void) { return 0; }
+int fc_default_threads(void) { return 1; }
+
+void fc_parallel(int threads, ptrdiff_t tasks, fc_task *task, void *context) {
+    (void)threads;
+    fc_float_mode saved = fc_flush_denormals();
+    for (ptrdiff_t i = 0; i < tasks; i++)
+        task(context, i, 0);
+    fc_restore_denormals(saved);
+}
+
+#endif

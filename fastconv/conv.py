@@ -1,0 +1,366 @@
+"""Convolution (cross-correlation, as the field means it), its gradients, and the choice of algorithm."""
+
+from __future__ import annotations
+
+import functools
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fastconv.arrays import same_dtype
+from fastconv.backends import backend_of, on_change
+from fastconv.geometry import Window, axes, check_layout, window
+
+__all__ = ["algorithms", "conv2d", "conv2d_backward", "explain"]
+
+ALGORITHMS = ("auto", "direct", "im2col", "winograd", "depthwise", "reference")
+
+
+class _Planned(NamedTuple):
+    """A pass, planned, and the shapes that the call has to provide."""
+
+    run: Any
+    x_shape: tuple[int, ...]
+    y_shape: tuple[int, ...]
+
+
+def _hashable(option: Any) -> Any:
+    """Lists and arrays of an option as tuples, so that it can be looked up in the cache of plans."""
+    return tuple(map(_hashable, option)) if hasattr(option, "__len__") and not isinstance(option, (str, bytes)) else option
+
+
+class _Problem(NamedTuple):
+    """A convolution, checked: the arguments that a backend takes."""
+
+    dtype: str
+    channels_last: bool
+    batch: int
+    in_channels: int
+    out_channels: int
+    groups: int
+    window: Window
+
+
+def _spatial(shape: tuple[int, ...], channels_last: bool) -> tuple[int, ...]:
+    return shape[1:-1] if channels_last else shape[2:]
+
+
+def _problem(
+    x_shape: tuple[int, ...],
+    w_shape: tuple[int, ...],
+    dtype: str,
+    stride: Any,
+    padding: Any,
+    dilation: Any,
+    groups: Any,
+    layout: Any,
+) -> _Problem:
+    rank = len(w_shape) - 2
+    channels_last = check_layout(layout, rank)
+    in_channels = x_shape[-1] if channels_last else x_shape[1]
+    groups = axes(groups, "groups", 1)[0]
+    if min(w_shape) < 1:
+        raise ValueError(f"weight: every axis must have at least one element, got shape {w_shape}")
+    if in_channels % groups or w_shape[0] % groups:
+        raise ValueError(
+            f"groups: {groups} does not divide both the input's {in_channels} channels and the weight's {w_shape[0]} filters"
+        )
+    if w_shape[1] != in_channels // groups:
+        raise ValueError(
+            f"weight: expected shape (out_channels, {in_channels // groups}, ...) for an input of {in_channels} channels in "
+            f"{groups} group{'s' * (groups > 1)} ({layout}), got {w_shape}"
+        )
+    place = window(_spatial(x_shape, channels_last), w_shape[2:], stride, padding, dilation)
+    return _Problem(dtype, channels_last, x_shape[0], in_channels, w_shape[0], groups, place)
+
+
+@functools.lru_cache(maxsize=1024, typed=True)
+def _plan(
+    backend: ModuleType,
+    which: str,
+    x_shape: tuple[int, ...],
+    w_shape: tuple[int, ...],
+    dtype: np.dtype,
+    stride: Any,
+    padding: Any,
+    dilation: Any,
+    groups: Any,
+    algorithm: Any,
+    layout: Any,
+    relu: bool,
+) -> _Planned:
+    problem = _problem(x_shape, w_shape, dtype.name, stride, padding, dilation, groups, layout)
+    if algorithm not in ALGORITHMS:
+        raise ValueError(f"algorithm: expected one of {', '.join(map(repr, ALGORITHMS))}, got {algorithm!r}")
+    if algorithm not in ("auto", *(name for name, _, _ in backend.conv_algorithms(which, *problem))):
+        raise NotImplementedError(f"algorithm: {algorithm!r} is not implemented for this backend yet")
+    try:
+        run = backend.conv_plan(which, *problem, algorithm, relu)
+    except NotImplementedError as reason:
+        raise ValueError(f"algorithm: {algorithm!r} cannot do this problem: {reason}") from None
+    output = problem.window.output
+    y_shape = (x_shape[0], *output, w_shape[0]) if problem.channels_last else (x_shape[0], w_shape[0], *output)
+    return _Planned(run, x_shape, y_shape)
+
+
+on_change(_plan.cache_clear)
+
+
+def _lookup(*key: Any) -> _Planned:
+    try:
+        return _plan(*key)
+    except TypeError as error:
+        if "unhashable" not in str(error):
+            raise
+    return _plan(*(_hashable(part) for part in key))
+
+
+def conv2d(
+    x: Any,
+    weight: Any,
+    bias: Any = None,
+    *,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+    algorithm: str = "auto",
+    layout: str = "NCHW",
+    out: Any = None,
+) -> Any:
+    """Convolve images with filters: ``y[n, k] = bias[k] + sum_c correlate(x[n, c], weight[k, c])``.
+
+    Parameters
+    ----------
+    x : array, shape (N, C, H, W) or (N, H, W, C)
+        Images, float32 or float64, laid out as `layout` says.
+    weight : array, shape (K, C // groups, kh, kw)
+        Filters, in either layout, of x's dtype.
+    bias : array, shape (K,), optional
+        Added to each filter's output.
+    stride : int or (int, int)
+        Pixels from one window to the next, down and across.
+    padding : int, (int, int), ((int, int), (int, int)) or {"valid", "same", "full"}
+        Zeros around the image: on all sides, per axis, per axis before and after; or by name. ``"same"`` is TensorFlow's rule
+        (output ``ceil(n / stride)``, the odd element after), ``"full"`` is ``dilation * (k - 1)`` on both sides.
+    dilation : int or (int, int)
+        Pixels from one filter tap to the next.
+    groups : int
+        Filters in `groups` equal parts see equal parts of the channels; C groups make it depthwise.
+    algorithm : {"auto", "direct", "im2col", "winograd", "depthwise", "reference"}
+        How to compute it; "auto" takes the cheapest by `explain`'s estimate.
+    layout : {"NCHW", "NHWC"}
+        Order of x's and the result's axes.
+    out : array, optional
+        Where to write the result: dense, of its shape and dtype, sharing no memory with the inputs.
+
+    Returns
+    -------
+    array, shape (N, K, H', W') or (N, H', W', K)
+        ``H' = (H + before + after - dilation * (kh - 1) - 1) // stride + 1``, likewise W'.
+
+    Raises
+    ------
+    TypeError
+        If dtypes differ or are not float32 or float64.
+    ValueError
+        If a shape or an option is wrong, or the algorithm cannot do the problem.
+    MemoryError
+        If there is no memory for the result or the workspace.
+
+    See Also
+    --------
+    conv2d_backward : its gradients.
+
+    Notes
+    -----
+    Dumoulin & Visin, "A guide to convolution arithmetic for deep learning" (2016), sections 2 and 5.1. Padding is made of zeros, and
+    zeros are multiplied: an infinite weight gives NaN where it meets padding.
+
+    Examples
+    --------
+    Vertical edges, where the neighbour on the right differs:
+
+    >>> import numpy as np, fastconv as fc
+    >>> image = np.array([[0, 0, 1, 1, 0]], dtype=np.float32).reshape(1, 1, 1, 5)
+    >>> kernel = np.array([1, -1], dtype=np.float32).reshape(1, 1, 1, 2)
+    >>> fc.conv2d(image, kernel).ravel()
+    array([ 0., -1.,  0.,  1.], dtype=float32)
+    """
+    backend = backend_of(x, "conv2d")
+    x = backend.dense(x, "x", 4)
+    weight = backend.dense(weight, "weight", 4)
+    same_dtype(x, "x", weight, "weight")
+    plan = _lookup(
+        backend, "forward", x.shape, weight.shape, x.dtype, stride, padding, dilation, groups, algorithm, layout, False
+    )
+    if bias is not None:
+        bias = _check_bias(backend, bias, x, weight)
+    if out is None:
+        out = backend.empty(plan.y_shape, x.dtype)
+    else:
+        out = backend.check_out(out, plan.y_shape, x.dtype, x, weight, *(() if bias is None else (bias,)))
+    plan.run(x, weight, bias, out)
+    return out
+
+
+def _check_bias(backend: ModuleType, bias: Any, x: Any, weight: Any) -> Any:
+    bias = backend.dense(bias, "bias", 1)
+    same_dtype(x, "x", bias, "bias")
+    if bias.shape[0] != weight.shape[0]:
+        raise ValueError(f"bias: expected shape ({weight.shape[0]},), one for each filter, got {bias.shape}")
+    return bias
+
+
+def _check_needs(needs: Any) -> tuple[bool, bool, bool]:
+    if not hasattr(needs, "__len__") or len(needs) != 3:
+        raise ValueError(f"needs: expected three booleans (dx, dweight, dbias), got {needs!r}")
+    return bool(needs[0]), bool(needs[1]), bool(needs[2])
+
+
+def conv2d_backward(
+    dy: Any,
+    x: Any,
+    weight: Any,
+    *,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+    algorithm: str = "auto",
+    layout: str = "NCHW",
+    needs: tuple[bool, bool, bool] = (True, True, True),
+) -> tuple[Any, Any, Any]:
+    """Gradients of `conv2d` with respect to its input, filters and bias.
+
+    Parameters
+    ----------
+    dy : array, shape (N, K, H', W') or (N, H', W', K)
+        Gradient with respect to conv2d's result.
+    x, weight : array
+        What conv2d was given.
+    stride, padding, dilation, groups, algorithm, layout
+        As conv2d was given them.
+    needs : (bool, bool, bool)
+        Which of the three gradients to compute.
+
+    Returns
+    -------
+    dx, dweight, dbias : array or None
+        Shaped as x, as weight and (K,); None where not needed.
+
+    Raises
+    ------
+    TypeError
+        If dtypes differ or are not float32 or float64.
+    ValueError
+        If a shape or an option is wrong, or the algorithm cannot do the problem.
+
+    Notes
+    -----
+    Dumoulin & Visin (2016), section 4: the input gradient is a transposed convolution; the weight gradient correlates x with dy.
+
+    Examples
+    --------
+    >>> import numpy as np, fastconv as fc
+    >>> x, w = np.ones((1, 1, 3, 3)), np.full((1, 1, 2, 2), 0.5)
+    >>> dx, dw, db = fc.conv2d_backward(np.ones((1, 1, 2, 2)), x, w)
+    >>> dx[0, 0]
+    array([[0.5, 1. , 0.5],
+           [1. , 2. , 1. ],
+           [0.5, 1. , 0.5]])
+    >>> dw.ravel(), db
+    (array([4., 4., 4., 4.]), array([4.]))
+    """
+    backend = backend_of(dy, "conv2d_backward")
+    dy = backend.dense(dy, "dy", 4)
+    x = backend.dense(x, "x", 4)
+    weight = backend.dense(weight, "weight", 4)
+    same_dtype(x, "x", weight, "weight")
+    same_dtype(x, "x", dy, "dy")
+    options = (x.shape, weight.shape, x.dtype, stride, padding, dilation, groups, algorithm, layout, False)
+    needs_x, needs_weight, needs_bias = _check_needs(needs)
+    dx = dweight = dbias = None
+    plan = _lookup(backend, "backward_input", *options)
+    if dy.shape != plan.y_shape:
+        raise ValueError(f"dy: expected the result's shape {plan.y_shape}, got {dy.shape}")
+    if needs_x:
+        dx = backend.empty(x.shape, x.dtype)
+        plan.run(dx, weight, None, dy)
+    if needs_weight or needs_bias:
+        dweight = backend.empty(weight.shape, x.dtype) if needs_weight else None
+        dbias = backend.empty(weight.shape[0], x.dtype) if needs_bias else None
+        _lookup(backend, "backward_weight", *options).run(x, dweight, dbias, dy)
+    return dx, dweight, dbias
+
+
+def _examine(x: Any, weight: Any, which: str, **options: Any) -> list[tuple[str, str | None, float]]:
+    backend = backend_of(x, "algorithms")
+    x = backend.dense(x, "x")
+    weight = backend.dense(weight, "weight", x.ndim)
+    same_dtype(x, "x", weight, "weight")
+    if which not in ("forward", "backward_input", "backward_weight"):
+        raise ValueError(f'which: expected "forward", "backward_input" or "backward_weight", got {which!r}')
+    unknown = set(options) - {"stride", "padding", "dilation", "groups", "layout"}
+    if unknown:
+        raise TypeError(f"unexpected option {', '.join(sorted(unknown))}")
+    layout = options.pop("layout", {3: "NCW", 4: "NCHW", 5: "NCDHW"}.get(x.ndim))
+    stride, padding, dilation = options.get("stride", 1), options.get("padding", 0), options.get("dilation", 1)
+    problem = _problem(
+        x.shape, weight.shape, x.dtype.name, stride, padding, dilation, options.get("groups", 1), layout
+    )
+    return backend.conv_algorithms(which, *problem)
+
+
+def algorithms(x: Any, weight: Any, *, which: str = "forward", **options: Any) -> list[str]:
+    """Names of the algorithms that can do a convolution, cheapest first; the first is what "auto" takes.
+
+    Parameters
+    ----------
+    x, weight : array
+        As `conv2d` takes them; only shape and dtype matter.
+    which : {"forward", "backward_input", "backward_weight"}
+        The pass.
+    **options
+        stride, padding, dilation, groups, layout, as `conv2d` takes them.
+
+    Examples
+    --------
+    >>> import numpy as np, fastconv as fc
+    >>> fc.algorithms(np.zeros((1, 64, 8, 8)), np.zeros((64, 64, 3, 3)))[-1]
+    'reference'
+    """
+    fitting = [(cost, name) for name, declined, cost in _examine(x, weight, which, **options) if declined is None]
+    return [name for _, name in sorted(fitting, key=lambda pair: pair[0])]
+
+
+def explain(x: Any, weight: Any, *, which: str = "forward", **options: Any) -> str:
+    """Say which algorithm "auto" takes for a convolution, and why.
+
+    Parameters
+    ----------
+    x, weight, which, **options
+        As `algorithms` takes them.
+
+    Returns
+    -------
+    str
+        One line per algorithm: its estimated time on one thread, or why it declines.
+
+    Examples
+    --------
+    >>> import numpy as np, fastconv as fc
+    >>> print(fc.explain(np.zeros((1, 3, 8, 8)), np.zeros((4, 3, 3, 3))).splitlines()[0].split()[0])
+    auto
+    """
+    chosen = algorithms(x, weight, which=which, **options)[0]
+    lines = [f"auto takes {chosen} ({which})"]
+    for name, declined, cost in _examine(x, weight, which, **options):
+        if declined is not None:
+            lines.append(f"  {name:10} declines: {declined}")
+        elif name == "reference":
+            lines.append(f"  {name:10} textbook loops, never chosen for speed")
+        else:
+            lines.append(f"  {name:10} estimated {cost * 1e3:.3g} ms on one thread")
+    return "\n".join(lines)
