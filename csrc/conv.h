@@ -24,6 +24,8 @@ struct fc_conv_algorithm {
     void (*run)(const fc_conv_plan *plan, const fc_conv_arrays *arrays, void *workspace, int threads);
 };
 
+#define FC_NOMINAL_HERTZ 3e9 /* turns estimated cycles into seconds; only ratios of estimates matter */
+
 extern const fc_conv_algorithm fc_algorithm_direct, fc_algorithm_im2col, fc_algorithm_reference;
 
 /* ---- sweep.c -------------------------------------------------------------------------------------------- */
@@ -62,5 +64,83 @@ static inline ptrdiff_t fc_sweep_output(const fc_sweep *s)
 {
     return s->axis[0].output * s->axis[1].output * s->axis[2].output;
 }
+
+/* ---- stage.c: channels first ----------------------------------------------------------------------------- */
+
+/* A box of the grid: images, then places along each axis. */
+typedef struct fc_box {
+    ptrdiff_t first[4], count[4];
+} fc_box;
+
+/* The grid cut into boxes of about the same number of places, each whole along the inner axes. */
+typedef struct fc_boxes {
+    ptrdiff_t count[4]; /* places of a box, at most */
+    ptrdiff_t boxes[4]; /* boxes along each axis */
+    ptrdiff_t total;
+} fc_boxes;
+
+fc_boxes fc_boxes_of(const fc_sweep *sweep, ptrdiff_t places);
+fc_box fc_box_at(const fc_sweep *sweep, const fc_boxes *boxes, ptrdiff_t index);
+static inline ptrdiff_t fc_box_places(const fc_box *b) { return b->count[0] * b->count[1] * b->count[2] * b->count[3]; }
+
+/* The part of the input that a box needs, copied with its padding so that every tap reads at unit stride: the taps of a strided
+ * axis are sorted by residue (a polyphase split) into "subs", or, where that is less, each gets a sub of its own.
+ * Element (channel, sub, image, d, h, w) lies at channel * pitch + sub * plane + ((image * length0 + d) * length1 + h) * length2 + w, and
+ * the place (image, d, h, w) of the box at tap t at that place's own position plus the tap's offset. */
+typedef struct fc_stage {
+    fc_box box;
+    ptrdiff_t period[3]; /* taps this far apart share a sub */
+    ptrdiff_t subs[3], length[3];
+    bool phased[3];
+    ptrdiff_t plane, pitch;
+} fc_stage;
+
+fc_stage fc_stage_of(const fc_sweep *sweep, const fc_box *box);
+/* Offset of reduction index k = channel * taps + tap, channels counted from `channel`. */
+ptrdiff_t fc_stage_offset(const fc_sweep *sweep, const fc_stage *stage, ptrdiff_t k, ptrdiff_t channel);
+/* Number of positions from the box's first place to its last: those between that are no places hold what is of no use. */
+ptrdiff_t fc_stage_positions(const fc_stage *stage);
+/* in: (N, groups * channels, D, H, W), to: room for (last - first) * pitch + FC_SLACK elements. */
+void fc_stage_fill(const fc_conv_plan *plan, const fc_sweep *sweep, const fc_stage *stage, ptrdiff_t group, ptrdiff_t first_channel,
+                   ptrdiff_t last_channel, const void *in, void *to);
+
+/* ---- pixels.c: channels last ------------------------------------------------------------------------------ */
+
+/* A stretch of the reduction (tap, channel) whose input elements are contiguous in an input row. */
+typedef struct fc_piece {
+    ptrdiff_t axis[2]; /* input coordinate along depth and height, relative to the place's tap 0 */
+    ptrdiff_t element; /* along the row of (width, channels), relative to channel 0 of the place's tap 0 */
+    ptrdiff_t to, length;
+} fc_piece;
+
+/* Lists the pieces of the reduction from k0 to k1, `to` counted from k0; at most k1 - k0 of them. */
+ptrdiff_t fc_pieces_of(const fc_sweep *sweep, ptrdiff_t group, ptrdiff_t k0, ptrdiff_t k1, fc_piece *pieces);
+/* Copies the pieces of `count` places from the first-th on, in (image, d, h, w) order, one place every `pitch` elements. */
+void fc_pieces_gather(const fc_conv_plan *plan, const fc_sweep *sweep, const fc_piece *pieces, ptrdiff_t piece_count, const void *in,
+                      ptrdiff_t first, ptrdiff_t count, void *to, ptrdiff_t pitch);
+
+/* Splits the reduction into `*blocks` parts of at most FC_DEPTH, whole channels where they fit; returns a part's length. */
+ptrdiff_t fc_depth_block(ptrdiff_t channels, ptrdiff_t taps, ptrdiff_t *blocks);
+
+/* Takes `bytes` from the front of a workspace, keeping it aligned. */
+static inline void *fc_take(char **space, ptrdiff_t bytes)
+{
+    void *taken = *space;
+    *space += fc_round_up(bytes, FC_ALIGNMENT);
+    return taken;
+}
+
+/* ---- drivers: the loop nests around the micro-kernel ---------------------------------------------------- */
+
+/* Channels first, forward and input gradient. packed: the image is copied into panels (im2col); else it is read in place (direct). */
+double fc_planes_cost(const fc_conv_plan *plan, bool packed); /* estimated seconds on one thread */
+size_t fc_planes_workspace(const fc_conv_plan *plan, bool packed, int threads);
+void fc_planes_run(const fc_conv_plan *plan, bool packed, const fc_conv_arrays *arrays, void *workspace, int threads);
+/* Channels last, forward and input gradient. */
+size_t fc_pixels_workspace(const fc_conv_plan *plan, int threads);
+void fc_pixels_run(const fc_conv_plan *plan, const fc_conv_arrays *arrays, void *workspace, int threads);
+/* Weight gradient, either layout. */
+size_t fc_weights_workspace(const fc_conv_plan *plan, int threads);
+void fc_weights_run(const fc_conv_plan *plan, const fc_conv_arrays *arrays, void *workspace, int threads);
 
 #endif

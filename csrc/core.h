@@ -25,6 +25,15 @@ static inline ptrdiff_t fc_min(ptrdiff_t a, ptrdiff_t b) { return a < b ? a : b;
 static inline ptrdiff_t fc_max(ptrdiff_t a, ptrdiff_t b) { return a > b ? a : b; }
 static inline ptrdiff_t fc_ceil_div(ptrdiff_t a, ptrdiff_t b) { return (a + b - 1) / b; } /* a >= 0, b > 0 */
 static inline ptrdiff_t fc_round_up(ptrdiff_t a, ptrdiff_t b) { return fc_ceil_div(a, b) * b; }
+static inline ptrdiff_t fc_gcd(ptrdiff_t a, ptrdiff_t b)
+{
+    while (b) {
+        ptrdiff_t r = a % b;
+        a = b;
+        b = r;
+    }
+    return a;
+}
 static inline size_t fc_size_of(fc_dtype dtype) { return dtype == FC_FLOAT32 ? 4 : 8; }
 
 /* ---- threads (thread.c) --------------------------------------------------------------------------------- */
@@ -60,7 +69,7 @@ typedef struct fc_run {
     ptrdiff_t from, to, length;
 } fc_run;
 
-#define FC_SLACK 16 /* elements that a kernel may read or write past the end of a workspace array */
+#define FC_SLACK 64 /* elements that a kernel may read or write past the end of a workspace array */
 
 #define FC_MAX_ROWS 16 /* bounds every table's rows */
 enum { FC_NARROW, FC_WIDE, FC_WIDTHS };
@@ -80,6 +89,7 @@ typedef struct fc_kernels { /* one real type on one instruction set */
                       ptrdiff_t columns);
     /* to[i] = from[i * step], i < n */
     void (*gather)(const void *from, ptrdiff_t step, void *to, ptrdiff_t n);
+    void (*copy)(const void *from, void *to, ptrdiff_t n);
     void (*copy_runs)(const fc_run *runs, ptrdiff_t count, const void *from, void *to);
     void (*sum)(const void *from, ptrdiff_t n, void *sum);
     void (*add)(const void *from, void *to, ptrdiff_t n); /* to[i] += from[i] */

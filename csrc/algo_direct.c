@@ -1,0 +1,23 @@
+/* algo_direct.c -- direct convolution, channels first: tiles read the staged image in place, tap by tap, so that nothing is copied more
+ * than once. For few filters, and for planes so wide that the few positions computed in vain between rows do not matter. */
+#include "conv.h"
+
+static const char *decline(const fc_conv_plan *plan)
+{
+    if (plan->problem.layout == FC_CHANNELS_LAST)
+        return "it reads planes, which channels-last arrays do not have";
+    if (plan->problem.pass == FC_BACKWARD_WEIGHT)
+        return "its weight gradient is the same product as im2col's";
+    return NULL;
+}
+
+static double cost(const fc_conv_plan *plan) { return fc_planes_cost(plan, false); }
+
+static size_t workspace(const fc_conv_plan *plan, int threads) { return fc_planes_workspace(plan, false, threads); }
+
+static void run(const fc_conv_plan *plan, const fc_conv_arrays *arrays, void *space, int threads)
+{
+    fc_planes_run(plan, false, arrays, space, threads);
+}
+
+const fc_conv_algorithm fc_algorithm_direct = {"direct", decline, cost, workspace, run};

@@ -1,0 +1,269 @@
+/* pixels.c -- forward and input gradient, channels last: places x (taps, channels) times (taps, channels) x filters.
+ *
+ * A task takes a range of places, and of panels of filters. Filters are the vector side of the tile, packed once for all tasks; the places'
+ * neighbourhoods are copied row by row as the broadcast side, a block of the reduction at a time. */
+#include "conv.h"
+
+ptrdiff_t fc_pieces_of(const fc_sweep *s, ptrdiff_t group, ptrdiff_t k0, ptrdiff_t k1, fc_piece *pieces)
+{
+    const fc_axis *ax = s->axis;
+    const ptrdiff_t all = s->groups * s->channels;
+    /* taps next to each other read elements next to each other, if all channels are read */
+    const bool merge = s->groups == 1 && ax[2].tap_step == 1;
+    ptrdiff_t count = 0;
+    for (ptrdiff_t k = k0; k < k1;) {
+        ptrdiff_t c = k % s->channels, tap = k / s->channels, w = tap % ax[2].taps, h = tap / ax[2].taps % ax[1].taps;
+        ptrdiff_t d = tap / ax[2].taps / ax[1].taps;
+        ptrdiff_t room = merge ? (ax[2].taps - w) * s->channels - c : s->channels - c;
+        pieces[count] = (fc_piece){.axis = {d * ax[0].tap_step, h * ax[1].tap_step},
+                                   .element = w * ax[2].tap_step * all + group * s->channels + c,
+                                   .to = k - k0,
+                                   .length = fc_min(room, k1 - k)};
+        k += pieces[count++].length;
+    }
+    return count;
+}
+
+void fc_pieces_gather(const fc_conv_plan *plan, const fc_sweep *s, const fc_piece *pieces, ptrdiff_t piece_count, const void *in,
+                      ptrdiff_t first, ptrdiff_t count, void *to_, ptrdiff_t pitch)
+{
+    const fc_axis *ax = s->axis;
+    const ptrdiff_t element = (ptrdiff_t)fc_size_of(plan->problem.dtype), all = s->groups * s->channels, row = ax[2].input * all;
+    char *to = to_;
+    for (ptrdiff_t i = first; i < first + count; i++, to += pitch * element) {
+        ptrdiff_t w = i % ax[2].places, h = i / ax[2].places % ax[1].places, d = i / ax[2].places / ax[1].places % ax[0].places;
+        ptrdiff_t n = i / ax[2].places / ax[1].places / ax[0].places;
+        ptrdiff_t id = ax[0].origin + d * ax[0].step, ih = ax[1].origin + h * ax[1].step, start = (ax[2].origin + w * ax[2].step) * all;
+        for (ptrdiff_t p = 0; p < piece_count; p++) {
+            ptrdiff_t pd = id + pieces[p].axis[0], ph = ih + pieces[p].axis[1], length = pieces[p].length;
+            char *out = to + pieces[p].to * element;
+            if (pd < 0 || pd >= ax[0].input || ph < 0 || ph >= ax[1].input) {
+                memset(out, 0, (size_t)(length * element));
+                continue;
+            }
+            ptrdiff_t e = start + pieces[p].element; /* may begin or end outside of the row, where there is padding */
+            ptrdiff_t left = fc_min(fc_max(-e, 0), length), right = fc_max(fc_min(length, row - e), left);
+            const char *from = (const char *)in + (((n * ax[0].input + pd) * ax[1].input + ph) * row + e) * element;
+            if (left)
+                memset(out, 0, (size_t)(left * element));
+            plan->kernels->copy(from + left * element, out + left * element, right - left);
+            if (right < length)
+                memset(out + right * element, 0, (size_t)((length - right) * element));
+        }
+    }
+}
+
+/* ---- a sweep ----------------------------------------------------------------------------------------------------- */
+
+typedef struct shape {
+    ptrdiff_t width, panels;       /* of filters: a panel's columns, and how many a group has */
+    ptrdiff_t rows;                /* places of a tile */
+    ptrdiff_t places;              /* of a task */
+    ptrdiff_t depth, depth_blocks; /* of the reduction */
+    ptrdiff_t round_depth, round_panels; /* what is packed at once: rows of the reduction, panels of filters */
+    size_t worker;                 /* bytes a worker needs */
+} shape;
+
+typedef struct pixels {
+    const fc_conv_plan *plan;
+    const fc_sweep *sweep;
+    const shape *shape;
+    const char *in, *weight, *bias;
+    char *out, *packed; /* packed: [panel][k][width], of the round */
+    ptrdiff_t first_panel, panels, panel_blocks; /* of the round; panels are numbered through the groups */
+    ptrdiff_t k0, k1;
+    char *workspace;
+} pixels;
+
+static shape shape_of(const fc_conv_plan *plan, const fc_sweep *s)
+{
+    const ptrdiff_t element = (ptrdiff_t)fc_size_of(plan->problem.dtype), total = fc_sweep_depth(s);
+    shape h = {.width = plan->kernels->width[FC_NARROW], .rows = plan->kernels->rows[FC_NARROW]};
+    h.panels = fc_ceil_div(s->filters, h.width);
+    h.places = 8 * h.rows;
+    h.depth = fc_ceil_div(total, fc_ceil_div(fc_max(total, 1), FC_DEPTH));
+    ptrdiff_t room = (ptrdiff_t)(plan->limit / 2) / element / h.width; /* rows of panels */
+    h.round_panels = fc_max(fc_min(room / fc_max(total, 1), s->groups * h.panels), 1);
+    ptrdiff_t unit = fc_sweep_taps(s) == 1 ? h.depth : s->channels; /* rows that are packed together */
+    h.round_depth = h.round_panels > 1 || room >= total ? total : fc_max(room / unit, 1) * unit;
+    h.worker = (size_t)((h.places * FC_LDA + h.rows * h.width + h.width) * element + FC_DEPTH * (ptrdiff_t)sizeof(fc_piece) + 4 * FC_ALIGNMENT);
+    h.worker = (size_t)fc_round_up((ptrdiff_t)h.worker, FC_ALIGNMENT);
+    return h;
+}
+
+static void pack_forward(const pixels *p, ptrdiff_t filter, ptrdiff_t columns, char *to)
+{
+    const fc_sweep *s = p->sweep;
+    const ptrdiff_t element = (ptrdiff_t)fc_size_of(p->plan->problem.dtype), taps = fc_sweep_taps(s), total = fc_sweep_depth(s);
+    const ptrdiff_t width = p->shape->width;
+    const char *from = p->weight + filter * total * element;
+    if (taps == 1) {
+        p->plan->kernels->transpose(from + p->k0 * element, total, to, width, columns, p->k1 - p->k0);
+        return;
+    }
+    /* whole taps: row (tap, channel) comes from column (channel, tap) */
+    ptrdiff_t t0 = p->k0 / s->channels, t1 = p->k1 / s->channels;
+    for (ptrdiff_t c = 0; c < s->channels; c++)
+        p->plan->kernels->transpose(from + (c * taps + t0) * element, total, to + c * width * element, s->channels * width, columns, t1 - t0);
+}
+
+static void pack_backward(const pixels *p, ptrdiff_t group, ptrdiff_t filter, ptrdiff_t columns, char *to)
+{
+    const fc_sweep *s = p->sweep;
+    const fc_axis *ax = s->axis;
+    const ptrdiff_t element = (ptrdiff_t)fc_size_of(p->plan->problem.dtype), kernel = ax[0].kernel * ax[1].kernel * ax[2].kernel;
+    for (ptrdiff_t k = p->k0; k < p->k1; k++, to += p->shape->width * element) {
+        ptrdiff_t c = k % s->channels, tap = k / s->channels, w = tap % ax[2].taps, h = tap / ax[2].taps % ax[1].taps, d = tap / ax[2].taps / ax[1].taps;
+        tap = ((ax[0].kernel_first + d * ax[0].kernel_step) * ax[1].kernel + ax[1].kernel_first + h * ax[1].kernel_step) * ax[2].kernel +
+              ax[2].kernel_first + w * ax[2].kernel_step;
+        const char *from = p->weight + (((group * s->channels + c) * s->filters + filter) * kernel + tap) * element;
+        p->plan->kernels->gather(from, kernel, to, columns);
+    }
+}
+
+static void pack_panel(void *context, ptrdiff_t index, int worker)
+{
+    (void)worker;
+    const pixels *p = context;
+    const ptrdiff_t element = (ptrdiff_t)fc_size_of(p->plan->problem.dtype), width = p->shape->width, depth = p->k1 - p->k0;
+    ptrdiff_t panel = p->first_panel + index, group = panel / p->shape->panels, filter = panel % p->shape->panels * width;
+    ptrdiff_t columns = fc_min(width, p->sweep->filters - filter);
+    char *to = p->packed + index * depth * width * element;
+    if (columns < width)
+        memset(to, 0, (size_t)(depth * width * element));
+    if (p->plan->problem.pass == FC_FORWARD)
+        pack_forward(p, group * p->sweep->filters + filter, columns, to);
+    else
+        pack_backward(p, group, filter, columns, to);
+}
+
+static ptrdiff_t output_offset(const fc_sweep *s, ptrdiff_t place)
+{
+    const fc_axis *ax = s->axis;
+    ptrdiff_t o[3];
+    for (int a = 2; a >= 0; a--) {
+        o[a] = ax[a].output_first + place % ax[a].places * ax[a].output_step;
+        place /= ax[a].places;
+    }
+    return (((place * ax[0].output + o[0]) * ax[1].output + o[1]) * ax[2].output + o[2]) * s->groups * s->filters;
+}
+
+/* One tile whose rows or columns are not all there, or not evenly spaced, through a whole one. */
+static void put_tile(const pixels *p, fc_tile *t, fc_tile_kernel *kernel, ptrdiff_t place, ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t channel, char *whole)
+{
+    const ptrdiff_t element = (ptrdiff_t)fc_size_of(p->plan->problem.dtype), width = p->shape->width;
+    if (t->accumulate)
+        for (ptrdiff_t i = 0; i < rows; i++)
+            memcpy(whole + i * width * element, p->out + (output_offset(p->sweep, place + i) + channel) * element, (size_t)(columns * element));
+    t->c = whole;
+    t->ldc = width;
+    kernel(t);
+    for (ptrdiff_t i = 0; i < rows; i++)
+        memcpy(p->out + (output_offset(p->sweep, place + i) + channel) * element, whole + i * width * element, (size_t)(columns * element));
+}
+
+static void run_places(void *context, ptrdiff_t index, int worker)
+{
+    const pixels *p = context;
+    const fc_sweep *s = p->sweep;
+    const shape *h = p->shape;
+    const fc_kernels *kernels = p->plan->kernels;
+    const ptrdiff_t element = (ptrdiff_t)fc_size_of(p->plan->problem.dtype), total = fc_sweep_depth(s), all = s->batch * fc_sweep_places(s);
+    ptrdiff_t place = index / p->panel_blocks * h->places, places = fc_min(h->places, all - place);
+    ptrdiff_t block = fc_ceil_div(p->panels, p->panel_blocks), j0 = index % p->panel_blocks * block, j1 = fc_min(j0 + block, p->panels);
+    if (j0 >= j1)
+        return;
+
+    char *space = p->workspace + (size_t)worker * h->worker;
+    char *rows = fc_take(&space, h->places * FC_LDA * element), *whole = fc_take(&space, h->rows * h->width * element);
+    char *bias = fc_take(&space, h->width * element);
+    fc_piece *pieces = fc_take(&space, 0);
+
+    ptrdiff_t k = p->k0;
+    do {
+        ptrdiff_t depth = fc_min(h->depth, p->k1 - k), gathered = -1, j_group;
+        bool finish = k + depth == total;
+        for (ptrdiff_t j = j0; j < j1; j++) {
+            j_group = (p->first_panel + j) / h->panels;
+            if (j_group != gathered) {
+                ptrdiff_t count = fc_pieces_of(s, j_group, k, k + depth, pieces);
+                fc_pieces_gather(p->plan, s, pieces, count, p->in, place, places, rows, FC_LDA);
+                gathered = j_group;
+            }
+            ptrdiff_t filter = (p->first_panel + j) % h->panels * h->width, columns = fc_min(h->width, s->filters - filter);
+            ptrdiff_t channel = j_group * s->filters + filter;
+            if (p->bias && finish) {
+                memset(bias, 0, (size_t)(h->width * element));
+                memcpy(bias, p->bias + channel * element, (size_t)(columns * element));
+            }
+            for (ptrdiff_t i = 0; i < places; i += h->rows) {
+                ptrdiff_t count = fc_min(h->rows, places - i), offset = output_offset(s, place + i);
+                ptrdiff_t ldc = count > 1 ? output_offset(s, place + i + 1) - offset : 0;
+                fc_tile t = {.a = rows + i * FC_LDA * element,
+                             .b = p->packed + (j * (p->k1 - p->k0) + k - p->k0) * h->width * element,
+                             .depth = depth,
+                             .c = p->out + (offset + channel) * element,
+                             .ldc = ldc,
+                             .column_bias = p->bias && finish ? bias : NULL,
+                             .accumulate = k > 0,
+                             .relu = finish && p->plan->problem.relu};
+                fc_tile_kernel *kernel = kernels->tile_rows[FC_NARROW][count - 1];
+                if (columns == h->width && output_offset(s, place + i + count - 1) == offset + (count - 1) * ldc)
+                    kernel(&t);
+                else
+                    put_tile(p, &t, kernel, place + i, count, columns, channel, whole);
+            }
+        }
+        k += depth;
+    } while (k < p->k1);
+}
+
+static void run_sweep(const fc_conv_plan *plan, const fc_sweep *s, const char *in, const char *weight, const char *bias, char *out, char *workspace,
+                      int threads)
+{
+    const shape h = shape_of(plan, s);
+    const ptrdiff_t total = fc_sweep_depth(s), panels = s->groups * h.panels, blocks = fc_ceil_div(s->batch * fc_sweep_places(s), h.places);
+    if (blocks == 0)
+        return;
+    ptrdiff_t k = 0;
+    do {
+        for (ptrdiff_t j = 0; j < panels; j += h.round_panels) {
+            pixels p = {.plan = plan, .sweep = s, .shape = &h, .in = in, .weight = weight, .bias = bias, .out = out,
+                        .packed = workspace + (size_t)threads * h.worker, .first_panel = j, .panels = fc_min(h.round_panels, panels - j), .k0 = k,
+                        .k1 = fc_min(k + h.round_depth, total), .workspace = workspace};
+            fc_parallel(threads, p.panels, pack_panel, &p);
+            ptrdiff_t wanted = threads == 1 ? 1 : fc_ceil_div(2 * threads, blocks);
+            p.panel_blocks = fc_min(wanted, p.panels);
+            fc_parallel(threads, blocks * p.panel_blocks, run_places, &p);
+        }
+        k += h.round_depth;
+    } while (k < total);
+}
+
+size_t fc_pixels_workspace(const fc_conv_plan *plan, int threads)
+{
+    bool forward = plan->problem.pass == FC_FORWARD;
+    ptrdiff_t phases = forward ? 1 : fc_sweep_phases(plan);
+    size_t most = 0;
+    for (ptrdiff_t i = 0; i < phases; i++) {
+        fc_sweep s = forward ? fc_sweep_forward(plan) : fc_sweep_backward_input(plan, i);
+        shape h = shape_of(plan, &s);
+        size_t size = h.worker * (size_t)threads + (size_t)(h.round_panels * h.round_depth * h.width) * fc_size_of(plan->problem.dtype);
+        most = size > most ? size : most;
+    }
+    return most;
+}
+
+void fc_pixels_run(const fc_conv_plan *plan, const fc_conv_arrays *arrays, void *workspace, int threads)
+{
+    if (plan->problem.pass == FC_FORWARD) {
+        fc_sweep s = fc_sweep_forward(plan);
+        run_sweep(plan, &s, arrays->x, arrays->weight, arrays->bias, arrays->y, workspace, threads);
+        return;
+    }
+    ptrdiff_t phases = fc_sweep_phases(plan);
+    for (ptrdiff_t i = 0; i < phases; i++) {
+        fc_sweep s = fc_sweep_backward_input(plan, i);
+        run_sweep(plan, &s, arrays->y, arrays->weight, NULL, arrays->x, workspace, threads);
+    }
+}

@@ -1,0 +1,343 @@
+/* planes.c -- forward and input gradient, channels first: filters x (channels, taps) times (channels, taps) x places.
+ *
+ * A task takes one box of places and a range of filters. Its part of the image is staged, a block of the reduction at a time; then
+ * every panel of filters meets every tile of places. Places are the vector side of the tile: y is written as it lies in memory.
+ * Tiles number the places either densely (packed: panels are copied from the stage) or by their position in the stage (direct:
+ * the tile reads the stage in place, and computes a few positions that are no places and are thrown away). */
+#include "conv.h"
+
+/* Where the columns of one tile go. */
+typedef struct tile {
+    ptrdiff_t first_run, runs;
+    ptrdiff_t slot; /* -1: it is written straight to the output; else where it is summed up until it is complete */
+} tile;
+
+/* What a worker holds, as element and entry counts. */
+typedef struct shape {
+    fc_boxes boxes;
+    int kind;             /* FC_NARROW or FC_WIDE */
+    ptrdiff_t width;      /* of a tile */
+    ptrdiff_t panel_rows; /* of a panel of filters */
+    ptrdiff_t depth, depth_blocks;
+    ptrdiff_t filters;                      /* of a task, at most */
+    ptrdiff_t tiles, runs;                  /* of a box, at most */
+    ptrdiff_t stage, panel, packed, slots;  /* elements */
+    size_t worker;                          /* bytes a worker needs */
+} shape;
+
+typedef struct planes {
+    const fc_conv_plan *plan;
+    const fc_sweep *sweep;
+    const shape *shape;
+    bool packed;
+    const char *in, *weight, *bias; /* weight: (groups, filters, channels, taps), the filters of one round */
+    char *out;
+    ptrdiff_t first_group, groups, first_filter, filters, filter_blocks; /* of the round */
+    char *workspace;
+} planes;
+
+enum { PACKED_BYTES = 384 << 10 }; /* of the image's block: it stays in the second-level cache beside the rest */
+
+static shape shape_of(const fc_conv_plan *plan, const fc_sweep *s, bool packed)
+{
+    const fc_kernels *kernels = plan->kernels;
+    const ptrdiff_t element = (ptrdiff_t)fc_size_of(plan->problem.dtype), taps = fc_sweep_taps(s);
+    shape h = {.kind = s->filters <= kernels->rows[FC_WIDE] ? FC_WIDE : FC_NARROW};
+    h.width = kernels->width[h.kind];
+    h.panel_rows = fc_ceil_div(s->filters, fc_ceil_div(s->filters, kernels->rows[h.kind]));
+    h.depth = fc_depth_block(s->channels, taps, &h.depth_blocks);
+    ptrdiff_t places = fc_min(PACKED_BYTES / (fc_max(h.depth, 1) * element), 2048);
+    for (places = fc_max(places / h.width, 1) * h.width;; places = fc_max(places / 2, 1)) {
+        h.boxes = fc_boxes_of(s, places);
+        fc_box box = {.count = {h.boxes.count[0], h.boxes.count[1], h.boxes.count[2], h.boxes.count[3]}};
+        fc_stage stage = fc_stage_of(s, &box);
+        ptrdiff_t channels = taps ? fc_min(fc_ceil_div(h.depth, taps) + (h.depth % taps != 0), s->channels) : 0;
+        ptrdiff_t columns = packed ? fc_box_places(&box) : fc_stage_positions(&stage);
+        h.tiles = fc_ceil_div(columns, h.width);
+        h.runs = box.count[0] * box.count[1] * box.count[2] + h.tiles;
+        h.stage = channels * stage.pitch + FC_SLACK;
+        h.packed = packed ? h.tiles * h.width * h.depth + FC_SLACK : 0;
+        h.panel = h.panel_rows * FC_LDA;
+        /* all filters of a box at once, unless their unfinished sums would not fit */
+        ptrdiff_t room = (ptrdiff_t)(plan->limit / 4) / element / (h.tiles * h.width);
+        h.filters = h.depth_blocks == 1 ? s->filters : fc_min(s->filters, fc_max(room / h.panel_rows, 1) * h.panel_rows);
+        h.slots = (h.depth_blocks == 1 ? h.panel_rows : fc_round_up(h.filters, h.panel_rows)) * h.width * (h.depth_blocks == 1 ? 1 : h.tiles);
+        h.worker = (size_t)(fc_round_up((h.stage + h.panel + h.packed + h.slots) * element, FC_ALIGNMENT) + 4 * FC_ALIGNMENT +
+                            fc_round_up(h.tiles * (ptrdiff_t)sizeof(tile) + 2 * h.runs * (ptrdiff_t)sizeof(fc_run) + FC_DEPTH * (ptrdiff_t)sizeof(ptrdiff_t), FC_ALIGNMENT));
+        if (h.worker <= plan->limit / 2 || places == 1)
+            return h;
+    }
+}
+
+/* Lists, tile by tile, which stretches of columns are places: from the stage to the tile, and from the tile to the output. */
+static ptrdiff_t list_runs(const fc_sweep *s, const fc_stage *stage, bool packed, ptrdiff_t width, tile *tiles, fc_run *in, fc_run *out)
+{
+    const fc_axis *ax = s->axis;
+    const ptrdiff_t *n = stage->box.count, *first = stage->box.first, *length = stage->length;
+    const ptrdiff_t plane = fc_sweep_output(s), channels = s->groups * s->filters;
+    ptrdiff_t count = 0, dense = 0, last = -1;
+    memset(tiles, 0, (size_t)fc_ceil_div(packed ? fc_box_places(&stage->box) : fc_stage_positions(stage), width) * sizeof *tiles);
+    for (ptrdiff_t i = 0; i < n[0]; i++)
+        for (ptrdiff_t d = 0; d < n[1]; d++)
+            for (ptrdiff_t h = 0; h < n[2]; h++) {
+                ptrdiff_t position = ((i * length[0] + d) * length[1] + h) * length[2];
+                ptrdiff_t to = (first[0] + i) * channels * plane +
+                               ((ax[0].output_first + (first[1] + d) * ax[0].output_step) * ax[1].output + ax[1].output_first +
+                                (first[2] + h) * ax[1].output_step) * ax[2].output +
+                               ax[2].output_first + first[3] * ax[2].output_step;
+                for (ptrdiff_t w = 0; w < n[3];) {
+                    ptrdiff_t column = packed ? dense + w : position + w, t = column / width;
+                    ptrdiff_t step = fc_min(n[3] - w, (t + 1) * width - column);
+                    if (t != last) {
+                        tiles[t].first_run = count;
+                        last = t;
+                    }
+                    fc_run *a = in + fc_max(count - 1, 0), *b = out + fc_max(count - 1, 0);
+                    column -= t * width;
+                    /* a run that goes on where the one before it ended, on both sides, is the same run */
+                    if (tiles[t].runs && b->from + b->length == column && ax[2].output_step == 1 && b->to + b->length == to + w &&
+                        (!packed || a->from + a->length == position + w)) {
+                        a->length += step;
+                        b->length += step;
+                    } else {
+                        in[count] = (fc_run){position + w, column, step};
+                        out[count] = (fc_run){column, to + w * ax[2].output_step, step};
+                        count++;
+                        tiles[t].runs++;
+                    }
+                    w += step;
+                }
+                dense += n[3];
+            }
+    ptrdiff_t slots = 0;
+    for (ptrdiff_t t = 0; t <= last; t++)
+        tiles[t].slot = tiles[t].runs == 1 && out[tiles[t].first_run].length == width && ax[2].output_step == 1 ? -1 : slots++;
+    return last + 1;
+}
+
+/* One row of a finished tile to where it belongs. */
+static void put_row(size_t element, const fc_run *runs, ptrdiff_t count, ptrdiff_t step, const char *row, char *plane)
+{
+    for (ptrdiff_t r = 0; r < count; r++) {
+        const char *from = row + runs[r].from * (ptrdiff_t)element;
+        char *to = plane + runs[r].to * (ptrdiff_t)element;
+        if (step == 1)
+            memcpy(to, from, (size_t)runs[r].length * element);
+        else if (element == 4)
+            for (ptrdiff_t i = 0; i < runs[r].length; i++)
+                ((float *)to)[i * step] = ((const float *)from)[i];
+        else
+            for (ptrdiff_t i = 0; i < runs[r].length; i++)
+                ((double *)to)[i * step] = ((const double *)from)[i];
+    }
+}
+
+static void run_box(void *context, ptrdiff_t index, int worker)
+{
+    const planes *p = context;
+    const fc_sweep *s = p->sweep;
+    const shape *h = p->shape;
+    const fc_kernels *kernels = p->plan->kernels;
+    const ptrdiff_t element = (ptrdiff_t)fc_size_of(p->plan->problem.dtype), taps = fc_sweep_taps(s), total_depth = s->channels * taps;
+    const ptrdiff_t output = fc_sweep_output(s), step = s->axis[2].output_step;
+
+    /* neighbouring tasks share weights rather than images: images are staged again anyway */
+    ptrdiff_t box_index = index % h->boxes.total, block = index / h->boxes.total % p->filter_blocks;
+    ptrdiff_t group = index / h->boxes.total / p->filter_blocks; /* of the round */
+    ptrdiff_t block_rows = fc_round_up(fc_ceil_div(p->filters, p->filter_blocks), h->panel_rows);
+    ptrdiff_t first = block * block_rows, last = fc_min(first + block_rows, p->filters); /* filters, of the round */
+    if (first >= last)
+        return;
+
+    char *space = p->workspace + (size_t)worker * h->worker;
+    char *staged = fc_take(&space, h->stage * element), *panel = fc_take(&space, h->panel * element);
+    char *packed = fc_take(&space, h->packed * element), *slots = fc_take(&space, h->slots * element);
+    tile *tiles = fc_take(&space, 0);
+    fc_run *in = (fc_run *)(tiles + h->tiles), *out = in + h->runs;
+    ptrdiff_t *offsets = (ptrdiff_t *)(out + h->runs);
+
+    fc_box box = fc_box_at(s, &h->boxes, box_index);
+    fc_stage stage = fc_stage_of(s, &box);
+    ptrdiff_t tile_count = list_runs(s, &stage, p->packed, h->width, tiles, in, out);
+    fc_tile_kernel *const *kernel = p->packed ? kernels->tile_rows[h->kind] : kernels->tile_indirect[h->kind];
+
+    for (ptrdiff_t b = 0; b < h->depth_blocks; b++) {
+        ptrdiff_t k0 = b * h->depth, depth = fc_min(h->depth, total_depth - k0);
+        bool finish = b == h->depth_blocks - 1;
+        if (depth) {
+            ptrdiff_t c0 = k0 / taps, c1 = (k0 + depth - 1) / taps + 1;
+            fc_stage_fill(p->plan, s, &stage, p->first_group + group, c0, c1, p->in, staged);
+            for (ptrdiff_t k = 0; k < depth; k++)
+                offsets[k] = fc_stage_offset(s, &stage, k0 + k, c0);
+            if (p->packed)
+                for (ptrdiff_t t = 0; t < tile_count; t++)
+                    for (ptrdiff_t k = 0; k < depth; k++)
+                        kernels->copy_runs(in + tiles[t].first_run, tiles[t].runs, staged + offsets[k] * element,
+                                           packed + (t * h->depth + k) * h->width * element);
+        }
+        for (ptrdiff_t m = first; m < last; m += h->panel_rows) {
+            ptrdiff_t rows = fc_min(h->panel_rows, last - m), channel = (p->first_group + group) * s->filters + p->first_filter + m;
+            for (ptrdiff_t i = 0; i < rows; i++)
+                memcpy(panel + i * FC_LDA * element, p->weight + ((group * p->filters + m + i) * total_depth + k0) * element,
+                       (size_t)(depth * element));
+            fc_tile t = {.a = panel,
+                         .depth = depth,
+                         .offsets = offsets,
+                         .row_bias = finish && p->bias ? p->bias + channel * element : NULL,
+                         .accumulate = b > 0,
+                         .relu = finish && p->plan->problem.relu};
+            for (ptrdiff_t i = 0; i < tile_count; i++) {
+                if (!tiles[i].runs) /* it lies between places */
+                    continue;
+                const fc_run *runs = out + tiles[i].first_run;
+                t.b = p->packed ? packed + i * h->depth * h->width * element : staged + i * h->width * element;
+                if (tiles[i].slot < 0) {
+                    t.c = p->out + (channel * output + runs->to) * element;
+                    t.ldc = output;
+                } else {
+                    t.c = slots + (h->depth_blocks == 1 ? 0 : (tiles[i].slot * h->filters + m - first) * h->width) * element;
+                    t.ldc = h->width;
+                }
+                kernel[rows - 1](&t);
+                if (finish && tiles[i].slot >= 0)
+                    for (ptrdiff_t r = 0; r < rows; r++)
+                        put_row((size_t)element, runs, tiles[i].runs, step, (char *)t.c + r * h->width * element,
+                                p->out + (channel + r) * output * element);
+            }
+        }
+    }
+}
+
+/* ---- the input gradient's weights: (groups, channels of x, channels of dy, taps) ------------------------------- */
+
+typedef struct turned {
+    const fc_conv_plan *plan;
+    const fc_sweep *sweep;
+    const char *weight; /* (groups, sweep channels, sweep filters, kernel) */
+    char *to;           /* (groups, filters, channels, taps), of the round */
+    ptrdiff_t first_group, first_filter, filters;
+} turned;
+
+static void turn_filter(void *context, ptrdiff_t index, int worker)
+{
+    (void)worker;
+    const turned *t = context;
+    const fc_sweep *s = t->sweep;
+    const fc_axis *ax = s->axis;
+    const ptrdiff_t kernel = ax[0].kernel * ax[1].kernel * ax[2].kernel, taps = fc_sweep_taps(s);
+    ptrdiff_t group = t->first_group + index / t->filters, filter = t->first_filter + index % t->filters;
+    for (ptrdiff_t c = 0; c < s->channels; c++) {
+        ptrdiff_t from = ((group * s->channels + c) * s->filters + filter) * kernel, to = (index * s->channels + c) * taps;
+        for (ptrdiff_t d = 0; d < ax[0].taps; d++)
+            for (ptrdiff_t h = 0; h < ax[1].taps; h++)
+                for (ptrdiff_t w = 0; w < ax[2].taps; w++, to++) {
+                    ptrdiff_t tap = ((ax[0].kernel_first + d * ax[0].kernel_step) * ax[1].kernel + ax[1].kernel_first + h * ax[1].kernel_step) * ax[2].kernel +
+                                    ax[2].kernel_first + w * ax[2].kernel_step;
+                    if (t->plan->problem.dtype == FC_FLOAT32)
+                        ((float *)t->to)[to] = ((const float *)t->weight)[from + tap];
+                    else
+                        ((double *)t->to)[to] = ((const double *)t->weight)[from + tap];
+                }
+    }
+}
+
+/* Filters of a round, so that the turned weights stay under half of the limit: all groups, or part of one. */
+static void round_of(const fc_conv_plan *plan, const fc_sweep *s, ptrdiff_t *groups, ptrdiff_t *filters)
+{
+    *groups = s->groups;
+    *filters = s->filters;
+    if (plan->problem.pass == FC_FORWARD)
+        return;
+    ptrdiff_t room = (ptrdiff_t)(plan->limit / 2 / fc_size_of(plan->problem.dtype)) / fc_max(fc_sweep_depth(s), 1); /* filters */
+    *groups = fc_max(fc_min(s->groups, room / s->filters), 1);
+    *filters = fc_min(s->filters, fc_max(room, 1));
+}
+
+static void run_sweep(const fc_conv_plan *plan, const fc_sweep *s, bool packed, const char *in, const char *weight, const char *bias, char *out,
+                      char *workspace, int threads)
+{
+    shape h = shape_of(plan, s, packed);
+    ptrdiff_t groups, filters;
+    round_of(plan, s, &groups, &filters);
+    for (ptrdiff_t g = 0; g < s->groups; g += groups)
+        for (ptrdiff_t f = 0; f < s->filters; f += filters) {
+            planes p = {.plan = plan, .sweep = s, .shape = &h, .packed = packed, .in = in, .weight = weight, .bias = bias, .out = out, .first_group = g,
+                        .groups = fc_min(groups, s->groups - g), .first_filter = f, .filters = fc_min(filters, s->filters - f),
+                        .workspace = workspace};
+            if (plan->problem.pass != FC_FORWARD) {
+                char *to = workspace + (size_t)threads * h.worker;
+                turned t = {plan, s, weight, to, g, f, p.filters};
+                fc_parallel(threads, p.groups * p.filters, turn_filter, &t);
+                p.weight = to;
+            }
+            /* enough tasks for every thread; how many does not change a bit of the result */
+            ptrdiff_t wanted = threads == 1 ? 1 : fc_ceil_div(2 * threads, p.groups * h.boxes.total);
+            ptrdiff_t least = fc_ceil_div(p.filters, h.filters), most = fc_ceil_div(p.filters, h.panel_rows);
+            p.filter_blocks = fc_max(fc_min(wanted, most), least);
+            fc_parallel(threads, p.groups * p.filter_blocks * h.boxes.total, run_box, &p);
+        }
+}
+
+size_t fc_planes_workspace(const fc_conv_plan *plan, bool packed, int threads)
+{
+    bool forward = plan->problem.pass == FC_FORWARD;
+    ptrdiff_t phases = forward ? 1 : fc_sweep_phases(plan);
+    size_t most = 0;
+    for (ptrdiff_t i = 0; i < phases; i++) {
+        fc_sweep s = forward ? fc_sweep_forward(plan) : fc_sweep_backward_input(plan, i);
+        ptrdiff_t groups, filters;
+        round_of(plan, &s, &groups, &filters);
+        size_t size = shape_of(plan, &s, packed).worker * (size_t)threads;
+        if (!forward)
+            size += (size_t)(groups * filters * fc_sweep_depth(&s)) * fc_size_of(plan->problem.dtype);
+        most = size > most ? size : most;
+    }
+    return most;
+}
+
+void fc_planes_run(const fc_conv_plan *plan, bool packed, const fc_conv_arrays *arrays, void *workspace, int threads)
+{
+    if (plan->problem.pass == FC_FORWARD) {
+        fc_sweep s = fc_sweep_forward(plan);
+        run_sweep(plan, &s, packed, arrays->x, arrays->weight, arrays->bias, arrays->y, workspace, threads);
+        return;
+    }
+    ptrdiff_t phases = fc_sweep_phases(plan);
+    for (ptrdiff_t i = 0; i < phases; i++) {
+        fc_sweep s = fc_sweep_backward_input(plan, i);
+        run_sweep(plan, &s, packed, arrays->y, arrays->weight, NULL, arrays->x, workspace, threads);
+    }
+}
+
+/* Cycles of one tile's step k, at two multiply-adds a cycle, against what feeds it: a packed tile copies its columns once a block, in pieces
+ * where rows of places end; a direct one loads across cache lines, and computes the positions between rows too. */
+static double sweep_cost(const fc_conv_plan *plan, const fc_sweep *s, bool packed)
+{
+    shape h = shape_of(plan, s, packed);
+    fc_box box = {.count = {h.boxes.count[0], h.boxes.count[1], h.boxes.count[2], h.boxes.count[3]}};
+    fc_stage stage = fc_stage_of(s, &box);
+    double vectors = (double)h.width / (double)plan->kernels->lanes, tiles = (double)h.tiles, runs = (double)h.runs;
+    if (packed && fc_stage_positions(&stage) == fc_box_places(&box))
+        runs = tiles;
+    double panels = (double)fc_ceil_div(s->filters, h.panel_rows), rows = (double)h.panel_rows;
+    double step = rows * vectors / 2, loads = rows / 2 + vectors;
+    double feed = packed ? 0 : vectors / 2; /* the second line of a load that crosses two */
+    double cycles = panels * tiles * (step > loads + feed ? step : loads + feed) + (packed ? runs * 4 + tiles * vectors : 0);
+    double staged = (double)stage.pitch / (double)fc_max(fc_sweep_taps(s), 1) / (double)plan->kernels->lanes * 3;
+    return (cycles + staged) * (double)fc_sweep_depth(s) * (double)(h.boxes.total * s->groups);
+}
+
+double fc_planes_cost(const fc_conv_plan *plan, bool packed)
+{
+    if (plan->problem.pass == FC_FORWARD) {
+        fc_sweep s = fc_sweep_forward(plan);
+        return sweep_cost(plan, &s, packed) / FC_NOMINAL_HERTZ;
+    }
+    double cycles = 0;
+    ptrdiff_t phases = fc_sweep_phases(plan);
+    for (ptrdiff_t i = 0; i < phases; i++) {
+        fc_sweep s = fc_sweep_backward_input(plan, i);
+        cycles += sweep_cost(plan, &s, packed);
+    }
+    return cycles / FC_NOMINAL_HERTZ;
+}

@@ -1,0 +1,256 @@
+/* weights.c -- the weight gradient: a product that reduces over places.
+ *
+ * Channels first: (channel, tap) rows times filter columns. The image's rows lie along the reduction as they are; dy is transposed.
+ * Channels last: filter rows times (tap, channel) columns. Both sides lie across the reduction as they are.
+ * Either way the gradient is cut into blocks, and the places, where blocks alone would not feed many threads, into a fixed number of
+ * splits, whose sums are added in order. */
+#include "conv.h"
+
+typedef struct shape {
+    bool last;                                     /* channels last */
+    ptrdiff_t rows, columns;                       /* of the whole product, per group */
+    ptrdiff_t block_rows, block_columns;           /* of a block */
+    ptrdiff_t row_blocks, column_blocks, blocks, splits;
+    ptrdiff_t panel_rows, width;                   /* of a tile */
+    fc_boxes boxes;                                /* channels first: each a block of the reduction */
+    ptrdiff_t chunks;                              /* blocks of the reduction, either way */
+    ptrdiff_t stage_rows, stage, runs;             /* channels first: rows staged at once, elements, runs of a box */
+    ptrdiff_t a, b, sums;                          /* elements */
+    size_t worker, shared;                         /* bytes */
+} shape;
+
+typedef struct weights {
+    const fc_conv_plan *plan;
+    const fc_sweep *sweep;
+    const shape *shape;
+    const char *x, *dy;
+    char *dweight, *workspace, *shared;
+} weights;
+
+enum { BLOCK_ELEMENTS = 256 << 10, BLOCK_COLUMNS = 512, TASKS = 16, STAGE_CHANNELS = 16 };
+
+static shape shape_of(const fc_conv_plan *plan, const fc_sweep *s)
+{
+    const ptrdiff_t element = (ptrdiff_t)fc_size_of(plan->problem.dtype), taps = fc_sweep_taps(s), depth = s->channels * taps;
+    shape h = {.last = plan->problem.layout == FC_CHANNELS_LAST, .width = plan->kernels->width[FC_NARROW]};
+    h.rows = h.last ? s->filters : depth;
+    h.columns = h.last ? depth : s->filters;
+    h.panel_rows = fc_ceil_div(h.rows, fc_ceil_div(h.rows, plan->kernels->rows[FC_NARROW]));
+    h.block_columns = fc_min(fc_round_up(h.columns, h.width), fc_round_up(BLOCK_COLUMNS, h.width));
+    ptrdiff_t most = fc_max(BLOCK_ELEMENTS / h.block_columns / h.panel_rows, 1) * h.panel_rows;
+    h.row_blocks = fc_ceil_div(h.rows, most);
+    h.block_rows = fc_round_up(fc_ceil_div(h.rows, h.row_blocks), h.panel_rows);
+    h.row_blocks = fc_ceil_div(h.rows, h.block_rows);
+    h.column_blocks = fc_ceil_div(h.columns, h.block_columns);
+    h.blocks = s->groups * h.row_blocks * h.column_blocks;
+    h.sums = h.block_rows * h.block_columns;
+
+    if (h.last) {
+        h.chunks = fc_ceil_div(s->batch * fc_sweep_places(s), FC_DEPTH);
+        h.a = fc_round_up(h.block_rows, h.panel_rows) * FC_DEPTH;
+        h.b = FC_DEPTH * h.width;
+    } else {
+        h.boxes = fc_boxes_of(s, FC_DEPTH);
+        h.chunks = h.boxes.total;
+        fc_box box = {.count = {h.boxes.count[0], h.boxes.count[1], h.boxes.count[2], h.boxes.count[3]}};
+        fc_stage stage = fc_stage_of(s, &box);
+        h.stage_rows = fc_min(fc_round_up(STAGE_CHANNELS * taps, h.panel_rows), h.block_rows);
+        h.stage_rows = fc_max(fc_min(h.stage_rows, 4096 / h.panel_rows * h.panel_rows), h.panel_rows);
+        h.stage = fc_min(fc_ceil_div(h.stage_rows, taps) + 1, s->channels) * stage.pitch + FC_SLACK;
+        h.runs = box.count[0] * box.count[1] * box.count[2];
+        h.a = h.panel_rows * FC_LDA;
+        h.b = FC_DEPTH * h.block_columns;
+    }
+    ptrdiff_t room = fc_max((ptrdiff_t)plan->limit / 2 / element / (h.blocks * h.sums), 1);
+    h.splits = fc_max(fc_min(fc_min(fc_ceil_div(TASKS, h.blocks), h.chunks), room), 1);
+    h.worker = (size_t)(fc_round_up((h.a + h.b + h.stage + (h.splits == 1 ? h.sums : 0)) * element, FC_ALIGNMENT) + 6 * FC_ALIGNMENT +
+                        fc_round_up(2 * h.runs * (ptrdiff_t)sizeof(fc_run) + FC_DEPTH * (ptrdiff_t)sizeof(fc_piece), FC_ALIGNMENT));
+    h.shared = h.splits == 1 ? 0 : (size_t)(h.blocks * h.splits * h.sums * element);
+    return h;
+}
+
+/* A block of the product: its group, and where it begins and ends. */
+typedef struct block {
+    ptrdiff_t group, row, rows, column, columns;
+} block;
+
+static block block_at(const shape *h, ptrdiff_t index)
+{
+    block b = {.column = index % h->column_blocks * h->block_columns, .row = index / h->column_blocks % h->row_blocks * h->block_rows,
+               .group = index / h->column_blocks / h->row_blocks};
+    b.rows = fc_min(h->block_rows, h->rows - b.row);
+    b.columns = fc_min(h->block_columns, h->columns - b.column);
+    return b;
+}
+
+/* ---- channels first ------------------------------------------------------------------------------------------- */
+
+/* The lines of a box as runs: from the stage, and from an image of dy, each to their place in the reduction. */
+static ptrdiff_t list_lines(const fc_sweep *s, const fc_stage *stage, fc_run *in, fc_run *out)
+{
+    const fc_axis *ax = s->axis;
+    const ptrdiff_t *n = stage->box.count, *first = stage->box.first, *length = stage->length;
+    const ptrdiff_t image = s->groups * s->filters * fc_sweep_output(s);
+    ptrdiff_t count = 0, to = 0;
+    for (ptrdiff_t i = 0; i < n[0]; i++)
+        for (ptrdiff_t d = 0; d < n[1]; d++)
+            for (ptrdiff_t h = 0; h < n[2]; h++, count++, to += n[3]) {
+                in[count] = (fc_run){((i * length[0] + d) * length[1] + h) * length[2], to, n[3]};
+                out[count] = (fc_run){(first[0] + i) * image + ((first[1] + d) * ax[1].output + first[2] + h) * ax[2].output + first[3], to, n[3]};
+            }
+    return count;
+}
+
+/* Joins runs that continue one another, so that whole planes are taken in one go. */
+static ptrdiff_t join(fc_run *runs, ptrdiff_t count)
+{
+    ptrdiff_t kept = 0;
+    for (ptrdiff_t i = 1; i < count; i++)
+        if (runs[kept].from + runs[kept].length == runs[i].from)
+            runs[kept].length += runs[i].length;
+        else
+            runs[++kept] = runs[i];
+    return kept + 1;
+}
+
+static void sum_first(const weights *p, const block *b, ptrdiff_t chunk0, ptrdiff_t chunk1, char *space, char *sums)
+{
+    const fc_sweep *s = p->sweep;
+    const shape *h = p->shape;
+    const fc_kernels *kernels = p->plan->kernels;
+    const ptrdiff_t element = (ptrdiff_t)fc_size_of(p->plan->problem.dtype), taps = fc_sweep_taps(s), plane = fc_sweep_output(s);
+    char *a = fc_take(&space, h->a * element), *packed = fc_take(&space, h->b * element), *staged = fc_take(&space, h->stage * element);
+    fc_run *in = fc_take(&space, 0), *out = in + h->runs;
+    for (ptrdiff_t chunk = chunk0; chunk < chunk1; chunk++) {
+        fc_box box = fc_box_at(s, &h->boxes, chunk);
+        fc_stage stage = fc_stage_of(s, &box);
+        ptrdiff_t places = fc_box_places(&box), lines = list_lines(s, &stage, in, out);
+        ptrdiff_t in_runs = join(in, lines), out_runs = join(out, lines);
+        for (ptrdiff_t j = 0; j < b->columns; j += h->width) { /* dy, transposed: [panel][place][width] */
+            ptrdiff_t columns = fc_min(h->width, b->columns - j);
+            char *to = packed + j * FC_DEPTH * element;
+            if (columns < h->width)
+                memset(to, 0, (size_t)(places * h->width * element));
+            for (ptrdiff_t r = 0; r < out_runs; r++)
+                kernels->transpose(p->dy + ((b->group * s->filters + b->column + j) * plane + out[r].from) * element, plane,
+                                   to + out[r].to * h->width * element, h->width, columns, out[r].length);
+        }
+        for (ptrdiff_t first = 0; first < b->rows; first += h->stage_rows) {
+            ptrdiff_t last = fc_min(first + h->stage_rows, b->rows), c0 = (b->row + first) / taps;
+            fc_stage_fill(p->plan, s, &stage, b->group, c0, (b->row + last - 1) / taps + 1, p->x, staged);
+            for (ptrdiff_t i = first; i < last; i += h->panel_rows) {
+                ptrdiff_t rows = fc_min(h->panel_rows, last - i);
+                for (ptrdiff_t r = 0; r < rows; r++)
+                    kernels->copy_runs(in, in_runs, staged + fc_stage_offset(s, &stage, b->row + i + r, c0) * element, a + r * FC_LDA * element);
+                for (ptrdiff_t j = 0; j < b->columns; j += h->width) {
+                    fc_tile t = {.a = a, .b = packed + j * FC_DEPTH * element, .depth = places, .c = sums + (i * h->block_columns + j) * element,
+                                 .ldc = h->block_columns, .accumulate = chunk > chunk0};
+                    kernels->tile_rows[FC_NARROW][rows - 1](&t);
+                }
+            }
+        }
+    }
+}
+
+/* ---- channels last -------------------------------------------------------------------------------------------- */
+
+static void sum_last(const weights *p, const block *b, ptrdiff_t chunk0, ptrdiff_t chunk1, char *space, char *sums)
+{
+    const fc_sweep *s = p->sweep;
+    const shape *h = p->shape;
+    const fc_kernels *kernels = p->plan->kernels;
+    const ptrdiff_t element = (ptrdiff_t)fc_size_of(p->plan->problem.dtype), all = s->batch * fc_sweep_places(s), filters = s->groups * s->filters;
+    char *a = fc_take(&space, h->a * element), *packed = fc_take(&space, h->b * element);
+    fc_piece *pieces = fc_take(&space, 0);
+    for (ptrdiff_t chunk = chunk0; chunk < chunk1; chunk++) {
+        ptrdiff_t first = chunk * FC_DEPTH, places = fc_min(FC_DEPTH, all - first);
+        for (ptrdiff_t i = 0; i < b->rows; i += h->panel_rows) { /* dy: [panel][place][rows] */
+            ptrdiff_t rows = fc_min(h->panel_rows, b->rows - i);
+            for (ptrdiff_t n = 0; n < places; n++)
+                kernels->copy(p->dy + ((first + n) * filters + b->group * s->filters + b->row + i) * element, a + (i * FC_DEPTH + n * rows) * element, rows);
+        }
+        for (ptrdiff_t j = 0; j < b->columns; j += h->width) {
+            ptrdiff_t columns = fc_min(h->width, b->columns - j);
+            ptrdiff_t count = fc_pieces_of(s, b->group, b->column + j, b->column + j + columns, pieces);
+            if (columns < h->width)
+                memset(packed, 0, (size_t)(places * h->width * element));
+            fc_pieces_gather(p->plan, s, pieces, count, p->x, first, places, packed, h->width);
+            for (ptrdiff_t i = 0; i < b->rows; i += h->panel_rows) {
+                fc_tile t = {.a = a + i * FC_DEPTH * element, .b = packed, .depth = places, .c = sums + (i * h->block_columns + j) * element,
+                             .ldc = h->block_columns, .accumulate = chunk > chunk0};
+                kernels->tile_panel[fc_min(h->panel_rows, b->rows - i) - 1](&t);
+            }
+        }
+    }
+}
+
+/* ---- both ------------------------------------------------------------------------------------------------------- */
+
+/* A finished block to where it belongs in (filters, channels, taps). */
+static void put(const weights *p, const block *b, const char *sums)
+{
+    const fc_sweep *s = p->sweep;
+    const ptrdiff_t element = (ptrdiff_t)fc_size_of(p->plan->problem.dtype), taps = fc_sweep_taps(s), depth = s->channels * taps;
+    const ptrdiff_t pitch = p->shape->block_columns;
+    if (!p->shape->last) {
+        p->plan->kernels->transpose(sums, pitch, p->dweight + ((b->group * s->filters + b->column) * depth + b->row) * element, depth, b->rows, b->columns);
+        return;
+    }
+    for (ptrdiff_t i = 0; i < b->rows; i++) {
+        ptrdiff_t to = (b->group * s->filters + b->row + i) * depth;
+        for (ptrdiff_t j = 0; j < b->columns; j++) {
+            ptrdiff_t c = (b->column + j) % s->channels, tap = (b->column + j) / s->channels;
+            if (element == 4)
+                ((float *)p->dweight)[to + c * taps + tap] = ((const float *)sums)[i * pitch + j];
+            else
+                ((double *)p->dweight)[to + c * taps + tap] = ((const double *)sums)[i * pitch + j];
+        }
+    }
+}
+
+static void run_split(void *context, ptrdiff_t index, int worker)
+{
+    const weights *p = context;
+    const shape *h = p->shape;
+    const ptrdiff_t element = (ptrdiff_t)fc_size_of(p->plan->problem.dtype);
+    ptrdiff_t split = index % h->splits, length = fc_ceil_div(h->chunks, h->splits);
+    block b = block_at(h, index / h->splits);
+    char *space = p->workspace + (size_t)worker * h->worker;
+    char *sums = h->splits == 1 ? fc_take(&space, h->sums * element) : p->shared + index * h->sums * element;
+    ptrdiff_t chunk0 = fc_min(split * length, h->chunks), chunk1 = fc_min(chunk0 + length, h->chunks);
+    if (chunk0 == chunk1)
+        memset(sums, 0, (size_t)(h->sums * element));
+    (h->last ? sum_last : sum_first)(p, &b, chunk0, chunk1, space, sums);
+    if (h->splits == 1)
+        put(p, &b, sums);
+}
+
+static void add_splits(void *context, ptrdiff_t index, int worker)
+{
+    (void)worker;
+    const weights *p = context;
+    const shape *h = p->shape;
+    const ptrdiff_t element = (ptrdiff_t)fc_size_of(p->plan->problem.dtype);
+    block b = block_at(h, index);
+    char *sums = p->shared + index * h->splits * h->sums * element;
+    for (ptrdiff_t split = 1; split < h->splits; split++)
+        p->plan->kernels->add(sums + split * h->sums * element, sums, b.rows * h->block_columns);
+    put(p, &b, sums);
+}
+
+size_t fc_weights_workspace(const fc_conv_plan *plan, int threads)
+{
+    fc_sweep s = fc_sweep_forward(plan);
+    shape h = shape_of(plan, &s);
+    return h.worker * (size_t)threads + h.shared;
+}
+
+void fc_weights_run(const fc_conv_plan *plan, const fc_conv_arrays *arrays, void *workspace, int threads)
+{
+    fc_sweep s = fc_sweep_forward(plan);
+    shape h = shape_of(plan, &s);
+    weights p = {plan, &s, &h, arrays->x, arrays->y, arrays->weight, workspace, (char *)workspace + (size_t)threads * h.worker};
+    fc_parallel(threads, h.blocks * h.splits, run_split, &p);
+    if (h.splits > 1)
+        fc_parallel(threads, h.blocks, add_splits, &p);
+}
