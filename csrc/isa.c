@@ -88,10 +88,14 @@ fc_status fc_isa_select(const char *name) {
     }
 }
 
+#define FC_TEXT_(x) #x
+#define FC_TEXT(x) FC_TEXT_(x)
+#define FC_VERSION(major, minor, patch) FC_TEXT(major) "." FC_TEXT(minor) "." FC_TEXT(patch)
+
 const char *fc_compiler(void) {
 #if defined(__clang__)
-    return "Clang " __clang_version__;
+    return "Clang " FC_VERSION(__clang_major__, __clang_minor__, __clang_patchlevel__);
 #else
-    return "GCC " __VERSION__;
+    return "GCC " FC_VERSION(__GNUC__, __GNUC_MINOR__, __GNUC_PATCHLEVEL__);
 #endif
 }
