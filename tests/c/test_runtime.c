@@ -27,14 +27,16 @@ typedef struct counts {
     int threads;
 } counts;
 
-static void nested(void *context, ptrdiff_t index, int worker) {
+static void nested(void *context, ptrdiff_t index, int worker)
+{
     counts *c = context;
     (void)index;
     atomic_fetch_add(&c->wrong_worker, worker != 0);
     atomic_fetch_add(&c->nested_calls, 1);
 }
 
-static void count(void *context, ptrdiff_t index, int worker) {
+static void count(void *context, ptrdiff_t index, int worker)
+{
     counts *c = context;
     atomic_fetch_add(&c->calls[index], 1);
     atomic_fetch_add(&c->wrong_worker, worker < 0 || worker >= c->threads);
@@ -42,7 +44,8 @@ static void count(void *context, ptrdiff_t index, int worker) {
         fc_parallel(c->threads, 5, nested, c);
 }
 
-static void check_parallel(int threads, ptrdiff_t tasks) {
+static void check_parallel(int threads, ptrdiff_t tasks)
+{
     counts c = {.threads = threads};
     fc_parallel(threads, tasks, count, &c);
     for (ptrdiff_t i = 0; i < TASKS; i++)
@@ -51,7 +54,8 @@ static void check_parallel(int threads, ptrdiff_t tasks) {
     CHECK(atomic_load(&c.nested_calls) == (tasks > 3 ? 5 : 0));
 }
 
-static void check_all_parallel(void) {
+static void check_all_parallel(void)
+{
     const int threads[] = {1, 2, 3, 7};
     const ptrdiff_t tasks[] = {0, 1, 2, 5, TASKS};
     for (int i = 0; i < 4; i++)
@@ -64,14 +68,16 @@ static void check_all_parallel(void) {
 static volatile float tiny = 1e-38f;
 static bool flushes(void) { return tiny * 0.1f == 0.0f; }
 
-static void expect_flushing(void *context, ptrdiff_t index, int worker) {
+static void expect_flushing(void *context, ptrdiff_t index, int worker)
+{
     (void)index, (void)worker;
     atomic_fetch_add((atomic_int *)context, !flushes());
     fc_parallel(2, 2, nested, &(counts){.threads = 2});
     atomic_fetch_add((atomic_int *)context, !flushes()); /* nor may a nested call put them back */
 }
 
-static void check_denormals(void) {
+static void check_denormals(void)
+{
     for (int threads = 1; threads <= 3; threads++) {
         atomic_int kept = 0;
         CHECK(!flushes());
@@ -83,7 +89,8 @@ static void check_denormals(void) {
 
 /* ---- workspaces -------------------------------------------------------------------------------------------- */
 
-static void check_workspaces(void) {
+static void check_workspaces(void)
+{
     const size_t sizes[] = {0, 1, 4096, (size_t)3 << 20, (size_t)65 << 20, (size_t)1 << 20};
     enum { SIZES = sizeof sizes / sizeof *sizes };
     void *held[SIZES];
@@ -114,7 +121,8 @@ static void check_workspaces(void) {
 
 /* ---- everything at once, from several threads ---------------------------------------------------------------- */
 
-static void *caller(void *argument) {
+static void *caller(void *argument)
+{
     int me = (int)(intptr_t)argument;
     for (int round = 0; round < ROUNDS; round++) {
         size_t bytes = (size_t)1 << (8 + (me * 7 + round) % 14);
@@ -132,7 +140,8 @@ static void *caller(void *argument) {
     return NULL;
 }
 
-static void check_callers(void) {
+static void check_callers(void)
+{
     pthread_t threads[CALLERS];
     for (int i = 0; i < CALLERS; i++)
         CHECK(pthread_create(&threads[i], NULL, caller, (void *)(intptr_t)(i + 1)) == 0);
@@ -140,31 +149,45 @@ static void check_callers(void) {
         CHECK(pthread_join(threads[i], NULL) == 0);
 }
 
+/* Takes and drops the workspaces' lock without a pause, so that a fork falls where it is held. */
+static void *hammer(void *stop)
+{
+    while (!atomic_load((atomic_bool *)stop))
+        fc_workspace_release(fc_workspace_acquire(5000));
+    return NULL;
+}
+
 /* Forks while other threads hold what can be held; the child must end, not hang. */
-static void check_fork(void) {
+static void check_fork(void)
+{
     pthread_t threads[CALLERS];
-    for (int i = 0; i < CALLERS; i++)
+    atomic_bool stop = false;
+    CHECK(pthread_create(&threads[0], NULL, hammer, &stop) == 0);
+    CHECK(pthread_create(&threads[1], NULL, hammer, &stop) == 0);
+    for (int i = 2; i < CALLERS; i++)
         CHECK(pthread_create(&threads[i], NULL, caller, (void *)(intptr_t)(i + 1)) == 0);
-    for (int i = 0; i < 5; i++) {
+    for (int i = 0; i < 50; i++) {
         pid_t child = fork();
         CHECK(child >= 0);
         if (child == 0) {
             alarm(30);
             fc_workspace_release(fc_workspace_acquire(5000));
-            check_all_parallel();
+            check_parallel(3, 100);
             _exit(0);
         }
         int status;
         CHECK(waitpid(child, &status, 0) == child);
         CHECK(status == 0);
     }
+    atomic_store(&stop, true);
     for (int i = 0; i < CALLERS; i++)
         CHECK(pthread_join(threads[i], NULL) == 0);
 }
 
 /* ---- instruction sets ---------------------------------------------------------------------------------------- */
 
-static void check_isas(void) {
+static void check_isas(void)
+{
     const char *best = fc_isa_available(0), *name, *last = NULL;
     CHECK(best != NULL && strcmp(fc_isa(), best) == 0);
     for (int i = 0; (name = fc_isa_available(i)) != NULL; i++) {
@@ -178,7 +201,8 @@ static void check_isas(void) {
     CHECK(fc_isa_select(last) == FC_OK && fc_isa_select(NULL) == FC_OK && strcmp(fc_isa(), best) == 0);
 }
 
-int main(int argc, char **argv) {
+int main(int argc, char **argv)
+{
     (void)argv;
     CHECK(fc_default_threads() >= 1);
     CHECK(strlen(fc_compiler()) > 3);
