@@ -29,34 +29,37 @@
 /* Arithmetic on denormals costs 20 to 100 times the usual; while tasks run they count as zero. The caller's whole control
  * word comes back afterwards, its exception flags included. */
 #if defined(__SSE__)
-#define FC_FLUSH_BITS 0x8040u /* flush results to zero, take denormal operands as zero */
-typedef unsigned fc_float_mode;
-static fc_float_mode fc_flush_denormals(void) {
-    fc_float_mode saved = _mm_getcsr();
-    _mm_setcsr(saved | FC_FLUSH_BITS);
+#define FLUSH_BITS 0x8040u /* flush results to zero, take denormal operands as zero */
+typedef unsigned float_mode;
+static float_mode flush_denormals(void)
+{
+    float_mode saved = _mm_getcsr();
+    _mm_setcsr(saved | FLUSH_BITS);
     return saved;
 }
-static void fc_restore_denormals(fc_float_mode saved) { _mm_setcsr(saved); }
+static void restore_denormals(float_mode saved) { _mm_setcsr(saved); }
 #elif defined(__aarch64__)
-typedef uint64_t fc_float_mode;
-static fc_float_mode fc_flush_denormals(void) {
-    fc_float_mode saved;
+typedef uint64_t float_mode;
+static float_mode flush_denormals(void)
+{
+    float_mode saved;
     __asm__ volatile("mrs %0, fpcr" : "=r"(saved));
     __asm__ volatile("msr fpcr, %0" : : "r"(saved | (UINT64_C(1) << 24)) : "memory");
     return saved;
 }
-static void fc_restore_denormals(fc_float_mode saved) { __asm__ volatile("msr fpcr, %0" : : "r"(saved) : "memory"); }
+static void restore_denormals(float_mode saved) { __asm__ volatile("msr fpcr, %0" : : "r"(saved) : "memory"); }
 #else
-typedef int fc_float_mode;
-static fc_float_mode fc_flush_denormals(void) { return 0; }
-static void fc_restore_denormals(fc_float_mode saved) { (void)saved; }
+typedef int float_mode;
+static float_mode flush_denormals(void) { return 0; }
+static void restore_denormals(float_mode saved) { (void)saved; }
 #endif
 
 /* ---- how many threads ------------------------------------------------------------------------------------ */
 
 #ifdef _OPENMP
 
-static int fc_affinity(void) {
+static int affinity(void)
+{
 #if defined(__linux__)
     for (int size = 1024; size <= 1 << 20; size *= 4) { /* the kernel refuses a set smaller than its own */
         cpu_set_t *set = CPU_ALLOC(size);
@@ -90,7 +93,8 @@ static int fc_affinity(void) {
 #endif
 
 /* Reads two integers from up to two files (v1 has one in each); "max" and -1 mean no quota. */
-static bool fc_read_quota(const char *folder, const char *path, bool v1, int *cpus) {
+static bool read_quota(const char *folder, const char *path, bool v1, int *cpus)
+{
     char name[4352];
     long long quota = -1, period = 0;
     snprintf(name, sizeof name, "%s%s/%s", folder, path, v1 ? "cpu.cfs_quota_us" : "cpu.max");
@@ -116,7 +120,8 @@ static bool fc_read_quota(const char *folder, const char *path, bool v1, int *cp
 
 /* The tightest CPU quota among this process's control group and all that hold it, rounded up, or `cpus` if that is less.
  * Containers may see their own path as "/" or the host's, of which only the last parts exist: what is missing is skipped. */
-static int fc_cgroup_quota(int cpus) {
+static int cgroup_quota(int cpus)
+{
     static const char *const v1_folders[] = {FC_CGROUP_ROOT "/cpu", FC_CGROUP_ROOT "/cpu,cpuacct"};
     static const char *const v2_folders[] = {FC_CGROUP_ROOT, FC_CGROUP_ROOT "/unified"};
     char line[4224];
@@ -138,7 +143,7 @@ static int fc_cgroup_quota(int cpus) {
             continue;
         for (char *end = path + strlen(path);; *end = '\0') {
             for (int i = 0; i < 2; i++)
-                if (fc_read_quota(v1 ? v1_folders[i] : v2_folders[i], path, v1, &cpus))
+                if (read_quota(v1 ? v1_folders[i] : v2_folders[i], path, v1, &cpus))
                     break;
             if (path == end)
                 break;
@@ -152,10 +157,11 @@ static int fc_cgroup_quota(int cpus) {
 
 #endif /* __linux__ */
 
-static int fc_count_threads(void) {
-    int count = fc_affinity();
+static int count_threads(void)
+{
+    int count = affinity();
 #ifdef __linux__
-    count = fc_cgroup_quota(count);
+    count = cgroup_quota(count);
 #endif
     const char *text = getenv("OMP_NUM_THREADS"); /* a list gives one number for each level of nesting */
     long wanted = text ? strtol(text, NULL, 10) : 0;
@@ -166,11 +172,12 @@ static int fc_count_threads(void) {
 
 int fc_openmp(void) { return 1; }
 
-int fc_default_threads(void) {
+int fc_default_threads(void)
+{
     static atomic_int known; /* the answer costs file reads, and every parallel call asks */
     int count = atomic_load_explicit(&known, memory_order_relaxed);
     if (count == 0) {
-        count = fc_count_threads();
+        count = count_threads();
         atomic_store_explicit(&known, count, memory_order_relaxed);
     }
     return count;
@@ -178,93 +185,100 @@ int fc_default_threads(void) {
 
 /* ---- work on several threads ------------------------------------------------------------------------------ */
 
-static atomic_int fc_busy;           /* workers now running tasks, over all callers */
-static _Thread_local bool fc_inside; /* this thread is running tasks */
-static atomic_bool fc_forked;        /* this process is a fork's child */
-static int fc_initial_limit;         /* omp_get_max_threads() when we were loaded */
+static atomic_int busy;           /* workers now running tasks, over all callers */
+static _Thread_local bool inside; /* this thread is running tasks */
+static atomic_bool forked;        /* this process is a fork's child */
+static int initial_limit;         /* omp_get_max_threads() when we were loaded */
 
 /* GNU's OpenMP waits for ever on threads that fork did not copy, and there is no asking whether it had any. */
 #ifndef _WIN32
-static void fc_after_fork(void) {
-    atomic_store(&fc_forked, true);
-    atomic_store(&fc_busy, 0); /* who else was busy is no longer here */
+static void after_fork(void)
+{
+    atomic_store(&forked, true);
+    atomic_store(&busy, 0); /* who else was busy is no longer here */
 }
 #endif
 
-__attribute__((constructor)) static void fc_on_load(void) {
-    fc_initial_limit = omp_get_max_threads();
+__attribute__((constructor)) static void on_load(void)
+{
+    initial_limit = omp_get_max_threads();
 #ifndef _WIN32
-    pthread_atfork(NULL, NULL, fc_after_fork);
+    pthread_atfork(NULL, NULL, after_fork);
 #endif
 }
 
 /* Workers for a call that may have `threads`. */
-static int fc_team_size(int threads) {
-    if (atomic_load_explicit(&fc_forked, memory_order_relaxed))
+static int team_size(int threads)
+{
+    if (atomic_load_explicit(&forked, memory_order_relaxed))
         return 1;
     int limit = omp_get_max_threads(); /* changed since loading: by omp_set_num_threads, as threadpoolctl does */
-    if (limit != fc_initial_limit && limit < threads)
+    if (limit != initial_limit && limit < threads)
         threads = limit;
     /* Calls from several threads at once share the processors. Halving, not taking what is left, since a team that
      * changes its size makes the OpenMP library create and end threads. */
     int budget = fc_default_threads() > threads ? fc_default_threads() : threads;
-    int unused = budget - atomic_load_explicit(&fc_busy, memory_order_relaxed);
+    int unused = budget - atomic_load_explicit(&busy, memory_order_relaxed);
     while (threads > 1 && threads > unused)
         threads /= 2;
     return threads;
 }
 
-typedef struct fc_job {
+typedef struct job {
     fc_task *task;
     void *context;
     ptrdiff_t tasks;
     _Alignas(64) atomic_ptrdiff_t next; /* written by all: not on the line that all read */
-} fc_job;
+} job;
 
-static void fc_work(fc_job *job, int worker) {
-    fc_inside = true;
+static void work(job *job, int worker)
+{
+    inside = true;
     for (;;) {
         ptrdiff_t index = atomic_fetch_add_explicit(&job->next, 1, memory_order_relaxed);
         if (index >= job->tasks)
             break;
         job->task(job->context, index, worker);
     }
-    fc_inside = false;
+    inside = false;
 }
 
-static void fc_run_team(int threads, ptrdiff_t tasks, fc_task *task, void *context) {
-    fc_job job = {.task = task, .context = context, .tasks = tasks};
-    /* All of them, even for fewer tasks: see fc_team_size on changing sizes. */
+static void run_team(int threads, ptrdiff_t tasks, fc_task *task, void *context)
+{
+    job shared = {.task = task, .context = context, .tasks = tasks};
+    /* All of them, even for fewer tasks: see team_size on changing sizes. */
 #pragma omp parallel num_threads(threads)
     {
-        fc_float_mode saved = fc_flush_denormals();
-        fc_work(&job, omp_get_thread_num());
-        fc_restore_denormals(saved);
+        float_mode saved = flush_denormals();
+        work(&shared, omp_get_thread_num());
+        restore_denormals(saved);
     }
 }
 
-static void fc_run_alone(ptrdiff_t tasks, fc_task *task, void *context) {
-    fc_float_mode saved = fc_flush_denormals();
+static void run_alone(ptrdiff_t tasks, fc_task *task, void *context)
+{
+    float_mode saved = flush_denormals();
     for (ptrdiff_t i = 0; i < tasks; i++)
         task(context, i, 0);
-    fc_restore_denormals(saved);
+    restore_denormals(saved);
 }
 
-void fc_parallel(int threads, ptrdiff_t tasks, fc_task *task, void *context) {
-    if (fc_inside) { /* a task's own call: its caller's worker is counted and set up */
-        fc_run_alone(tasks, task, context);
+void fc_parallel(int threads, ptrdiff_t tasks, fc_task *task, void *context)
+{
+    if (inside) { /* a task's own call: its caller's worker is counted and set up */
+        run_alone(tasks, task, context);
         return;
     }
-    int team = threads > 1 && tasks > 1 ? fc_team_size(threads) : 1;
-    atomic_fetch_add_explicit(&fc_busy, team, memory_order_relaxed);
+    int team = threads > 1 && tasks > 1 ? team_size(threads) : 1;
+    atomic_fetch_add_explicit(&busy, team, memory_order_relaxed);
     if (team > 1) {
-        fc_run_team(team, tasks, task, context);
+        run_team(team, tasks, task, context);
     } else {
-        fc_inside = true;
-        fc_run_alone(tasks, task, context);
-        fc_inside = false;
+        inside = true;
+        run_alone(tasks, task, context);
+        inside = false;
     }
-    atomic_fetch_sub_explicit(&fc_busy, team, memory_order_relaxed);
+    atomic_fetch_sub_explicit(&busy, team, memory_order_relaxed);
 }
 
 #else /* no OpenMP */
@@ -272,12 +286,13 @@ void fc_parallel(int threads, ptrdiff_t tasks, fc_task *task, void *context) {
 int fc_openmp(void) { return 0; }
 int fc_default_threads(void) { return 1; }
 
-void fc_parallel(int threads, ptrdiff_t tasks, fc_task *task, void *context) {
+void fc_parallel(int threads, ptrdiff_t tasks, fc_task *task, void *context)
+{
     (void)threads;
-    fc_float_mode saved = fc_flush_denormals();
+    float_mode saved = flush_denormals();
     for (ptrdiff_t i = 0; i < tasks; i++)
         task(context, i, 0);
-    fc_restore_denormals(saved);
+    restore_denormals(saved);
 }
 
 #endif

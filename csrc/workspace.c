@@ -18,25 +18,26 @@
 #include <sys/mman.h>
 #endif
 
-#define FC_IDLE_BLOCKS 16
-#define FC_IDLE_PER_THREAD ((size_t)64 << 20) /* bytes: idle blocks may hold what one call at the usual limit takes */
-#define FC_SMALLEST ((size_t)64 << 10)
-#define FC_HUGE_PAGE ((size_t)2 << 20)
+#define IDLE_BLOCKS 16
+#define IDLE_PER_THREAD ((size_t)64 << 20) /* bytes: idle blocks may hold what one call at the usual limit takes */
+#define SMALLEST ((size_t)64 << 10)
+#define HUGE_PAGE ((size_t)2 << 20)
 
 /* What stands in front of the memory handed out, FC_ALIGNMENT bytes in all. */
-typedef struct fc_block {
+typedef struct header {
     size_t bytes; /* usable */
-} fc_block;
+} header;
 
-static_assert(sizeof(fc_block) <= FC_ALIGNMENT, "the header fits in front of the block");
+static_assert(sizeof(header) <= FC_ALIGNMENT, "the header fits in front of the block");
 
-static fc_block *fc_idle[FC_IDLE_BLOCKS]; /* the oldest first */
-static int fc_idle_count;
-static size_t fc_idle_bytes;
-static atomic_flag fc_lock = ATOMIC_FLAG_INIT; /* held for a walk over fc_idle, never while memory is got or freed */
+static header *idle[IDLE_BLOCKS]; /* the oldest first */
+static int idle_count;
+static size_t idle_bytes;
+static atomic_flag lock = ATOMIC_FLAG_INIT; /* held for a walk over idle, never while memory is got or freed */
 
-static void fc_lock_acquire(void) {
-    for (int spins = 0; atomic_flag_test_and_set_explicit(&fc_lock, memory_order_acquire); spins++)
+static void take_lock(void)
+{
+    for (int spins = 0; atomic_flag_test_and_set_explicit(&lock, memory_order_acquire); spins++)
         if (spins > 64)
 #ifdef _WIN32
             SwitchToThread();
@@ -45,24 +46,23 @@ static void fc_lock_acquire(void) {
 #endif
 }
 
-static void fc_lock_release(void) { atomic_flag_clear_explicit(&fc_lock, memory_order_release); }
+static void drop_lock(void) { atomic_flag_clear_explicit(&lock, memory_order_release); }
 
 #ifndef _WIN32
 /* A child made while another thread holds the lock would wait for it for ever. */
-__attribute__((constructor)) static void fc_on_load(void) {
-    pthread_atfork(fc_lock_acquire, fc_lock_release, fc_lock_release);
-}
+__attribute__((constructor)) static void on_load(void) { pthread_atfork(take_lock, drop_lock, drop_lock); }
 #endif
 
-static fc_block *fc_block_new(size_t bytes) {
-    if (bytes > PTRDIFF_MAX - FC_HUGE_PAGE - FC_ALIGNMENT)
+static header *new_block(size_t bytes)
+{
+    if (bytes > PTRDIFF_MAX - HUGE_PAGE - FC_ALIGNMENT)
         return NULL;
     size_t alignment = FC_ALIGNMENT, total = bytes + FC_ALIGNMENT;
-    if (total >= FC_HUGE_PAGE) { /* whole huge pages, so that the system can back it by them */
-        alignment = FC_HUGE_PAGE;
-        total = (total + FC_HUGE_PAGE - 1) / FC_HUGE_PAGE * FC_HUGE_PAGE;
-    } else if (total < FC_SMALLEST) {
-        total = FC_SMALLEST;
+    if (total >= HUGE_PAGE) { /* whole huge pages, so that the system can back it by them */
+        alignment = HUGE_PAGE;
+        total = (total + HUGE_PAGE - 1) / HUGE_PAGE * HUGE_PAGE;
+    } else if (total < SMALLEST) {
+        total = SMALLEST;
     }
     void *memory;
 #ifdef _WIN32
@@ -74,15 +74,16 @@ static fc_block *fc_block_new(size_t bytes) {
         return NULL;
 #endif
 #ifdef MADV_HUGEPAGE
-    if (alignment == FC_HUGE_PAGE)
+    if (alignment == HUGE_PAGE)
         (void)madvise(memory, total, MADV_HUGEPAGE); /* a wish: fewer page faults and TLB misses */
 #endif
-    fc_block *block = memory;
+    header *block = memory;
     block->bytes = total - FC_ALIGNMENT;
     return block;
 }
 
-static void fc_block_free(fc_block *block) {
+static void free_block(header *block)
+{
 #ifdef _WIN32
     _aligned_free(block);
 #else
@@ -91,60 +92,64 @@ static void fc_block_free(fc_block *block) {
 }
 
 /* With the lock held. */
-static fc_block *fc_idle_take(int index) {
-    fc_block *block = fc_idle[index];
-    memmove(&fc_idle[index], &fc_idle[index + 1], (size_t)(--fc_idle_count - index) * sizeof *fc_idle);
-    fc_idle_bytes -= block->bytes;
+static header *take_idle(int index)
+{
+    header *block = idle[index];
+    memmove(&idle[index], &idle[index + 1], (size_t)(--idle_count - index) * sizeof *idle);
+    idle_bytes -= block->bytes;
     return block;
 }
 
-void *fc_workspace_acquire(size_t bytes) {
-    fc_block *block = NULL;
-    fc_lock_acquire();
+void *fc_workspace_acquire(size_t bytes)
+{
+    header *block = NULL;
+    take_lock();
     int best = -1; /* the smallest that is large enough, of these the last used: its lines may still be in cache */
-    for (int i = 0; i < fc_idle_count; i++)
-        if (fc_idle[i]->bytes >= bytes && (best < 0 || fc_idle[i]->bytes <= fc_idle[best]->bytes))
+    for (int i = 0; i < idle_count; i++)
+        if (idle[i]->bytes >= bytes && (best < 0 || idle[i]->bytes <= idle[best]->bytes))
             best = i;
     if (best >= 0)
-        block = fc_idle_take(best);
-    fc_lock_release();
+        block = take_idle(best);
+    drop_lock();
     if (block == NULL)
-        block = fc_block_new(bytes);
+        block = new_block(bytes);
     if (block == NULL) { /* idle ones may be what is in the way */
         fc_workspace_trim();
-        block = fc_block_new(bytes);
+        block = new_block(bytes);
     }
     return block ? (char *)block + FC_ALIGNMENT : NULL;
 }
 
-void fc_workspace_release(void *workspace) {
+void fc_workspace_release(void *workspace)
+{
     if (workspace == NULL)
         return;
-    fc_block *block = (fc_block *)((char *)workspace - FC_ALIGNMENT);
-    const size_t limit = (size_t)fc_max(fc_default_threads(), 4) * FC_IDLE_PER_THREAD;
+    header *block = (header *)((char *)workspace - FC_ALIGNMENT);
+    const size_t limit = (size_t)fc_max(fc_default_threads(), 4) * IDLE_PER_THREAD;
     if (block->bytes > limit) {
-        fc_block_free(block);
+        free_block(block);
         return;
     }
-    fc_block *excess[FC_IDLE_BLOCKS];
+    header *excess[IDLE_BLOCKS];
     int count = 0;
-    fc_lock_acquire();
-    while (fc_idle_count == FC_IDLE_BLOCKS || (fc_idle_count > 0 && fc_idle_bytes + block->bytes > limit))
-        excess[count++] = fc_idle_take(0);
-    fc_idle[fc_idle_count++] = block;
-    fc_idle_bytes += block->bytes;
-    fc_lock_release();
+    take_lock();
+    while (idle_count == IDLE_BLOCKS || (idle_count > 0 && idle_bytes + block->bytes > limit))
+        excess[count++] = take_idle(0);
+    idle[idle_count++] = block;
+    idle_bytes += block->bytes;
+    drop_lock();
     while (count > 0)
-        fc_block_free(excess[--count]);
+        free_block(excess[--count]);
 }
 
-void fc_workspace_trim(void) {
-    fc_block *blocks[FC_IDLE_BLOCKS];
+void fc_workspace_trim(void)
+{
+    header *blocks[IDLE_BLOCKS];
     int count = 0;
-    fc_lock_acquire();
-    while (fc_idle_count > 0)
-        blocks[count++] = fc_idle_take(0);
-    fc_lock_release();
+    take_lock();
+    while (idle_count > 0)
+        blocks[count++] = take_idle(0);
+    drop_lock();
     while (count > 0)
-        fc_block_free(blocks[--count]);
+        free_block(blocks[--count]);
 }

@@ -1,3 +1,230 @@
+"""The runtime: how many threads, which instruction set, what was built.
+
+Environment variables, read once when fastconv is imported:
+
+``FASTCONV_NUM_THREADS``
+    The number of threads to begin with, as `set_num_threads` would set it.
+``FASTCONV_ISA``
+    The instruction set to use, one of those that ``show_config()`` lists, instead of the best.
+"""
+
+from __future__ import annotations
+
+import operator
+import os
+import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, Literal, SupportsIndex, overload
+
+import numpy as np
+
 from fastconv import _native
+
+__all__ = ["get_num_threads", "set_num_threads", "show_config", "threads"]
+
+# More threads than four per processor never help, and an OpenMP library that fails to start one ends the process.
+MAX_THREADS = max(64, 4 * (os.cpu_count() or 1))
+
+
+def _check_threads(n: SupportsIndex) -> int:
+    if isinstance(n, (bool, np.bool_)):
+        raise TypeError(f"n: expected a whole number of threads, got {n!r}")
+    try:
+        count = operator.index(n)
+    except TypeError:
+        raise TypeError(f"n: expected a whole number of threads, got {type(n).__name__}") from None
+    if not 1 <= count <= MAX_THREADS:
+        raise ValueError(f"n: expected 1 to {MAX_THREADS} threads, got {count}")
+    return count
+
+
+def _threads_from_environment() -> int:
+    text = os.environ.get("FASTCONV_NUM_THREADS", "").strip()
+    if not text:
+        return min(_native.default_threads(), MAX_THREADS)
+    try:
+        return _check_threads(int(text))
+    except ValueError:
+        raise ValueError(f"FASTCONV_NUM_THREADS: expected a whole number from 1 to {MAX_THREADS}, got {text!r}") from None
+
+
+def _select_isa_from_environment() -> None:
+    name = os.environ.get("FASTCONV_ISA", "").strip()
+    available = _native.isa_available()
+    if name and name not in available:
+        raise ValueError(
+            f"FASTCONV_ISA: {name!r} is not an instruction set of this build and this CPU; "
+            f"available: {', '.join(available)}"
+        )
+    if name:
+        _native.isa_select(name)
+
+
+_select_isa_from_environment()
+_number = _threads_from_environment()
+_override: ContextVar[int | None] = ContextVar("fastconv.threads", default=None)
+_serial = not _native.openmp()
+
+
+def _after_fork() -> None:
+    global _serial
+    _serial = True
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+def set_num_threads(n: SupportsIndex) -> None:
+    """Set the number of threads that a call may use, for the whole process.
+
+    Parameters
+    ----------
+    n : int
+        At least 1. It may be more than there are processors (up to 64, or four per processor where that is more), which
+        is of use in tests alone.
+
+    Raises
+    ------
+    TypeError
+        If `n` is not an integer.
+    ValueError
+        If `n` is out of range.
+
+    See Also
+    --------
+    threads : the same for a block of code, in one Python thread.
+
+    Notes
+    -----
+    The number to begin with is the environment's ``FASTCONV_NUM_THREADS``, or else the least of: the processors that
+    this process may run on (affinity), the CPU quota of its control group, rounded up, and ``OMP_NUM_THREADS``.
+
+    It is an upper bound. Results are bitwise the same for every number of threads, so that less may be taken wherever
+    that is better: calls made at the same time by several Python threads share the processors among them.
+    ``threadpoolctl``'s limits are obeyed too.
+
+    Examples
+    --------
+    >>> import fastconv as fc
+    >>> before = fc.get_num_threads()
+    >>> fc.set_num_threads(1)
+    >>> fc.get_num_threads()
+    1
+    >>> fc.set_num_threads(before)
+    """
+    global _number
+    _number = _check_threads(n)
+
+
 def get_num_threads() -> int:
-    return _native.default_threads()
+    """Return the number of threads that a call made here may use.
+
+    Returns
+    -------
+    int
+        The number of the innermost `threads` block, or else of `set_num_threads`. Always 1 in a build without
+        OpenMP, and in a child made by ``fork``, where OpenMP's threads do not exist.
+
+    Examples
+    --------
+    >>> import fastconv as fc
+    >>> fc.get_num_threads() >= 1
+    True
+    """
+    if _serial:
+        return 1
+    return _override.get() or _number
+
+
+@contextmanager
+def threads(n: SupportsIndex) -> Iterator[None]:
+    """Use at most `n` threads within a ``with`` block (or a decorated function).
+
+    Parameters
+    ----------
+    n : int
+        As for `set_num_threads`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As for `set_num_threads`.
+
+    Notes
+    -----
+    The block's number holds for the Python thread (and the asyncio task) that entered it and for no other: blocks in
+    several threads do not disturb each other, and a thread started within the block begins with the process's number.
+
+    Examples
+    --------
+    >>> import fastconv as fc
+    >>> with fc.threads(1):
+    ...     fc.get_num_threads()
+    1
+    """
+    token = _override.set(_check_threads(n))
+    try:
+        yield
+    finally:
+        _override.reset(token)
+
+
+@overload
+def show_config(mode: Literal["stdout"] = "stdout") -> None: ...
+@overload
+def show_config(mode: Literal["dicts"]) -> dict[str, Any]: ...
+def show_config(mode: str = "stdout") -> dict[str, Any] | None:
+    """Show what was built and what is in use; a bug report should hold it.
+
+    Parameters
+    ----------
+    mode : {"stdout", "dicts"}
+        Print it, or return it as a dictionary; as `numpy.show_config` does.
+
+    Returns
+    -------
+    dict or None
+        With ``mode="dicts"``: ``version`` (str), ``isa`` (str, the instruction set in use), ``isa_available`` (list of
+        str, best first), ``threads`` (int, what `get_num_threads` returns), ``openmp`` (bool), ``compiler``, ``numpy``,
+        ``python`` and ``platform`` (str).
+
+    Raises
+    ------
+    ValueError
+        If `mode` is something else.
+
+    Examples
+    --------
+    >>> import fastconv as fc
+    >>> config = fc.show_config("dicts")
+    >>> config["isa"] in config["isa_available"]
+    True
+    """
+    from fastconv import __version__  # not at the top: the package's own import reads this module first
+
+    if mode not in ("stdout", "dicts"):
+        raise ValueError(f'mode: expected "stdout" or "dicts", got {mode!r}')
+    config = {
+        "version": __version__,
+        "isa": _native.isa_current(),
+        "isa_available": _native.isa_available(),
+        "threads": get_num_threads(),
+        "openmp": _native.openmp(),
+        "compiler": _native.compiler(),
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+    }
+    if mode == "dicts":
+        return config
+    print(f"fastconv {config['version']}")
+    print(f"  instruction set  {config['isa']} (available: {', '.join(config['isa_available'])})")
+    print(f"  threads          {config['threads']}")
+    print(f"  OpenMP           {'yes' if config['openmp'] else 'no'}")
+    print(f"  compiler         {config['compiler']}")
+    print(f"  NumPy            {config['numpy']}")
+    print(f"  Python           {config['python']} on {config['platform']}")
+    return None
