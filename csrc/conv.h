@@ -96,8 +96,8 @@ typedef struct fc_stage {
 } fc_stage;
 
 fc_stage fc_stage_of(const fc_sweep *sweep, const fc_box *box);
-/* Offset of reduction index k = channel * taps + tap, channels counted from `channel`. */
-ptrdiff_t fc_stage_offset(const fc_sweep *sweep, const fc_stage *stage, ptrdiff_t k, ptrdiff_t channel);
+/* Offsets of `count` reduction indices channel * taps + tap from k on, channels counted from `channel`. */
+void fc_stage_offsets(const fc_sweep *sweep, const fc_stage *stage, ptrdiff_t k, ptrdiff_t count, ptrdiff_t channel, ptrdiff_t *offsets);
 /* Number of positions from the box's first place to its last: those between that are no places hold what is of no use. */
 ptrdiff_t fc_stage_positions(const fc_stage *stage);
 /* in: (N, groups * channels, D, H, W), to: room for (last - first) * pitch + FC_SLACK elements. */

@@ -89,6 +89,7 @@ typedef struct fc_kernels { /* one real type on one instruction set */
                       ptrdiff_t columns);
     /* to[i] = from[i * step], i < n */
     void (*gather)(const void *from, ptrdiff_t step, void *to, ptrdiff_t n);
+    void (*zero)(void *to, ptrdiff_t n);
     void (*copy)(const void *from, void *to, ptrdiff_t n);
     void (*copy_runs)(const fc_run *runs, ptrdiff_t count, const void *from, void *to);
     void (*sum)(const void *from, ptrdiff_t n, void *sum);

@@ -36,7 +36,7 @@ typedef struct planes {
     char *workspace;
 } planes;
 
-enum { PACKED_BYTES = 384 << 10 }; /* of the image's block: it stays in the second-level cache beside the rest */
+enum { PACKED_BYTES = 768 << 10 }; /* of the image's block: it stays in the second-level cache beside the rest */
 
 static shape shape_of(const fc_conv_plan *plan, const fc_sweep *s, bool packed)
 {
@@ -132,6 +132,13 @@ static void put_row(size_t element, const fc_run *runs, ptrdiff_t count, ptrdiff
     }
 }
 
+/* Weights are read once a box and come from afar: the next panel's are fetched while the tiles of this one are computed. */
+static void fetch(const char *from, ptrdiff_t bytes)
+{
+    for (ptrdiff_t i = 0; i < bytes; i += FC_ALIGNMENT)
+        __builtin_prefetch(from + i, 0, 2);
+}
+
 static void run_box(void *context, ptrdiff_t index, int worker)
 {
     const planes *p = context;
@@ -167,8 +174,7 @@ static void run_box(void *context, ptrdiff_t index, int worker)
         if (depth) {
             ptrdiff_t c0 = k0 / taps, c1 = (k0 + depth - 1) / taps + 1;
             fc_stage_fill(p->plan, s, &stage, p->first_group + group, c0, c1, p->in, staged);
-            for (ptrdiff_t k = 0; k < depth; k++)
-                offsets[k] = fc_stage_offset(s, &stage, k0 + k, c0);
+            fc_stage_offsets(s, &stage, k0, depth, c0, offsets);
             if (p->packed)
                 for (ptrdiff_t t = 0; t < tile_count; t++)
                     for (ptrdiff_t k = 0; k < depth; k++)
@@ -176,10 +182,10 @@ static void run_box(void *context, ptrdiff_t index, int worker)
                                            packed + (t * h->depth + k) * h->width * element);
         }
         for (ptrdiff_t m = first; m < last; m += h->panel_rows) {
-            ptrdiff_t rows = fc_min(h->panel_rows, last - m), channel = (p->first_group + group) * s->filters + p->first_filter + m;
+            ptrdiff_t rows = fc_min(h->panel_rows, last - m), next = fc_min(h->panel_rows, last - m - rows);
+            ptrdiff_t channel = (p->first_group + group) * s->filters + p->first_filter + m;
             for (ptrdiff_t i = 0; i < rows; i++)
-                memcpy(panel + i * FC_LDA * element, p->weight + ((group * p->filters + m + i) * total_depth + k0) * element,
-                       (size_t)(depth * element));
+                kernels->copy(p->weight + ((group * p->filters + m + i) * total_depth + k0) * element, panel + i * FC_LDA * element, depth);
             fc_tile t = {.a = panel,
                          .depth = depth,
                          .offsets = offsets,
@@ -199,6 +205,8 @@ static void run_box(void *context, ptrdiff_t index, int worker)
                     t.ldc = h->width;
                 }
                 kernel[rows - 1](&t);
+                for (ptrdiff_t r = i * next / tile_count; r < (i + 1) * next / tile_count; r++)
+                    fetch(p->weight + ((group * p->filters + m + rows + r) * total_depth + k0) * element, depth * element);
                 if (finish && tiles[i].slot >= 0)
                     for (ptrdiff_t r = 0; r < rows; r++)
                         put_row((size_t)element, runs, tiles[i].runs, step, (char *)t.c + r * h->width * element,
@@ -218,27 +226,38 @@ typedef struct turned {
     ptrdiff_t first_group, first_filter, filters;
 } turned;
 
-static void turn_filter(void *context, ptrdiff_t index, int worker)
+enum { TURN_FILTERS = 16 }; /* whose weights lie together, and are written as so many streams */
+
+static void turn_filters(void *context, ptrdiff_t index, int worker)
 {
     (void)worker;
     const turned *t = context;
     const fc_sweep *s = t->sweep;
     const fc_axis *ax = s->axis;
-    const ptrdiff_t kernel = ax[0].kernel * ax[1].kernel * ax[2].kernel, taps = fc_sweep_taps(s);
-    ptrdiff_t group = t->first_group + index / t->filters, filter = t->first_filter + index % t->filters;
-    for (ptrdiff_t c = 0; c < s->channels; c++) {
-        ptrdiff_t from = ((group * s->channels + c) * s->filters + filter) * kernel, to = (index * s->channels + c) * taps;
-        for (ptrdiff_t d = 0; d < ax[0].taps; d++)
-            for (ptrdiff_t h = 0; h < ax[1].taps; h++)
-                for (ptrdiff_t w = 0; w < ax[2].taps; w++, to++) {
-                    ptrdiff_t tap = ((ax[0].kernel_first + d * ax[0].kernel_step) * ax[1].kernel + ax[1].kernel_first + h * ax[1].kernel_step) * ax[2].kernel +
-                                    ax[2].kernel_first + w * ax[2].kernel_step;
-                    if (t->plan->problem.dtype == FC_FLOAT32)
-                        ((float *)t->to)[to] = ((const float *)t->weight)[from + tap];
-                    else
-                        ((double *)t->to)[to] = ((const double *)t->weight)[from + tap];
-                }
+    const ptrdiff_t element = (ptrdiff_t)fc_size_of(t->plan->problem.dtype), kernel = ax[0].kernel * ax[1].kernel * ax[2].kernel;
+    const ptrdiff_t taps = fc_sweep_taps(s), blocks = fc_ceil_div(t->filters, TURN_FILTERS);
+    ptrdiff_t group = index / blocks, first = index % blocks * TURN_FILTERS, count = fc_min(TURN_FILTERS, t->filters - first);
+    const char *from = t->weight + ((t->first_group + group) * s->channels * s->filters + t->first_filter + first) * kernel * element;
+    char *to = t->to + (group * t->filters + first) * s->channels * taps * element;
+    if (kernel == 1) {
+        t->plan->kernels->transpose(from, s->filters, to, s->channels, s->channels, count);
+        return;
     }
+    for (ptrdiff_t c = 0; c < s->channels; c++)
+        for (ptrdiff_t i = 0; i < count; i++) {
+            ptrdiff_t f = (c * s->filters + i) * kernel, o = (i * s->channels + c) * taps;
+            for (ptrdiff_t d = 0; d < ax[0].taps; d++)
+                for (ptrdiff_t h = 0; h < ax[1].taps; h++) {
+                    ptrdiff_t tap = f + ((ax[0].kernel_first + d * ax[0].kernel_step) * ax[1].kernel + ax[1].kernel_first + h * ax[1].kernel_step) * ax[2].kernel +
+                                    ax[2].kernel_first;
+                    if (element == 4)
+                        for (ptrdiff_t w = 0; w < ax[2].taps; w++)
+                            ((float *)to)[o++] = ((const float *)from)[tap + w * ax[2].kernel_step];
+                    else
+                        for (ptrdiff_t w = 0; w < ax[2].taps; w++)
+                            ((double *)to)[o++] = ((const double *)from)[tap + w * ax[2].kernel_step];
+                }
+        }
 }
 
 /* Filters of a round, so that the turned weights stay under half of the limit: all groups, or part of one. */
@@ -267,7 +286,7 @@ static void run_sweep(const fc_conv_plan *plan, const fc_sweep *s, bool packed, 
             if (plan->problem.pass != FC_FORWARD) {
                 char *to = workspace + (size_t)threads * h.worker;
                 turned t = {plan, s, weight, to, g, f, p.filters};
-                fc_parallel(threads, p.groups * p.filters, turn_filter, &t);
+                fc_parallel(threads, p.groups * fc_ceil_div(p.filters, TURN_FILTERS), turn_filters, &t);
                 p.weight = to;
             }
             /* enough tasks for every thread; how many does not change a bit of the result */

@@ -62,18 +62,31 @@ static ptrdiff_t sub_base(const fc_axis *axis, bool phased, ptrdiff_t sub)
     return phased ? base % axis->step : base;
 }
 
-ptrdiff_t fc_stage_offset(const fc_sweep *sweep, const fc_stage *s, ptrdiff_t k, ptrdiff_t channel)
+void fc_stage_offsets(const fc_sweep *sweep, const fc_stage *s, ptrdiff_t k, ptrdiff_t count, ptrdiff_t channel, ptrdiff_t *offsets)
 {
-    ptrdiff_t sub[3], shift[3];
+    const fc_axis *ax = sweep->axis;
+    const ptrdiff_t step[3] = {s->length[1] * s->length[2], s->length[2], 1}; /* of a shift */
+    const ptrdiff_t sub_step[3] = {s->subs[1] * s->subs[2] * s->plane, s->subs[2] * s->plane, s->plane};
+    ptrdiff_t tap[3], part[3];
     for (int a = 2; a >= 0; a--) {
-        const fc_axis *axis = &sweep->axis[a];
-        ptrdiff_t tap = k % axis->taps;
-        k /= axis->taps;
-        sub[a] = tap % s->period[a];
-        shift[a] = (tap * axis->tap_step - sub_base(axis, s->phased[a], sub[a])) / axis->step;
+        tap[a] = k % ax[a].taps;
+        k /= ax[a].taps;
     }
-    return (k - channel) * s->pitch + ((sub[0] * s->subs[1] + sub[1]) * s->subs[2] + sub[2]) * s->plane +
-           (shift[0] * s->length[1] + shift[1]) * s->length[2] + shift[2];
+    int from = 0; /* the outermost axis whose tap has changed */
+    for (ptrdiff_t i = 0; i < count; i++) {
+        for (int a = from; a < 3; a++) {
+            ptrdiff_t sub = tap[a] % s->period[a];
+            part[a] = sub * sub_step[a] + (tap[a] * ax[a].tap_step - sub_base(&ax[a], s->phased[a], sub)) / ax[a].step * step[a];
+        }
+        offsets[i] = (k - channel) * s->pitch + part[0] + part[1] + part[2];
+        from = 2;
+        while (from >= 0 && ++tap[from] == ax[from].taps)
+            tap[from--] = 0;
+        if (from < 0) {
+            from = 0;
+            k++;
+        }
+    }
 }
 
 ptrdiff_t fc_stage_positions(const fc_stage *s)
@@ -82,21 +95,24 @@ ptrdiff_t fc_stage_positions(const fc_stage *s)
     return (((n[0] - 1) * length[0] + n[1] - 1) * length[1] + n[2] - 1) * length[2] + n[3];
 }
 
-/* Copies `length` elements that start at coordinate `first` and lie `step` apart in a row of `size`; zeros outside it. */
-static void fill_row(const fc_kernels *kernels, size_t element, const char *row, ptrdiff_t first, ptrdiff_t step, ptrdiff_t size, char *to,
+/* Copies `length` elements that start at coordinate `first` and lie `step` apart in a row of `size`; zeros outside it. Rows are often
+ * too short for calls of memset and memcpy. */
+static void fill_row(const fc_kernels *kernels, ptrdiff_t element, const char *row, ptrdiff_t first, ptrdiff_t step, ptrdiff_t size, char *to,
                      ptrdiff_t length)
 {
-    ptrdiff_t left = first >= 0 ? 0 : fc_min(fc_ceil_div(-first, step), length);
-    ptrdiff_t right = first >= size ? left : fc_max(left, fc_min(length, fc_ceil_div(size - first, step)));
-    memset(to, 0, (size_t)left * element);
+    ptrdiff_t left = first >= 0 ? 0 : fc_min(step == 1 ? -first : fc_ceil_div(-first, step), length);
+    ptrdiff_t right = first >= size ? left : fc_max(left, fc_min(length, step == 1 ? size - first : fc_ceil_div(size - first, step)));
+    if (left)
+        kernels->zero(to, left);
     if (right > left) {
-        const char *from = row + (first + left * step) * (ptrdiff_t)element;
+        const char *from = row + (first + left * step) * element;
         if (step == 1)
-            memcpy(to + left * (ptrdiff_t)element, from, (size_t)(right - left) * element);
+            kernels->copy(from, to + left * element, right - left);
         else
-            kernels->gather(from, step, to + left * (ptrdiff_t)element, right - left);
+            kernels->gather(from, step, to + left * element, right - left);
     }
-    memset(to + right * (ptrdiff_t)element, 0, (size_t)(length - right) * element);
+    if (length > right)
+        kernels->zero(to + right * element, length - right);
 }
 
 void fc_stage_fill(const fc_conv_plan *plan, const fc_sweep *sweep, const fc_stage *s, ptrdiff_t group, ptrdiff_t first_channel,
@@ -138,7 +154,7 @@ void fc_stage_fill(const fc_conv_plan *plan, const fc_sweep *sweep, const fc_sta
                                 if (ih < 0 || ih >= ax[1].input)
                                     memset(to, 0, (size_t)(length[2] * element));
                                 else
-                                    fill_row(plan->kernels, (size_t)element, image + (id * ax[1].input + ih) * ax[2].input * element, start[2],
+                                    fill_row(plan->kernels, element, image + (id * ax[1].input + ih) * ax[2].input * element, start[2],
                                              ax[2].step, ax[2].input, to, length[2]);
                             }
                         }

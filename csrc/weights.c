@@ -139,9 +139,10 @@ static void sum_first(const weights *p, const block *b, ptrdiff_t chunk0, ptrdif
             ptrdiff_t last = fc_min(first + h->stage_rows, b->rows), c0 = (b->row + first) / taps;
             fc_stage_fill(p->plan, s, &stage, b->group, c0, (b->row + last - 1) / taps + 1, p->x, staged);
             for (ptrdiff_t i = first; i < last; i += h->panel_rows) {
-                ptrdiff_t rows = fc_min(h->panel_rows, last - i);
+                ptrdiff_t rows = fc_min(h->panel_rows, last - i), offsets[FC_MAX_ROWS];
+                fc_stage_offsets(s, &stage, b->row + i, rows, c0, offsets);
                 for (ptrdiff_t r = 0; r < rows; r++)
-                    kernels->copy_runs(in, in_runs, staged + fc_stage_offset(s, &stage, b->row + i + r, c0) * element, a + r * FC_LDA * element);
+                    kernels->copy_runs(in, in_runs, staged + offsets[r] * element, a + r * FC_LDA * element);
                 for (ptrdiff_t j = 0; j < b->columns; j += h->width) {
                     fc_tile t = {.a = a, .b = packed + j * FC_DEPTH * element, .depth = places, .c = sums + (i * h->block_columns + j) * element,
                                  .ldc = h->block_columns, .accumulate = chunk > chunk0};
