@@ -1,0 +1,139 @@
+"""How fast fastconv is beside what else a user could pick, and beside what the machine can do.
+
+    python bench                          the whole list, every pass, 1 thread and all: table, bench.json, bench.png
+    python bench --rows 'vgg:*' --passes forward --threads 1
+    python bench product --dtype float64  the matrix product alone
+    python bench --isa avx2               every side limited to AVX2
+
+Each side (fastconv; PyTorch with its plain tensors, and with channels_last ones; NumPy for products) is a process of its own, and they take
+turns: fastconv, PyTorch, PyTorch channels_last, the machine's peak, fastconv, ... Only one computes at a time: the next one is
+asked when the last one's threads sleep (that is checked, because idle OpenMP threads spin for some milliseconds). All sides get
+the same numbers, run with the threading policy that they have by default (OMP_*, KMP_*, GOMP_* and such are removed from the environment:
+with OMP_WAIT_POLICY=PASSIVE PyTorch's small layers take half as long again, which would flatter fastconv), and return fresh arrays.
+Minima are compared. The results are compared, too: a cell whose results differ is marked "!", and the exit status is then 1.
+
+ratio   time of the fastest peer / time of fastconv: above 1 fastconv is faster.
+% peak  fastconv's operations a second over the machine's multiply-add peak, measured by peak.c in the same rounds. Operations are those of
+        the textbook's loops, so an algorithm with fewer multiplications may pass 100. For pooling: bytes, and the speed of a copy.
+
+Quote nothing from a machine that does other work at the same time. PyTorch is optional: without it, % peak remains.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import fnmatch
+import sys
+from collections.abc import Iterable, Iterator
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import machine
+import report
+from families import FAMILIES, problems
+from harness import LIMITS, Cell, Harness, Options, SideError
+
+
+def parser() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(
+        prog="python bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = made.add_argument
+    defaults = Options()
+    add("families", nargs="*", metavar="FAMILY", help=f"{', '.join(FAMILIES)} (default: conv2d product)")
+    add("--rows", default="*", metavar="PATTERN", help="names of problems, as in a shell: 'vgg:*'; several with commas")
+    add("--list", metavar="FILE", help="list of problems: a path, or a name in tests/shapes (default: the family's)")
+    add("--passes", default="", metavar="PASS,...", help="forward, input, weight (default: all)")
+    add("--threads", default="", metavar="N,...", help="default: 1 and all cores")
+    add("--rounds", type=int, default=defaults.rounds, help="least number of rounds (default: %(default)s)")
+    add("--seconds", type=float, default=defaults.seconds, help="length of a sample (default: %(default)s)")
+    add("--isa", default="", choices=sorted(LIMITS), help="limit every side to an instruction set")
+    add("--algorithm", default=defaults.algorithm, help="fastconv's algorithm (default: %(default)s)")
+    add("--layout", default=defaults.layout, choices=["NCHW", "NHWC"], help="fastconv's layout (default: %(default)s)")
+    add("--dtype", default=defaults.dtype, choices=["float32", "float64"], help="default: %(default)s")
+    add("--no-peers", action="store_true", help="fastconv alone")
+    add("--times", action="store_true", help="show fastconv's milliseconds in the table, too")
+    add("--json", type=Path, default=Path("bench.json"), metavar="FILE", help="default: %(default)s")
+    add("--plot", type=Path, default=Path("bench.png"), metavar="FILE", help="default: %(default)s (needs Matplotlib)")
+    return made
+
+
+def listed(text: str, choices: Iterable[str], option: str) -> list[str]:
+    """Words of a comma list, each one of ``choices``."""
+    words = text.split(",")
+    for word in words:
+        if word not in choices:
+            raise SystemExit(f"{option}: {word!r} is none of {', '.join(choices)}")
+    return words
+
+
+def cells_to_measure(args: argparse.Namespace) -> Iterator[tuple[str, Any, str, int]]:
+    try:
+        counts = [int(word) for word in args.threads.split(",")] if args.threads else []
+    except ValueError:
+        raise SystemExit(f"--threads: {args.threads!r} is not a list of whole numbers") from None
+    if any(count < 1 for count in counts):
+        raise SystemExit(f"--threads: {args.threads!r}, expected 1 or more")
+    counts = counts or sorted({1, machine.available_cores()})
+    for name in args.families:
+        family = FAMILIES[name]
+        passes = listed(args.passes, family.passes, "--passes") if args.passes else list(family.passes)
+        patterns = args.rows.split(",")
+        for problem in problems.load(args.list or family.shapes, family.problem):
+            if any(fnmatch.fnmatchcase(problem.name, pattern) for pattern in patterns):
+                yield from ((name, problem, pass_, count) for pass_ in passes for count in counts)
+
+
+def with_progress(items: list[Any]) -> Iterable[Any]:
+    try:
+        from tqdm import tqdm
+    except ImportError:
+        return items
+    return tqdm(items, unit="cell", disable=None, leave=False)
+
+
+def main() -> int:
+    args = parser().parse_args()
+    args.families = listed(",".join(args.families or ["conv2d", "product"]), FAMILIES, "FAMILY")
+    wanted = list(cells_to_measure(args))
+    if not wanted:
+        raise SystemExit(f"--rows: no problem is called {args.rows!r}")
+    options = Options(**{field.name: getattr(args, field.name) for field in dataclasses.fields(Options)})
+    peers = [] if args.no_peers else sorted({peer for name in args.families for peer in FAMILIES[name].peers})
+    started = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    try:
+        harness = Harness(peers, options)
+    except SideError as error:
+        raise SystemExit(f"fastconv: {error}") from None
+    with harness:
+        cells: list[Cell] = [harness.cell(*one) for one in with_progress(wanted)]
+        facts = {
+            "started": started,
+            "machine": machine.describe(),
+            "isa": harness.isa,
+            "versions": harness.versions,
+            "missing": harness.missing,
+            "options": dataclasses.asdict(options),
+            "machine_speed": harness.speeds,
+        }
+    print(report.head(facts))
+    for name in args.families:
+        mine = [cell for cell in cells if cell.family == name]
+        if mine:
+            print(f"\n{name}\n{report.table(name, mine, args.times)}")
+    report.write_json(args.json, facts, cells)
+    written = [args.json]
+    try:
+        name = args.families[0]
+        report.plot(args.plot, name, facts, [cell for cell in cells if cell.family == name])
+        written.append(args.plot)
+    except (ImportError, ValueError) as error:
+        print(f"no plot: {error}", file=sys.stderr)
+    print(f"\nwritten: {', '.join(map(str, written))}")
+    return int(any(cell.wrong for cell in cells))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

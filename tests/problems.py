@@ -1,0 +1,102 @@
+"""Problem lists, read by the tests and by the bench: ``tests/shapes/*.txt``.
+
+A line is a name and whole numbers, in the order of the fields of the list's class below; trailing numbers may be left out
+where the field has a default. ``#`` begins a comment.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import TypeVar
+
+SHAPES = Path(__file__).parent / "shapes"
+
+
+@dataclasses.dataclass(frozen=True)
+class Conv:
+    """A convolution with square planes and kernels."""
+
+    name: str
+    batch: int
+    channels: int
+    size: int
+    filters: int
+    kernel: int
+    stride: int
+    padding: int
+    groups: int = 1
+
+    @property
+    def output(self) -> int:
+        return (self.size + 2 * self.padding - self.kernel) // self.stride + 1
+
+    @property
+    def x_shape(self) -> tuple[int, int, int, int]:
+        return self.batch, self.channels, self.size, self.size
+
+    @property
+    def weight_shape(self) -> tuple[int, int, int, int]:
+        return self.filters, self.channels // self.groups, self.kernel, self.kernel
+
+    @property
+    def y_shape(self) -> tuple[int, int, int, int]:
+        return self.batch, self.filters, self.output, self.output
+
+
+@dataclasses.dataclass(frozen=True)
+class Product:
+    """``x (rows, depth)`` times ``weight (columns, depth)`` transposed."""
+
+    name: str
+    rows: int
+    columns: int
+    depth: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Pool:
+    """Pooling with square planes and windows."""
+
+    name: str
+    batch: int
+    channels: int
+    size: int
+    kernel: int
+    stride: int
+    padding: int
+
+    @property
+    def output(self) -> int:
+        return (self.size + 2 * self.padding - self.kernel) // self.stride + 1
+
+
+Kind = TypeVar("Kind", Conv, Product, Pool)
+
+
+def load(source: str | Path, kind: type[Kind]) -> list[Kind]:
+    """Read a list: a path, or the name of one of ``tests/shapes``."""
+    path = Path(source)
+    if not path.suffix:
+        path = SHAPES / f"{source}.txt"
+    fields = dataclasses.fields(kind)
+    least = sum(field.default is dataclasses.MISSING for field in fields)
+    problems: list[Kind] = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        words = line.partition("#")[0].split()
+        if not words:
+            continue
+        where = f"{path.name}, line {number}"
+        if not least <= len(words) <= len(fields):
+            names = " ".join(field.name for field in fields)
+            raise ValueError(f"{where}: {len(words)} words, expected {least} to {len(fields)}: {names}")
+        try:
+            numbers = [int(word) for word in words[1:]]
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}") from None
+        problems.append(kind(words[0], *numbers))
+    names = [problem.name for problem in problems]
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"{path.name}: {name} stands there twice")
+    return problems
