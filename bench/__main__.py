@@ -1,6 +1,6 @@
 """How fast fastconv is beside what else a user could pick, and beside what the machine can do.
 
-    python bench                          the whole list, every pass, 1 thread and all: table, bench.json, bench.png
+    python bench                          the whole list, every pass, 1 thread and all: table, runs/bench.json, runs/bench.png
     python bench --rows 'vgg:*' --passes forward --threads 1
     python bench product --dtype float64  the matrix product alone
     python bench --isa avx2               every side limited to AVX2
@@ -55,8 +55,8 @@ def parser() -> argparse.ArgumentParser:
     add("--dtype", default=defaults.dtype, choices=["float32", "float64"], help="default: %(default)s")
     add("--no-peers", action="store_true", help="fastconv alone")
     add("--times", action="store_true", help="show fastconv's milliseconds in the table, too")
-    add("--json", type=Path, default=Path("bench.json"), metavar="FILE", help="default: %(default)s")
-    add("--plot", type=Path, default=Path("bench.png"), metavar="FILE", help="default: %(default)s (needs Matplotlib)")
+    add("--json", type=Path, default=Path("runs/bench.json"), metavar="FILE", help="default: %(default)s")
+    add("--plot", type=Path, default=Path("runs/bench.png"), metavar="FILE", help="default: %(default)s (needs Matplotlib)")
     return made
 
 
@@ -123,6 +123,8 @@ def main() -> int:
         mine = [cell for cell in cells if cell.family == name]
         if mine:
             print(f"\n{name}\n{report.table(name, mine, args.times)}")
+    for path in (args.json, args.plot):
+        path.parent.mkdir(parents=True, exist_ok=True)
     report.write_json(args.json, facts, cells)
     written = [args.json]
     try:

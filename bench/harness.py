@@ -257,9 +257,14 @@ class Harness:
                 errors[side] = str(error)
         samples: dict[str, list[float]] = {side: [] for side in turns}
         rounds = 0
-        while rounds < options.rounds or (rounds < MOST * options.rounds and not _settled(samples)):
-            for side in turns:
-                samples[side].append(self.workers[side].sample(options.seconds))
+        while turns and (rounds < options.rounds or (rounds < MOST * options.rounds and not _settled(samples))):
+            for side in list(turns):
+                try:
+                    samples[side].append(self.workers[side].sample(options.seconds))
+                except SideError as error:
+                    errors[side] = str(error)
+                    turns.remove(side)
+                    del samples[side]
             turns = turns[1:] + turns[:1]
             rounds += 1
         speeds = samples.pop("machine", None)

@@ -226,10 +226,10 @@ def plot(path: Path, family_name: str, facts: dict[str, Any], cells: list[Cell])
     axes[0][0].set_yticks(range(len(rows)), rows, color=_INK)
     axes[0][0].set_ylim(len(rows) - 0.4, -0.6)
     named = [SIDES[side] for side in family.peers if any(side in cell.seconds for cell in cells)]
-    what = f"faster than the better of {' and '.join(named)}" if peers else "share of the machine's peak"
+    what = f"time of the faster of {' and '.join(named)}, over fastconv's" if peers else "share of the machine's peak"
     options = facts["options"]
     figure.suptitle(
-        f"fastconv {family_name}, {options['dtype']}: times {what}" if peers else f"fastconv {family_name}: {what}",
+        f"{family_name}, {options['dtype']}: {what}",
         x=0.01,
         ha="left",
         fontsize=12,
@@ -237,7 +237,7 @@ def plot(path: Path, family_name: str, facts: dict[str, Any], cells: list[Cell])
     )
     figure.supxlabel(
         f"{facts['machine']['cpu']}, {facts['isa']}"
-        + "".join(f", {name} {facts['versions'][name]}" for name in ("torch",) if name in facts["versions"]),
+        + "".join(f", {name} {facts['versions'][name]}" for name in ("torch", "fastconv") if name in facts["versions"]),
         x=0.01,
         ha="left",
         fontsize=8,

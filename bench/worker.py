@@ -84,7 +84,7 @@ class Side:
     def sample(self, seconds: float) -> float:
         """Seconds of a call: the least of the blocks that fit. The same time goes by untimed first: another
         process had the caches and the clock's frequency."""
-        call, calls = self.call, range(self.calls)
+        call, calls = self.call, self.calls
         best = float("inf")
         warm = time.perf_counter() + seconds / 2
         call()
