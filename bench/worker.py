@@ -54,7 +54,7 @@ class Side:
             self.module.set_grad_enabled(False)
             self.isa = self.module.backends.cpu.get_cpu_capability()
         elif self.name == "fastconv":
-            self.isa = importlib.import_module("fastconv._native").isa()
+            self.isa = importlib.import_module("fastconv._native").isa_current()
 
     def prepare(self, task: dict[str, Any]) -> None:
         family = FAMILIES[task["family"]]
