@@ -190,7 +190,7 @@ def test_gradients_against_finite_differences(case: Case, layout: str) -> None:
     random = np.random.default_rng(5)
     for index, gradient in enumerate(gradients):
         direction = random.standard_normal(gradient.shape)
-        step = [[a + sign * direction * (i == index) for i, a in enumerate(arguments)] for sign in (1, -1)]
+        step = [[a + sign * direction if i == index else a for i, a in enumerate(arguments)] for sign in (1, -1)]
         numeric = (loss(*step[0]) - loss(*step[1])) / 2
         analytic = float(np.vdot(gradient, direction))
         scale = float(np.linalg.norm(gradient) * np.linalg.norm(direction)) + abs(loss(*step[0])) + abs(loss(*step[1]))
@@ -254,10 +254,11 @@ def test_padding_by_name(name: str, stride: int, dilation: int) -> None:
             pairs = reference.padding_named(name, plane, taps, steps, gaps)
             x = random.integers(-3, 4, (1, 2, *plane)).astype(np.float32)
             weight = random.integers(-3, 4, (3, 2, *taps)).astype(np.float32)
-            expected = reference.Conv(steps, pairs, gaps).forward(x, weight)
+            oracle = reference.Conv(steps, pairs, gaps)
             if name == "same":
-                assert expected.shape[2:] == tuple(-(-n // stride) for n in plane)
-            if expected.size:
+                assert oracle.output_size(plane, taps) == tuple(-(-n // stride) for n in plane)
+            if min(oracle.output_size(plane, taps)) > 0:
+                expected = oracle.forward(x, weight)
                 y = fc.conv2d(x, weight, stride=stride, padding=name, dilation=dilation)
                 np.testing.assert_array_equal(y, expected)
                 dy = random.integers(-3, 4, y.shape).astype(np.float32)
