@@ -1,20 +1,24 @@
 """How fast fastconv is beside what else a user could pick, and beside what the machine can do.
 
-    python bench                          the whole list, every pass, 1 thread and all: table, runs/bench.json, runs/bench.png
+    python bench                          the whole list, every pass, on 1 thread and on all
     python bench --rows 'vgg:*' --passes forward --threads 1
     python bench product --dtype float64  the matrix product alone
     python bench --isa avx2               every side limited to AVX2
 
-Each side (fastconv; PyTorch with its plain tensors, and with channels_last ones; NumPy for products) is a process of its own, and they take
-turns: fastconv, PyTorch, PyTorch channels_last, the machine's peak, fastconv, ... Only one computes at a time: the next one is
-asked when the last one's threads sleep (that is checked, because idle OpenMP threads spin for some milliseconds). All sides get
-the same numbers, run with the threading policy that they have by default (OMP_*, KMP_*, GOMP_* and such are removed from the environment:
-with OMP_WAIT_POLICY=PASSIVE PyTorch's small layers take half as long again, which would flatter fastconv), and return fresh arrays.
-Minima are compared. The results are compared, too: a cell whose results differ is marked "!", and the exit status is then 1.
+It prints a table and writes runs/bench.json and runs/bench.png.
+
+Each side (fastconv; PyTorch with its plain tensors, and with channels_last ones; NumPy for products) is a process
+of its own, and they take turns: fastconv, PyTorch, PyTorch channels_last, the machine's peak, fastconv, ... Only
+one computes at a time: the next one is asked when the last one's threads sleep (that is checked, because idle
+OpenMP threads spin for some milliseconds). All sides get the same numbers, return fresh arrays, and run with the
+threading policy that they have by default: OMP_*, KMP_*, GOMP_* and such are removed from the environment. (With
+OMP_WAIT_POLICY=PASSIVE, PyTorch's small layers take half as long again, which would flatter fastconv.) Minima are
+compared. The results are compared, too: a cell whose results differ is marked "!", and the exit status is then 1.
 
 ratio   time of the fastest peer / time of fastconv: above 1 fastconv is faster.
-% peak  fastconv's operations a second over the machine's multiply-add peak, measured by peak.c in the same rounds. Operations are those of
-        the textbook's loops, so an algorithm with fewer multiplications may pass 100. For pooling: bytes, and the speed of a copy.
+% peak  fastconv's operations a second over the machine's multiply-add peak, measured by peak.c in the same rounds.
+        Operations are those of the textbook's loops, so an algorithm with fewer multiplications may pass 100.
+        For pooling: bytes, and the speed of a copy.
 
 Quote nothing from a machine that does other work at the same time. PyTorch is optional: without it, % peak remains.
 """
@@ -32,7 +36,7 @@ from typing import Any
 
 import machine
 import report
-from families import FAMILIES, problems
+from families import FAMILIES, problems_of
 from harness import LIMITS, Cell, Harness, Options, SideError
 
 
@@ -44,7 +48,12 @@ def parser() -> argparse.ArgumentParser:
     defaults = Options()
     add("families", nargs="*", metavar="FAMILY", help=f"{', '.join(FAMILIES)} (default: conv2d product)")
     add("--rows", default="*", metavar="PATTERN", help="names of problems, as in a shell: 'vgg:*'; several with commas")
-    add("--list", metavar="FILE", help="list of problems: a path, or a name in tests/shapes (default: the family's)")
+    add(
+        "--list",
+        default="",
+        metavar="FILE",
+        help="list of problems: a path, or a name in tests/shapes (default: the family's)",
+    )
     add("--passes", default="", metavar="PASS,...", help="forward, input, weight (default: all)")
     add("--threads", default="", metavar="N,...", help="default: 1 and all cores")
     add("--rounds", type=int, default=defaults.rounds, help="least number of rounds (default: %(default)s)")
@@ -56,7 +65,13 @@ def parser() -> argparse.ArgumentParser:
     add("--no-peers", action="store_true", help="fastconv alone")
     add("--times", action="store_true", help="show fastconv's milliseconds in the table, too")
     add("--json", type=Path, default=Path("runs/bench.json"), metavar="FILE", help="default: %(default)s")
-    add("--plot", type=Path, default=Path("runs/bench.png"), metavar="FILE", help="default: %(default)s (needs Matplotlib)")
+    add(
+        "--plot",
+        type=Path,
+        default=Path("runs/bench.png"),
+        metavar="FILE",
+        help="default: %(default)s (needs Matplotlib)",
+    )
     return made
 
 
@@ -81,7 +96,7 @@ def cells_to_measure(args: argparse.Namespace) -> Iterator[tuple[str, Any, str, 
         family = FAMILIES[name]
         passes = listed(args.passes, family.passes, "--passes") if args.passes else list(family.passes)
         patterns = args.rows.split(",")
-        for problem in problems.load(args.list or family.shapes, family.problem):
+        for problem in problems_of(name, args.list):
             if any(fnmatch.fnmatchcase(problem.name, pattern) for pattern in patterns):
                 yield from ((name, problem, pass_, count) for pass_ in passes for count in counts)
 
@@ -91,7 +106,8 @@ def with_progress(items: list[Any]) -> Iterable[Any]:
         from tqdm import tqdm
     except ImportError:
         return items
-    return tqdm(items, unit="cell", disable=None, leave=False)
+    bar: Iterable[Any] = tqdm(items, unit="cell", disable=None, leave=False)
+    return bar
 
 
 def main() -> int:
@@ -117,6 +133,7 @@ def main() -> int:
             "missing": harness.missing,
             "options": dataclasses.asdict(options),
             "machine_speed": harness.speeds,
+            "disturbance": harness.disturbance,
         }
     print(report.head(facts))
     for name in args.families:

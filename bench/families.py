@@ -1,12 +1,14 @@
 """What is measured: one class for each operator family, and the list of them at the end.
 
 A family says which list of problems it reads, how much work one of them is, what data it takes, and how each side
-(fastconv, PyTorch, NumPy) is asked for the result. Everything else (processes, timing, tables, plots) is shared. A side's function
-returns a call without arguments; setting up is not timed, and the call's return value is what the sides are compared by.
+(fastconv, PyTorch, NumPy) is asked for the result. Everything else (processes, timing, tables, plots) is shared. A
+side's function returns a call without arguments; setting up is not timed, and the call's return value is what the sides
+are compared by.
 """
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +18,7 @@ import numpy as np
 
 sys.path.append(str(Path(__file__).resolve().parent.parent / "tests"))
 
-import problems  # noqa: E402
+import problems
 
 Data = dict[str, np.ndarray]
 Call = Callable[[], Any]
@@ -43,10 +45,10 @@ class Conv2d:
     bound = "multiply-adds"
     # Relative L2 difference that two right sides may show: Winograd's promise is 1e-5.
     tolerance: ClassVar = {"float32": 2e-5, "float64": 1e-13}
-    groups: ClassVar = {
-        "3x3 stride 1, 64 channels and more": lambda p: p.kernel == 3
-        and p.stride == 1
-        and min(p.channels, p.filters) // p.groups >= 64,
+    groups: ClassVar[dict[str, Any]] = {
+        "3x3 stride 1, 64 channels and more": lambda p: (
+            p.kernel == 3 and p.stride == 1 and min(p.channels, p.filters) // p.groups >= 64
+        ),
         "5x5 stride 1": lambda p: p.kernel == 5 and p.stride == 1,
         "1x1": lambda p: p.kernel == 1,
         "depthwise": lambda p: p.groups == p.channels > 1,
@@ -55,7 +57,7 @@ class Conv2d:
     @staticmethod
     def work(p: problems.Conv, pass_: str) -> float:
         """Floating-point operations of the textbook's loops (taps that fall on padding are counted)."""
-        return 2.0 * np.prod(p.y_shape) * np.prod(p.weight_shape[1:])
+        return 2.0 * math.prod(p.y_shape) * math.prod(p.weight_shape[1:])
 
     @staticmethod
     def data(p: problems.Conv, pass_: str, dtype: str) -> Data:
@@ -100,7 +102,7 @@ class Product:
     peers = ("numpy", "torch-nchw")
     bound = "multiply-adds"
     tolerance: ClassVar = {"float32": 2e-6, "float64": 1e-14}
-    groups: ClassVar = {}
+    groups: ClassVar[dict[str, Any]] = {}
 
     @staticmethod
     def work(p: problems.Product, pass_: str) -> float:
@@ -133,11 +135,11 @@ class MaxPool2d:
     peers = ("torch-nchw", "torch-nhwc")
     bound = "bytes"
     tolerance: ClassVar = {"float32": 1e-6, "float64": 1e-15}
-    groups: ClassVar = {}
+    groups: ClassVar[dict[str, Any]] = {}
 
     @staticmethod
     def work(p: problems.Pool, pass_: str) -> float:
-        """Bytes for one element a byte wide: x or dx and y or dy once each, and int32 switches as fastconv keeps them."""
+        """Elements moved: x or dx and y or dy once each, and the switches, which fastconv keeps as int32."""
         return p.batch * p.channels * (p.size**2 + 2 * p.output**2)
 
     @staticmethod
@@ -152,9 +154,7 @@ class MaxPool2d:
             x, dy = (np.ascontiguousarray(a.transpose(0, 2, 3, 1)) for a in (x, dy))
 
         def forward() -> Any:
-            return fc.max_pool2d(
-                x, p.kernel, stride=p.stride, padding=p.padding, return_switches=True, layout=layout
-            )
+            return fc.max_pool2d(x, p.kernel, stride=p.stride, padding=p.padding, return_switches=True, layout=layout)
 
         if pass_ == "forward":
             return forward
@@ -174,3 +174,9 @@ class MaxPool2d:
 
 
 FAMILIES: dict[str, Any] = {"conv2d": Conv2d, "product": Product, "max_pool2d": MaxPool2d}
+
+
+def problems_of(name: str, source: str = "") -> list[Any]:
+    """The problems of a family: its own list, or another by name or path."""
+    family = FAMILIES[name]
+    return list(problems.load(source or family.shapes, family.problem))

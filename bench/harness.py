@@ -9,9 +9,11 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
+import machine
 import numpy as np
 from families import FAMILIES
 
@@ -59,7 +61,7 @@ class Worker:
             raise
         self.versions: dict[str, str] = hello["versions"]
         self.isa: str = hello["isa"]
-        self.longest_rest = 0.0
+        self.cpu: float = hello["cpu"]  # seconds of processor time that it has used
 
     def _answer(self) -> dict[str, Any]:
         assert self.process.stdout is not None
@@ -75,7 +77,7 @@ class Worker:
         assert self.process.stdin is not None
         self.process.stdin.write(json.dumps(request) + "\n")
         answer = self._answer()
-        self.longest_rest = max(self.longest_rest, answer["rest"])
+        self.cpu = answer["cpu"]
         return answer["value"]
 
     def prepare(self, task: dict[str, Any]) -> None:
@@ -90,7 +92,8 @@ class Worker:
             return [np.load(Path(folder) / f"{index}.npy") for index in range(count)]
 
     def close(self) -> None:
-        assert self.process.stdin is not None and self.process.stdout is not None
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
         self.process.stdin.close()
         self.process.stdout.close()
         self.process.wait()
@@ -180,8 +183,9 @@ class Harness:
 
     A cell is measured in rounds. In a round each side is asked once for a sample: it computes for half the sample's
     time untimed (its caches were the others'), then in blocks of calls of 2 ms or one call, and gives the time of the
-    best block. The next side is asked when the last one's threads sleep. Sides take turns in beginning a round. What counts is the
-    minimum over rounds; rounds go on, up to four times as many as asked for, until each side's two best agree within 1 %.
+    best block. The next side is asked when the last one's threads sleep. Sides take turns in beginning a round. What
+    counts is the minimum over rounds; rounds go on, up to four times as many as asked for, until each side's two best
+    agree within 1 %.
     """
 
     def __init__(self, peers: list[str], options: Options) -> None:
@@ -195,6 +199,7 @@ class Harness:
             except SideError as error:
                 self.missing[side] = str(error)
         self.speeds: dict[str, float] = {}  # the machine's best over the run, by "bound, threads"
+        self._before = time.perf_counter(), self._foreign_time()
 
     def __enter__(self) -> Harness:
         return self
@@ -202,6 +207,20 @@ class Harness:
     def __exit__(self, *_: object) -> None:
         for worker in self.workers.values():
             worker.close()
+
+    def _foreign_time(self) -> float | None:
+        """Seconds of processor time that others have used, whenever it was."""
+        busy = machine.busy_time()
+        return None if busy is None else busy - time.process_time() - sum(w.cpu for w in self.workers.values())
+
+    @property
+    def disturbance(self) -> float | None:
+        """Processors that others kept busy while this one measured, in the mean; None where the system does not say."""
+        start, before = self._before
+        now = self._foreign_time()
+        if now is None or before is None:
+            return None
+        return max(0.0, (now - before) / (time.perf_counter() - start))
 
     @property
     def versions(self) -> dict[str, str]:
@@ -234,7 +253,7 @@ class Harness:
     def cell(self, family_name: str, problem: Any, pass_: str, threads: int) -> Cell:
         """Measure one problem, pass and number of threads on every side that can."""
         family, options = FAMILIES[family_name], self.options
-        task = {
+        task: dict[str, Any] = {
             "family": family_name,
             "problem": dataclasses.asdict(problem),
             "pass": pass_,
@@ -249,9 +268,7 @@ class Harness:
             if side not in self.workers:
                 continue
             try:
-                self.workers[side].prepare(
-                    self._machine_task(family.bound, threads) if side == "machine" else task
-                )
+                self.workers[side].prepare(self._machine_task(family.bound, threads) if side == "machine" else task)
                 turns.append(side)
             except SideError as error:
                 errors[side] = str(error)

@@ -37,6 +37,16 @@ def cpu_model() -> str:
     return f"{facts['model name']} ({', '.join(numbers)})"
 
 
+def busy_time() -> float | None:
+    """Seconds for which all processors together have been busy since the system began; None where it does not say."""
+    try:
+        fields = Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]
+    except OSError:
+        return None
+    user, nice, system, _idle, _wait, *interrupts_and_stolen = map(int, fields)
+    return (user + nice + system + sum(interrupts_and_stolen)) / os.sysconf("SC_CLK_TCK")
+
+
 def caches() -> dict[str, str]:
     """Size of each cache that the first core sees."""
     found = {}

@@ -47,7 +47,7 @@ def library(real: str, width: int, flags: tuple[str, ...]) -> ctypes.CDLL:
 
 
 def on_threads(threads: int, work: Callable[[int], None]) -> float:
-    """Seconds until the slowest of ``threads`` has run ``work(index)``, from a common start. ctypes releases the GIL."""
+    """Seconds until the slowest of ``threads`` has run ``work(index)``, from a common start; ctypes frees the GIL."""
     if threads == 1:
         start = time.perf_counter()
         work(0)

@@ -11,6 +11,7 @@ from typing import Any
 from families import FAMILIES
 from harness import Cell
 
+DISTURBED = 0.05  # processors
 UNIT = {"multiply-adds": "GFLOP/s", "bytes": "GB/s"}
 SIDES = {"torch-nchw": "PyTorch NCHW", "torch-nhwc": "PyTorch channels_last", "numpy": "NumPy"}
 
@@ -39,6 +40,8 @@ def head(facts: dict[str, Any]) -> str:
         bound, threads = key.split(", ")
         name = {"multiply-adds": "multiply-add peak", "bytes": "copy, read and written"}[bound]
         lines.append(f"{name}, {_threads(int(threads))}: {speed / 1e9:.1f} {UNIT[bound]}")
+    if (facts["disturbance"] or 0) > DISTURBED:
+        lines.append(f"DISTURBED: other processes kept {facts['disturbance']:.2f} processors busy. Do not quote this.")
     lines += [f"{side}: not measured ({reason})" for side, reason in facts["missing"].items()]
     return "\n".join(lines)
 
@@ -118,7 +121,7 @@ def table(family_name: str, cells: list[Cell], times: bool = False) -> str:
         for title, belongs in family.groups.items():
             names = [name for name in rows if belongs(problems[name])]
             if names and len(names) < len(rows):
-                out.append(f"{title} ({len(names)} rows)")
+                out.append(f"{title} ({len(names)} row{'s' * (len(names) > 1)})")
                 out.append(over("  geometric mean", names, geometric_mean))
                 out.append(over("  lowest", names, lambda values: min(values, default=None)))
     notes = []
@@ -157,11 +160,11 @@ def plot(path: Path, family_name: str, facts: dict[str, Any], cells: list[Cell])
     counts = sorted({cell.threads for cell in cells})
     rows = list(dict.fromkeys(cell.row for cell in cells))
     shades = {count: _SHADES[-len(counts) :][index] for index, count in enumerate(counts[:3])}
-    values = {
-        (cell.row, cell.pass_, cell.threads): cell.ratio if peers else cell.share
-        for cell in cells
-        if (cell.ratio if peers else cell.share) is not None
-    }
+    values: dict[tuple[str, str, int], float] = {}
+    for cell in cells:
+        value = cell.ratio if peers else cell.share
+        if value is not None:
+            values[cell.row, cell.pass_, cell.threads] = value
     if not values:
         raise ValueError("nothing to plot: neither a peer nor the machine's peak was measured")
     low, high = min([1.0, *values.values()]) / 1.12, max([1.0, *values.values()]) * 1.12
@@ -201,7 +204,7 @@ def plot(path: Path, family_name: str, facts: dict[str, Any], cells: list[Cell])
                 zorder=3,
                 label=_threads(count),
             )
-            mean = geometric_mean(value for value, _ in points)
+            mean = geometric_mean(value for value, _ in points) or 0.0
             means.append(f"{mean:.2f}" if peers else f"{mean:.0%}")
         axis.set_title(
             f"{family.passes[pass_]}\n", fontsize=10, color=_INK, loc="left", fontweight="bold", linespacing=1.4

@@ -1,8 +1,8 @@
 """The sides of the comparison as pytest-benchmark suites: ``pytest bench``, with that plug-in's options.
 
-One group for each problem, pass and number of threads; its members are fastconv and the peers. ``-k 'vgg and forward'`` picks,
-``--benchmark-autosave`` and ``--benchmark-compare`` follow fastconv over time. ``python bench`` alternates the sides and
-checks their results against each other, which this cannot: quote that one.
+One group for each problem, pass and number of threads; its members are fastconv and the peers. ``-k 'vgg and forward'``
+picks, ``--benchmark-autosave`` and ``--benchmark-compare`` follow fastconv over time. ``python bench`` alternates the
+sides and checks their results against each other, which this cannot: quote that one.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from typing import Any
 
 import machine
 import pytest
-from families import FAMILIES, problems
+from families import FAMILIES, problems_of
 from harness import Options, SideError, Worker
 
 THREADS = sorted({1, machine.available_cores()})
 CASES = [
     pytest.param(name, problem, pass_, threads, side, id=f"{name}-{problem.name}-{pass_}-{threads}-{side}")
     for name, family in FAMILIES.items()
-    for problem in problems.load(family.shapes, family.problem)
+    for problem in problems_of(name)
     for pass_ in family.passes
     for threads in THREADS
     for side in ("fastconv", *family.peers)

@@ -1,8 +1,9 @@
 """One side of the comparison, in a process of its own: reads a request a line (JSON) and answers with a line.
 
 ``python worker.py SIDE`` where SIDE is ``fastconv``, ``torch-nchw``, ``torch-nhwc``, ``numpy`` or ``machine`` (the
-multiply-add and copy speeds). It works only between a request and its answer, and answers a timing only when its process has come to rest:
-the threads of an OpenMP pool spin for some milliseconds after their work, and would be taken from the next side's time.
+multiply-add and copy speeds). It works only between a request and its answer, and answers only when its process has
+come to rest: the threads of an OpenMP pool spin for some milliseconds after their work, and would be taken from the
+next side's time.
 """
 
 from __future__ import annotations
@@ -63,16 +64,12 @@ class Side:
         if self.name == "fastconv":
             self.module.set_num_threads(task["threads"])
             self.layout = task["layout"]
-            self.call = family.fastconv(
-                self.module, problem, task["pass"], data, task["layout"], task["algorithm"]
-            )
+            self.call = family.fastconv(self.module, problem, task["pass"], data, task["layout"], task["algorithm"])
         elif self.name == "torch":
             self.module.set_num_threads(task["threads"])
             self.call = family.torch(self.module, problem, task["pass"], data, self.layout)
         else:
-            from threadpoolctl import threadpool_limits
-
-            threadpool_limits(task["threads"])
+            importlib.import_module("threadpoolctl").threadpool_limits(task["threads"])
             self.call = family.numpy(problem, task["pass"], data)
         for _ in range(2):  # primitives are made, pages touched
             self.call()
@@ -123,9 +120,7 @@ class Machine:
         self.isa = ""
 
     def prepare(self, task: dict[str, Any]) -> None:
-        self.speed: Callable[[float], float] = peak.speed(
-            task["bound"], task["isa"], task["dtype"], task["threads"]
-        )
+        self.speed: Callable[[float], float] = peak.speed(task["bound"], task["isa"], task["dtype"], task["threads"])
 
     def sample(self, seconds: float) -> float:
         return self.speed(seconds)
@@ -145,12 +140,12 @@ def main() -> None:
     except Exception as error:
         answer(error=f"{type(error).__name__}: {error}")
         return
-    answer(versions=side.versions, isa=side.isa)
+    answer(versions=side.versions, isa=side.isa, cpu=time.process_time())
     for line in sys.stdin:
         request = json.loads(line)
         try:
             value = getattr(side, request.pop("do"))(**request)
-            answer(value=value, rest=at_rest())
+            answer(value=value, rest=at_rest(), cpu=time.process_time())
         except Exception as error:
             answer(error=f"{type(error).__name__}: {error}")
 

@@ -19,11 +19,11 @@ ISAS = _native.isa_available()
 LAYOUTS = ("NCHW", "NHWC")
 PASSES = ("forward", "backward_input", "backward_weight")
 
-# Relative L2 error against float64 that a result on independent, centred data may have. An addition errs by at most u times the partial
-# sum, u / sqrt(3) in the mean; partial sums of m such terms grow as sqrt(m), so a chain of m additions errs by u sqrt(m / 6) of its
-# result. Kernels sum at most 256 products before they add a block to the result, and the problems below have at most some 200 blocks:
-# u sqrt(256 / 6 + 200 / 6) = 8.7 u, which is 5.2e-7 and 9.7e-16; few problems are that deep. The oracle itself is float64, hence twice
-# that there.
+# Relative L2 error against float64 that a result on independent, centred data may have. An addition errs by at most
+# u times the partial sum, u / sqrt(3) in the mean; partial sums of m such terms grow as sqrt(m), so a chain of m
+# additions errs by u sqrt(m / 6) of its result. Kernels sum at most 256 products before they add a block to the
+# result, and the problems below have at most some 200 blocks: u sqrt(256 / 6 + 200 / 6) = 8.7 u, which is 5.2e-7
+# and 9.7e-16; few problems are that deep. The oracle itself is float64, hence twice that there.
 TOLERANCE = {"float32": 5e-7, "float64": 2e-15}
 # Winograd's transforms trade digits for speed: its promise, in units of float32's.
 WINOGRAD_TOLERANCE = {"float32": 1e-5, "float64": 4e-14}
@@ -44,7 +44,8 @@ class Case:
     groups: int = 1
 
     def __str__(self) -> str:
-        text = f"{self.batch}x{self.channels}x{self.plane[0]}x{self.plane[1]}-{self.filters}-{self.kernel[0]}x{self.kernel[1]}"
+        sizes = (self.batch, self.channels, *self.plane), (self.filters,), self.kernel
+        text = "-".join("x".join(map(str, part)) for part in sizes)
         for letter, value, usual in (
             ("s", self.stride, (1, 1)),
             ("p", sum(self.padding, ()), (0, 0, 0, 0)),
@@ -98,7 +99,7 @@ class Data:
 
 
 def data_for(case: Case, dtype: str, layout: str, integers: bool, seed: int = 0) -> Data:
-    """Small whole numbers, with which float arithmetic in any order is exact, or normal ones; and the oracle's results."""
+    """Small whole numbers, with which arithmetic in any order is exact, or normal ones; and the oracle's results."""
     random = np.random.default_rng(seed)
     shapes = case.x_shape(layout), case.w_shape, (case.filters,), case.y_shape(layout)
     if integers:
@@ -149,7 +150,9 @@ def relative_error(actual: np.ndarray, expected: np.ndarray) -> float:
     return float(np.linalg.norm(actual - expected) / max(float(np.linalg.norm(expected)), 1e-300))
 
 
-def assert_right(actual: np.ndarray, expected: np.ndarray, dtype: str, algorithm: str, exact: bool, what: object) -> None:
+def assert_right(
+    actual: np.ndarray, expected: np.ndarray, dtype: str, algorithm: str, exact: bool, what: object
+) -> None:
     """Equal on whole numbers, within the tolerance otherwise; Winograd always by its tolerance."""
     assert actual.dtype == np.dtype(dtype), what
     assert actual.shape == expected.shape, what
@@ -165,8 +168,8 @@ def _same(amount: int) -> tuple[Pair, Pair]:
     return (amount, amount), (amount, amount)
 
 
-# Every boundary that an implementation may have: one pixel, one channel, vector and tile widths and their neighbours, windows that
-# reach past everything, steps that skip pixels, unlike axes.
+# Every boundary that an implementation may have: one pixel, one channel, vector and tile widths and their neighbours,
+# windows that reach past everything, steps that skip pixels, unlike axes.
 SMALL = [
     Case(1, 1, (1, 1), 1, (1, 1)),
     Case(2, 3, (9, 8), 4, (3, 3), padding=_same(1)),

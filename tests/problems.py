@@ -1,7 +1,7 @@
 """Problem lists, read by the tests and by the bench: ``tests/shapes/*.txt``.
 
-A line is a name and whole numbers, in the order of the fields of the list's class below; trailing numbers may be left out
-where the field has a default. ``#`` begins a comment.
+A line is a name and whole numbers, in the order of the fields of the list's class below; trailing numbers may be left
+out where the field has a default. ``#`` begins a comment.
 """
 
 from __future__ import annotations
@@ -88,8 +88,8 @@ def load(source: str | Path, kind: type[Kind]) -> list[Kind]:
             continue
         where = f"{path.name}, line {number}"
         if not least <= len(words) <= len(fields):
-            names = " ".join(field.name for field in fields)
-            raise ValueError(f"{where}: {len(words)} words, expected {least} to {len(fields)}: {names}")
+            wanted = " ".join(field.name for field in fields)
+            raise ValueError(f"{where}: {len(words)} words, expected {least} to {len(fields)}: {wanted}")
         try:
             numbers = [int(word) for word in words[1:]]
         except ValueError as error:

@@ -1,8 +1,8 @@
 """Convolution and its gradients in NumPy: an oracle that shares no line with the library.
 
-Everything is computed in float64, one kernel tap at a time: for each tap a strided view of the padded input and one matrix
-product. Paddings are pairs ``(before, after)`` per axis, strides and dilations are pairs; inputs and results are channels first unless ``layout``
-says "NHWC".
+Everything is computed in float64, one kernel tap at a time: for each tap a strided view of the padded input and one
+matrix product. Paddings are pairs ``(before, after)`` per axis, strides and dilations are pairs; inputs and results are
+channels first unless ``layout`` says "NHWC".
 """
 
 from __future__ import annotations
@@ -100,7 +100,9 @@ class Conv:
         return weight.reshape(self.groups, weight.shape[0] // self.groups, *weight.shape[1:])
 
 
-def padding_named(name: str, size: tuple[int, ...], kernel: tuple[int, ...], stride: Pair, dilation: Pair) -> tuple[Pair, Pair]:
+def padding_named(
+    name: str, size: tuple[int, ...], kernel: tuple[int, ...], stride: Pair, dilation: Pair
+) -> tuple[Pair, Pair]:
     """What "valid", "same" and "full" stand for."""
     pads = []
     for n, k, s, d in zip(size, kernel, stride, dilation, strict=True):

@@ -62,8 +62,8 @@ def test_every_algorithm_is_exact_on_whole_numbers(
 @settings(unhurried, max_examples=80)
 @given(cases(), dtypes, layouts, isas, st.integers(0, 2**32))
 def test_no_element_errs_more_than_summation_may(case: Case, dtype: str, layout: str, isa: str, seed: int) -> None:
-    """Element by element: any order of m additions and products errs by at most (m + 1) u sum |a b| (Higham, Accuracy and
-    Stability of Numerical Algorithms, 2nd ed., section 3.1), of which the oracle computes its share in float64."""
+    """Element by element: m products summed in any order err by at most (m + 1) u sum |a b| (Higham, Accuracy and
+    Stability of Numerical Algorithms, 2nd ed., section 3.1); the oracle adds its own share in float64."""
     data = data_for(case, dtype, layout, integers=False, seed=seed)
     assume(case.batch > 0)
     oracle = case.oracle(layout)
@@ -93,7 +93,9 @@ def test_forward_and_gradients_are_adjoint(case: Case, layout: str, seed: int) -
     shapes = case.y_shape(layout), case.x_shape(layout), case.w_shape
     dy, x, weight = (random.integers(-2, 3, shape).astype(np.float64) for shape in shapes)
     options = case.options | {"layout": layout}
-    names = {which: [a for a in fc.algorithms(x, weight, which=which, **options) if a != "winograd"][0] for which in PASSES}
+    names = {
+        which: next(a for a in fc.algorithms(x, weight, which=which, **options) if a != "winograd") for which in PASSES
+    }
     y = fc.conv2d(x, weight, algorithm=names["forward"], **options)
     dx = fc.conv2d_backward(dy, x, weight, algorithm=names["backward_input"], needs=(True, False, False), **options)[0]
     dw = fc.conv2d_backward(dy, x, weight, algorithm=names["backward_weight"], needs=(False, True, False), **options)[1]

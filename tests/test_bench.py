@@ -1,0 +1,164 @@
+"""The bench's own arithmetic: a fast wrong answer must not pass, and lists must not be misread."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import problems
+import pytest
+
+BENCH = Path(__file__).parent.parent / "bench"
+sys.path.append(str(BENCH))
+
+import harness  # noqa: E402
+import report  # noqa: E402
+from families import FAMILIES, problems_of  # noqa: E402
+
+
+class FakeWorker:
+    """A side that takes a known time and gives a known result."""
+
+    def __init__(self, times: list[float], result: list[np.ndarray]) -> None:
+        self.times, self.answer, self.asked = times, result, 0
+        self.isa, self.versions, self.cpu = "avx2", {}, 0.0
+
+    def prepare(self, task: dict[str, Any]) -> None:
+        self.task = task
+
+    def sample(self, seconds: float) -> float:
+        self.asked += 1
+        return self.times[(self.asked - 1) % len(self.times)]
+
+    def result(self) -> list[np.ndarray]:
+        return self.answer
+
+    def close(self) -> None:
+        pass
+
+
+RIGHT = np.linspace(-1, 1, 64, dtype=np.float32).reshape(1, 4, 4, 4)
+
+
+def measure(monkeypatch: pytest.MonkeyPatch, ours: np.ndarray, times: list[float] | None = None) -> harness.Cell:
+    sides = {
+        "fastconv": FakeWorker(times or [0.001], [ours]),
+        "torch-nchw": FakeWorker([0.003, 0.002], [RIGHT]),
+        "torch-nhwc": FakeWorker([0.004], [RIGHT * np.float32(1 + 1e-6)]),
+        "machine": FakeWorker([1e9, 2e9], []),
+    }
+    monkeypatch.setattr(harness, "Worker", lambda side, isa="": sides[side])
+    with harness.Harness(["torch-nchw", "torch-nhwc"], harness.Options(rounds=3)) as measured:
+        return measured.cell("conv2d", problems.load("classic", problems.Conv)[0], "forward", 1)
+
+
+def test_ratio_is_to_the_best_peer_and_share_to_the_best_peak(monkeypatch: pytest.MonkeyPatch) -> None:
+    cell = measure(monkeypatch, RIGHT)
+    assert cell.best_peer == "torch-nchw"
+    assert cell.ratio == pytest.approx(2)
+    work = 2 * 64 * 6 * 28 * 28 * 25
+    assert cell.work == work
+    assert cell.share == pytest.approx(work / 0.001 / 2e9)
+    assert not cell.wrong
+    assert not cell.noisy
+    assert cell.rounds == 3 + 1  # until the sides that alternate have had their best twice
+
+
+def test_noise_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    cell = measure(monkeypatch, RIGHT, [0.001 + 0.0001 * i for i in range(100)])
+    assert cell.noisy
+    assert cell.rounds == 12
+
+
+@pytest.mark.parametrize(
+    "ours",
+    [RIGHT * np.float32(1.001), RIGHT * np.nan, RIGHT + np.inf, RIGHT[:, :3], RIGHT.reshape(1, 4, 16), RIGHT[:, ::-1]],
+    ids=["scaled", "nan", "inf", "part", "shape", "order"],
+)
+def test_a_fast_wrong_answer_does_not_pass(monkeypatch: pytest.MonkeyPatch, ours: np.ndarray) -> None:
+    assert measure(monkeypatch, ours).wrong
+
+
+def _facts() -> dict[str, Any]:
+    return {
+        "machine": {"cpu": "CPU", "cores": 2, "caches": {"L2": "1M"}, "revision": "abc"},
+        "options": {"dtype": "float32", "layout": "NCHW", "algorithm": "auto", "isa": ""},
+        "versions": {"fastconv": "1"},
+        "isa": "avx2",
+        "machine_speed": {"multiply-adds, 1": 1e11},
+        "missing": {},
+        "disturbance": 0.5,
+    }
+
+
+def _cell(problem: problems.Conv, ours: float | None, **changes: Any) -> harness.Cell:
+    seconds = {"torch-nchw": 0.002} | ({} if ours is None else {"fastconv": ours})
+    fields: dict[str, Any] = {
+        "family": "conv2d",
+        "row": problem.name,
+        "pass_": "forward",
+        "threads": 1,
+        "problem": vars(problem),
+        "work": 1e8,
+        "seconds": seconds,
+        "spread": {},
+        "errors": {} if ours else {"fastconv": "no kernel"},
+        "difference": {},
+        "wrong": False,
+        "peak": 1e11,
+        "rounds": 5,
+    }
+    return harness.Cell(**fields | changes)
+
+
+def test_table_json_and_plot(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    rows = problems.load("classic", problems.Conv)
+    cells = [_cell(rows[0], 0.001), _cell(rows[6], 0.0005, wrong=True), _cell(rows[7], None)]
+    lines = report.table("conv2d", cells).splitlines()
+    assert [line.split() for line in lines[3:6]] == [
+        ["lenet:c1", "2.00", "100"],
+        ["vgg:1_2", "4.00", "200!"],
+        ["vgg:2_2", "-", "-"],
+    ]
+    assert lines[7].split()[-2:] == ["2.83", "141"]
+    assert lines[8].split()[-2:] == ["2.00", "100"]
+    assert "no kernel" in lines[-1]
+    assert "DISTURBED" in report.head(_facts())
+    report.write_json(tmp_path / "a.json", _facts(), cells)
+    assert json.loads((tmp_path / "a.json").read_text())["cells"][0]["ratio"] == 2
+    report.plot(tmp_path / "a.png", "conv2d", _facts(), cells)
+    assert (tmp_path / "a.png").stat().st_size > 10000
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_families_have_problems(name: str) -> None:
+    family = FAMILIES[name]
+    for problem in problems_of(name):
+        assert all(family.work(problem, pass_) > 0 for pass_ in family.passes)
+    assert set(family.passes) >= {"forward"}
+
+
+def test_lists() -> None:
+    rows = {row.name: row for row in problems.load("classic", problems.Conv)}
+    assert rows["alexnet:c1"] == problems.Conv("alexnet:c1", 8, 3, 227, 96, 11, 4, 0, 1)
+    assert rows["alexnet:c1"].y_shape == (8, 96, 55, 55)
+    assert rows["mobilenet:dw3"].weight_shape == (128, 1, 3, 3)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a 1 2 3", "line 1: 4 words"),
+        ("\na 1 1 1 1 1 1 x", "line 2: invalid literal"),
+        ("a 1 1 1 1 1 1 1\n" * 2, "twice"),
+    ],
+)
+def test_bad_lists(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "list.txt"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=message):
+        problems.load(path, problems.Conv)
