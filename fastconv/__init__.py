@@ -1,32 +1,67 @@
-"""fastconv: convolution for people who live in NumPy."""
+"""fastconv: convolution for people who live in NumPy.
+
+Functions take and return plain arrays (`conv2d`, `max_pool2d`, `cross_entropy`, ...); `layers` and `containers` build networks of them,
+`models` has the classic ones, `fit` trains, `save` and `load` keep the weights.
+"""
 
 from __future__ import annotations
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fastconv.conv import algorithms, conv2d, conv2d_backward, explain
 from fastconv.linear import linear, linear_backward
+from fastconv.runtime import get_num_threads, set_num_threads, show_config, threads
+
+if TYPE_CHECKING:
+    from fastconv import containers, data, files, init, layers, models, optim, plot, train
+    from fastconv.files import load, save
+    from fastconv.train import evaluate, fit
 
 __version__ = "0.1.0"
 
 __all__ = [
     "algorithms",
+    "containers",
     "conv2d",
     "conv2d_backward",
+    "data",
+    "evaluate",
     "explain",
+    "files",
+    "fit",
+    "get_num_threads",
+    "init",
+    "layers",
     "linear",
     "linear_backward",
+    "load",
+    "models",
+    "optim",
+    "plot",
+    "save",
+    "set_num_threads",
+    "show_config",
+    "threads",
+    "train",
 ]
 
-_MODULES: set[str] = set()
+# What a script that only calls functions need not wait for: the name, and the module that has it.
+_LAZY = {
+    "evaluate": "train",
+    "fit": "train",
+    "load": "files",
+    "save": "files",
+    **{name: name for name in ("containers", "data", "files", "init", "layers", "models", "optim", "plot", "train")},
+}
 
 
 def __getattr__(name: str) -> Any:
-    if name in _MODULES:
-        return importlib.import_module(f"fastconv.{name}")
-    raise AttributeError(f"module 'fastconv' has no attribute {name!r}")
+    if name not in _LAZY:
+        raise AttributeError(f"module 'fastconv' has no attribute {name!r}")
+    module = importlib.import_module(f"fastconv.{_LAZY[name]}")
+    return module if _LAZY[name] == name else getattr(module, name)
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_MODULES})
+    return sorted({*globals(), *__all__})
