@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["FLOATS", "check_out", "dense", "same_dtype"]
+__all__ = ["FLOATS", "check_needs", "check_out", "dense", "same_dtype"]
 
 FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 
@@ -63,6 +63,13 @@ def same_dtype(first: np.ndarray, first_name: str, other: np.ndarray, other_name
         raise TypeError(
             f"{other_name}: dtype {other.dtype} does not match {first_name}'s {first.dtype}; convert one of them with .astype()"
         )
+
+
+def check_needs(needs: Any) -> tuple[bool, bool, bool]:
+    """Return `needs`, the gradients that are wanted, as three booleans: dx, dweight, dbias."""
+    if isinstance(needs, (str, bytes)) or not hasattr(needs, "__len__") or len(needs) != 3:
+        raise ValueError(f"needs: expected three booleans (dx, dweight, dbias), got {needs!r}")
+    return bool(needs[0]), bool(needs[1]), bool(needs[2])
 
 
 def check_out(out: Any, shape: tuple[int, ...], dtype: np.dtype, *inputs: np.ndarray) -> np.ndarray:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastconv.arrays import same_dtype
+from fastconv.arrays import check_needs, same_dtype
 from fastconv.backends import backend_of, on_change
 from fastconv.geometry import Window, axes, check_layout, window
 
@@ -23,11 +23,6 @@ class _Planned(NamedTuple):
     run: Any
     x_shape: tuple[int, ...]
     y_shape: tuple[int, ...]
-
-
-def _hashable(option: Any) -> Any:
-    """Lists and arrays of an option as tuples, so that it can be looked up in the cache of plans."""
-    return tuple(map(_hashable, option)) if hasattr(option, "__len__") and not isinstance(option, (str, bytes)) else option
 
 
 class _Problem(NamedTuple):
@@ -113,7 +108,7 @@ def _lookup(*key: Any) -> _Planned:
     except TypeError as error:
         if "unhashable" not in str(error):
             raise
-    return _plan(*(_hashable(part) for part in key))
+    return _plan.__wrapped__(*key)  # an option given as a list: right, but planned anew at every call
 
 
 def conv2d(
@@ -213,12 +208,6 @@ def _check_bias(backend: ModuleType, bias: Any, x: Any, weight: Any) -> Any:
     return bias
 
 
-def _check_needs(needs: Any) -> tuple[bool, bool, bool]:
-    if not hasattr(needs, "__len__") or len(needs) != 3:
-        raise ValueError(f"needs: expected three booleans (dx, dweight, dbias), got {needs!r}")
-    return bool(needs[0]), bool(needs[1]), bool(needs[2])
-
-
 def conv2d_backward(
     dy: Any,
     x: Any,
@@ -280,7 +269,7 @@ def conv2d_backward(
     same_dtype(x, "x", weight, "weight")
     same_dtype(x, "x", dy, "dy")
     options = (x.shape, weight.shape, x.dtype, stride, padding, dilation, groups, algorithm, layout, False)
-    needs_x, needs_weight, needs_bias = _check_needs(needs)
+    needs_x, needs_weight, needs_bias = check_needs(needs)
     dx = dweight = dbias = None
     plan = _lookup(backend, "backward_input", *options)
     if dy.shape != plan.y_shape:

@@ -70,9 +70,9 @@ def axes(value: Any, name: str, rank: int, least: int = 1) -> tuple[int, ...]:
     tuple of int
         One value per spatial axis.
     """
-    if isinstance(value, (str, bytes)):
-        raise TypeError(f"{name}: expected an integer or {rank} of them, got {value!r}")
-    if hasattr(value, "__len__") or isinstance(value, Sequence):
+    if isinstance(value, (str, bytes, dict, set, frozenset)):
+        raise TypeError(f"{name}: expected an integer or {rank} of them in order, got {value!r}")
+    if hasattr(value, "__len__"):
         values = tuple(value)
         if len(values) != rank:
             raise ValueError(f"{name}: expected one integer or {rank} ({', '.join(_AXIS_NAMES[rank])}), got {value!r}")
@@ -115,7 +115,7 @@ def paddings(
                 pairs.append((total // 2, total - total // 2))
             return tuple(pairs)
         raise ValueError(f'padding: expected an integer, integers, pairs, "valid", "same" or "full", got {padding!r}')
-    if isinstance(padding, (bytes, dict, set)):
+    if isinstance(padding, (bytes, dict, set, frozenset)):
         raise TypeError(f"padding: expected an integer, integers, pairs or a name, got {padding!r}")
     if hasattr(padding, "__len__"):
         values = tuple(padding)

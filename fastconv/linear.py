@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from fastconv.arrays import same_dtype
+from fastconv.arrays import check_needs, same_dtype
 from fastconv.backends import backend_of, on_change
 from fastconv.geometry import window
 
@@ -114,14 +114,13 @@ def linear_backward(
     outputs, inputs = weight.shape
     if dy.shape != (*x.shape[:-1], outputs):
         raise ValueError(f"dy: expected the result's shape {(*x.shape[:-1], outputs)}, got {dy.shape}")
-    if not hasattr(needs, "__len__") or len(needs) != 3:
-        raise ValueError(f"needs: expected three booleans (dx, dweight, dbias), got {needs!r}")
+    needs_x, needs_weight, needs_bias = check_needs(needs)
     dx = dweight = dbias = None
-    if needs[0]:
+    if needs_x:
         dx = backend.empty(x.shape, x.dtype)
         _plan(backend, "backward_input", x.dtype, rows, inputs, outputs)(dx, weight, None, dy)
-    if needs[1] or needs[2]:
-        dweight = backend.empty(weight.shape, x.dtype) if needs[1] else None
-        dbias = backend.empty(outputs, x.dtype) if needs[2] else None
+    if needs_weight or needs_bias:
+        dweight = backend.empty(weight.shape, x.dtype) if needs_weight else None
+        dbias = backend.empty(outputs, x.dtype) if needs_bias else None
         _plan(backend, "backward_weight", x.dtype, rows, inputs, outputs)(x, dweight, dbias, dy)
     return dx, dweight, dbias
