@@ -30,7 +30,9 @@ typedef struct planes {
     const fc_sweep *sweep;
     const shape *shape;
     bool packed;
-    const char *in, *weight, *bias; /* weight: (groups, filters, channels, taps), the filters of one round */
+    const char *in, *bias;
+    const char *weight;   /* (groups, filters, channels, taps), the filters of one round */
+    const char *unturned; /* or, where one filter's turned weights alone are too many: (groups, channels, filters, kernel) */
     char *out;
     ptrdiff_t first_group, groups, first_filter, filters, filter_blocks; /* of the round */
     char *workspace;
@@ -139,6 +141,28 @@ static void fetch(const char *from, ptrdiff_t bytes)
         __builtin_prefetch(from + i, 0, 2);
 }
 
+/* The kernel index of a tap. */
+static ptrdiff_t kernel_index(const fc_sweep *s, ptrdiff_t tap)
+{
+    const fc_axis *ax = s->axis;
+    ptrdiff_t w = tap % ax[2].taps, h = tap / ax[2].taps % ax[1].taps, d = tap / ax[2].taps / ax[1].taps;
+    return ((ax[0].kernel_first + d * ax[0].kernel_step) * ax[1].kernel + ax[1].kernel_first + h * ax[1].kernel_step) * ax[2].kernel +
+           ax[2].kernel_first + w * ax[2].kernel_step;
+}
+
+static void turn_panel(const planes *p, ptrdiff_t group, ptrdiff_t filter, ptrdiff_t rows, ptrdiff_t k0, ptrdiff_t depth, char *panel)
+{
+    const fc_sweep *s = p->sweep;
+    const ptrdiff_t element = (ptrdiff_t)fc_size_of(p->plan->problem.dtype), taps = fc_sweep_taps(s);
+    const ptrdiff_t kernel = s->axis[0].kernel * s->axis[1].kernel * s->axis[2].kernel;
+    for (ptrdiff_t k = 0; k < depth; k++) {
+        ptrdiff_t channel = (p->first_group + group) * s->channels + (k0 + k) / taps, tap = kernel_index(s, (k0 + k) % taps);
+        for (ptrdiff_t i = 0; i < rows; i++)
+            memcpy(panel + (i * FC_LDA + k) * element,
+                   p->unturned + ((channel * s->filters + p->first_filter + filter + i) * kernel + tap) * element, (size_t)element);
+    }
+}
+
 static void run_box(void *context, ptrdiff_t index, int worker)
 {
     const planes *p = context;
@@ -184,8 +208,12 @@ static void run_box(void *context, ptrdiff_t index, int worker)
         for (ptrdiff_t m = first; m < last; m += h->panel_rows) {
             ptrdiff_t rows = fc_min(h->panel_rows, last - m), next = fc_min(h->panel_rows, last - m - rows);
             ptrdiff_t channel = (p->first_group + group) * s->filters + p->first_filter + m;
-            for (ptrdiff_t i = 0; i < rows; i++)
-                kernels->copy(p->weight + ((group * p->filters + m + i) * total_depth + k0) * element, panel + i * FC_LDA * element, depth);
+            if (p->unturned)
+                turn_panel(p, group, m, rows, k0, depth, panel);
+            else
+                for (ptrdiff_t i = 0; i < rows; i++)
+                    kernels->copy(p->weight + ((group * p->filters + m + i) * total_depth + k0) * element, panel + i * FC_LDA * element, depth);
+            next = p->unturned ? 0 : next;
             fc_tile t = {.a = panel,
                          .depth = depth,
                          .offsets = offsets,
@@ -260,16 +288,20 @@ static void turn_filters(void *context, ptrdiff_t index, int worker)
         }
 }
 
-/* Filters of a round, so that the turned weights stay under half of the limit: all groups, or part of one. */
-static void round_of(const fc_conv_plan *plan, const fc_sweep *s, ptrdiff_t *groups, ptrdiff_t *filters)
+/* What is turned in one round, so that the turned weights stay under half of the limit: all groups, or one or part of one. False if
+ * nothing is turned. */
+static bool round_of(const fc_conv_plan *plan, const fc_sweep *s, ptrdiff_t *groups, ptrdiff_t *filters)
 {
     *groups = s->groups;
     *filters = s->filters;
     if (plan->problem.pass == FC_FORWARD)
-        return;
+        return false;
     ptrdiff_t room = (ptrdiff_t)(plan->limit / 2 / fc_size_of(plan->problem.dtype)) / fc_max(fc_sweep_depth(s), 1); /* filters */
+    if (room == 0)
+        return false;
     *groups = fc_max(fc_min(s->groups, room / s->filters), 1);
-    *filters = fc_min(s->filters, fc_max(room, 1));
+    *filters = fc_min(s->filters, room);
+    return true;
 }
 
 static void run_sweep(const fc_conv_plan *plan, const fc_sweep *s, bool packed, const char *in, const char *weight, const char *bias, char *out,
@@ -277,13 +309,15 @@ static void run_sweep(const fc_conv_plan *plan, const fc_sweep *s, bool packed, 
 {
     shape h = shape_of(plan, s, packed);
     ptrdiff_t groups, filters;
-    round_of(plan, s, &groups, &filters);
+    bool turn = round_of(plan, s, &groups, &filters);
     for (ptrdiff_t g = 0; g < s->groups; g += groups)
         for (ptrdiff_t f = 0; f < s->filters; f += filters) {
             planes p = {.plan = plan, .sweep = s, .shape = &h, .packed = packed, .in = in, .weight = weight, .bias = bias, .out = out, .first_group = g,
                         .groups = fc_min(groups, s->groups - g), .first_filter = f, .filters = fc_min(filters, s->filters - f),
                         .workspace = workspace};
-            if (plan->problem.pass != FC_FORWARD) {
+            if (plan->problem.pass != FC_FORWARD && !turn)
+                p.unturned = weight;
+            if (turn) {
                 char *to = workspace + (size_t)threads * h.worker;
                 turned t = {plan, s, weight, to, g, f, p.filters};
                 fc_parallel(threads, p.groups * fc_ceil_div(p.filters, TURN_FILTERS), turn_filters, &t);
@@ -305,9 +339,8 @@ size_t fc_planes_workspace(const fc_conv_plan *plan, bool packed, int threads)
     for (ptrdiff_t i = 0; i < phases; i++) {
         fc_sweep s = forward ? fc_sweep_forward(plan) : fc_sweep_backward_input(plan, i);
         ptrdiff_t groups, filters;
-        round_of(plan, &s, &groups, &filters);
         size_t size = shape_of(plan, &s, packed).worker * (size_t)threads;
-        if (!forward)
+        if (round_of(plan, &s, &groups, &filters))
             size += (size_t)(groups * filters * fc_sweep_depth(&s)) * fc_size_of(plan->problem.dtype);
         most = size > most ? size : most;
     }

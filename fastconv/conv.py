@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -67,6 +68,8 @@ def _problem(
             f"{groups} group{'s' * (groups > 1)} ({layout}), got {w_shape}"
         )
     place = window(_spatial(x_shape, channels_last), w_shape[2:], stride, padding, dilation)
+    if math.prod(place.output) * max(x_shape[0], 1) * w_shape[0] >= 2**57:
+        raise ValueError(f"padding: the result, {place.output} for each of {w_shape[0]} filters, is larger than memory can address")
     return _Problem(dtype, channels_last, x_shape[0], in_channels, w_shape[0], groups, place)
 
 

@@ -20,7 +20,7 @@ LAYOUTS = {
     3: ("NCDHW", "NDHWC"),
 }
 _AXIS_NAMES = {1: ("width",), 2: ("height", "width"), 3: ("depth", "height", "width")}
-_LARGEST = 2**62
+_LARGEST = 2**57  # sums and products of a few sizes still fit into 64 bits
 
 
 def check_layout(layout: str, rank: int) -> bool:
@@ -47,7 +47,7 @@ def _integer(value: Any, name: str, least: int) -> int:
     if isinstance(value, bool):
         raise TypeError(f"{name}: expected an integer, got {value!r}")
     if not least <= number < _LARGEST:
-        raise ValueError(f"{name}: expected at least {least}, got {number}")
+        raise ValueError(f"{name}: expected at least {least} and less than 2**57, got {number}")
     return number
 
 
