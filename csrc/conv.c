@@ -22,10 +22,11 @@ static bool multiply(ptrdiff_t *product, ptrdiff_t factor)
 ptrdiff_t fc_conv_output_length(ptrdiff_t input, ptrdiff_t kernel, ptrdiff_t stride, ptrdiff_t dilation, ptrdiff_t pad_before,
                                 ptrdiff_t pad_after)
 {
-    ptrdiff_t span = kernel - 1;
     if (input < 1 || kernel < 1 || stride < 1 || dilation < 1 || pad_before < 0 || pad_after < 0 || input > largest ||
-        kernel > largest || stride > largest || dilation > largest || pad_before > largest || pad_after > largest ||
-        !multiply(&span, dilation))
+        kernel > largest || stride > largest || dilation > largest || pad_before > largest || pad_after > largest)
+        return -1;
+    ptrdiff_t span = kernel - 1;
+    if (!multiply(&span, dilation))
         return -1;
     ptrdiff_t room = input + pad_before + pad_after - span - 1;
     return room < 0 ? -1 : room / stride + 1;

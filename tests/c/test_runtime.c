@@ -2,20 +2,12 @@
  * Prints a line and exits with 1 at the first thing that is wrong. */
 #include "core.h"
 
+#include "check.h"
+
 #include <pthread.h>
 #include <stdatomic.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <sys/wait.h>
 #include <unistd.h>
-
-#define CHECK(condition)                                                                                               \
-    do {                                                                                                               \
-        if (!(condition)) {                                                                                            \
-            printf("%s:%d: %s\n", __FILE__, __LINE__, #condition);                                                     \
-            exit(1);                                                                                                   \
-        }                                                                                                              \
-    } while (0)
 
 enum { TASKS = 1000, CALLERS = 4, ROUNDS = 50 };
 
@@ -211,7 +203,7 @@ int main(int argc, char **argv)
     check_denormals();
     check_workspaces();
     check_callers();
-    if (argc == 1) /* an argument: no fork, for ThreadSanitizer */
+    if (argc == 1) /* an argument: no fork, for sanitizers */
         check_fork();
     fc_workspace_trim();
     printf("ok: %s, OpenMP %d, %d threads\n", fc_compiler(), fc_openmp(), fc_default_threads());
