@@ -113,6 +113,8 @@ def with_progress(items: list[Any]) -> Iterable[Any]:
 def main() -> int:
     args = parser().parse_args()
     args.families = listed(",".join(args.families or ["conv2d", "product"]), FAMILIES, "FAMILY")
+    if args.rounds < 1 or not args.seconds > 0:
+        raise SystemExit("--rounds, --seconds: expected more than 0")
     wanted = list(cells_to_measure(args))
     if not wanted:
         raise SystemExit(f"--rows: no problem is called {args.rows!r}")
