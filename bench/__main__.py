@@ -11,9 +11,10 @@ Each side (fastconv; PyTorch with its plain tensors, and with channels_last ones
 of its own, and they take turns: fastconv, PyTorch, PyTorch channels_last, the machine's peak, fastconv, ... Only
 one computes at a time: the next one is asked when the last one's threads sleep (that is checked, because idle
 OpenMP threads spin for some milliseconds). All sides get the same numbers, return fresh arrays, and run with the
-threading policy that they have by default: OMP_*, KMP_*, GOMP_* and such are removed from the environment. (With
-OMP_WAIT_POLICY=PASSIVE, PyTorch's small layers take half as long again, which would flatter fastconv.) Minima are
-compared. The results are compared, too: a cell whose results differ is marked "!", and the exit status is then 1.
+threading policy that they have by default: OMP_*, KMP_*, GOMP_* and such are removed from the environment. (Threads
+that sleep at once, OMP_WAIT_POLICY=PASSIVE, would need no such check, but then waking them is timed, and no user
+sets that.) Minima are compared. The results are compared, too: a cell whose results differ is marked "!", and the
+exit status is then 1.
 
 ratio   time of the fastest peer / time of fastconv: above 1 fastconv is faster.
 % peak  fastconv's operations a second over the machine's multiply-add peak, measured by peak.c in the same rounds.
@@ -113,6 +114,8 @@ def with_progress(items: list[Any]) -> Iterable[Any]:
 def main() -> int:
     args = parser().parse_args()
     args.families = listed(",".join(args.families or ["conv2d", "product"]), FAMILIES, "FAMILY")
+    if args.rounds < 1 or not args.seconds > 0:
+        raise SystemExit("--rounds, --seconds: expected more than 0")
     wanted = list(cells_to_measure(args))
     if not wanted:
         raise SystemExit(f"--rows: no problem is called {args.rows!r}")

@@ -319,7 +319,7 @@ class Harness:
 
 def _settled(samples: dict[str, list[float]]) -> bool:
     for side, values in samples.items():
-        best, second = sorted(values, reverse=side == "machine")[:2]
-        if abs(second / best - 1) > SETTLED:
+        two = sorted(values, reverse=side == "machine")[:2]
+        if len(two) < 2 or abs(two[1] / two[0] - 1) > SETTLED:
             return False
     return True

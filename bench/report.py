@@ -206,17 +206,15 @@ def plot(path: Path, family_name: str, facts: dict[str, Any], cells: list[Cell])
             )
             mean = geometric_mean(value for value, _ in points) or 0.0
             means.append(f"{mean:.2f}" if peers else f"{mean:.0%}")
-        axis.set_title(
-            f"{family.passes[pass_]}\n", fontsize=10, color=_INK, loc="left", fontweight="bold", linespacing=1.4
-        )
-        axis.text(
-            0,
-            1.012,
+        axis.set_title(family.passes[pass_], fontsize=10, color=_INK, loc="left", fontweight="bold", pad=19)
+        axis.annotate(
             f"geometric mean {' / '.join(means)}",
-            transform=axis.transAxes,
+            (0, 1),
+            xytext=(0, 7),
+            xycoords="axes fraction",
+            textcoords="offset points",
             fontsize=8.5,
             color=_MUTED,
-            va="bottom",
         )
         ticks = [t for t in (0.1, 0.2, 0.5, 1, 2, 3, 4, 6, 10, 20, 40) if low <= t <= high]
         axis.xaxis.set_major_locator(FixedLocator(ticks))
