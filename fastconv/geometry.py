@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["LAYOUTS", "Window", "axes", "check_layout", "paddings", "window"]
+__all__ = ["LAYOUTS", "Window", "axes", "check_layout", "hashable", "paddings", "window"]
 
 LAYOUTS = {
     1: ("NCW", "NWC"),
@@ -49,6 +49,13 @@ def _integer(value: Any, name: str, least: int) -> int:
     if not least <= number < _LARGEST:
         raise ValueError(f"{name}: expected at least {least}, got {number}")
     return number
+
+
+def hashable(option: Any) -> Any:
+    """An option's lists and arrays as tuples, so that it can be looked up in a cache of plans."""
+    if hasattr(option, "__len__") and not isinstance(option, (str, bytes)):
+        return tuple(map(hashable, option))
+    return option
 
 
 def axes(value: Any, name: str, rank: int, least: int = 1) -> tuple[int, ...]:
