@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["LAYOUTS", "Window", "axes", "check_layout", "hashable", "paddings", "window"]
+__all__ = ["LAYOUTS", "Window", "axes", "check_axis", "check_layout", "hashable", "paddings", "window"]
 
 LAYOUTS = {
     1: ("NCW", "NWC"),
@@ -49,6 +49,25 @@ def _integer(value: Any, name: str, least: int) -> int:
     if not least <= number < _LARGEST:
         raise ValueError(f"{name}: expected at least {least}, got {number}")
     return number
+
+
+def check_axis(axis: Any, ndim: int) -> int:
+    """Return `axis` of an array of `ndim` axes, counted from the front.
+
+    Raises
+    ------
+    TypeError
+        If it is not an integer.
+    ValueError
+        If there is no such axis.
+    """
+    try:
+        number = operator.index(axis)
+    except TypeError:
+        raise TypeError(f"axis: expected an integer, got {axis!r} of type {type(axis).__name__}") from None
+    if not -ndim <= number < ndim:
+        raise ValueError(f"axis: expected {-ndim} to {ndim - 1} for an array of {ndim} axes, got {number}")
+    return number % ndim
 
 
 def hashable(option: Any) -> Any:

@@ -24,6 +24,7 @@ __all__ = [
     "cross_entropy",
     "dense",
     "empty",
+    "holds_integers",
     "integers",
     "on_change",
     "pool_plan",
@@ -164,16 +165,29 @@ def cross_entropy(
     return (losses, dlogits) if good else None
 
 
-def integers(value: Any, name: str, dtype: np.dtype | None = None) -> np.ndarray:
-    """Return `value` as a dense array of the given integer dtype, by default int32 as int32 and all others as int64."""
+def _as_array(value: Any) -> np.ndarray:
     if hasattr(value, "__dlpack__") and not isinstance(value, (np.ndarray, np.generic)):
-        value = np.from_dlpack(value)
-    array = np.asarray(value)
+        return np.from_dlpack(value)
+    return np.asarray(value)
+
+
+def holds_integers(value: Any) -> bool:
+    """Whether `value` is an array (or a list, or a number) of integers."""
+    return _as_array(value).dtype.kind in "iu"
+
+
+def integers(value: Any, name: str, dtype: str = "") -> np.ndarray:
+    """Return `value` as a dense array of int32 or int64: of `dtype`, by default of its own if it is one of these, else int64.
+
+    Raises
+    ------
+    TypeError
+        If it is not an array of integers.
+    """
+    array = _as_array(value)
     if array.dtype.kind not in "iu":
         raise TypeError(f"{name}: expected integers, got dtype {array.dtype}")
-    if dtype is None:
-        dtype = np.dtype(np.int32 if array.dtype == np.int32 else np.int64)
-    return np.require(array, dtype, ["C", "A"])
+    return np.require(array, dtype or ("int32" if array.dtype == np.int32 else "int64"), ["C", "A"])
 
 
 def sgd_step(
