@@ -74,6 +74,58 @@ typedef struct fc_run {
 #define FC_MAX_ROWS 16 /* bounds every table's rows */
 enum { FC_NARROW, FC_WIDE, FC_WIDTHS };
 
+/* ---- pooling (kernels/pool.inc) ---------------------------------------------------------------------------- */
+
+typedef struct fc_pool_job {
+    const fc_pool_problem *problem;
+    const void *from; /* x; dy in gradients */
+    void *to;         /* y; dx in gradients */
+    void *switches;
+} fc_pool_job;
+
+/* Does units first .. last-1 of a job: rows of `to`, that is runs of one (n, c, d, h) or, channels last, (n, d, h). */
+typedef void fc_pool_kernel(const fc_pool_job *job, ptrdiff_t first, ptrdiff_t last);
+/* The same in units of (n, c) planes or, channels last, of FC_SCATTER_CHANNELS channels of an image. False: a bad switch. */
+typedef bool fc_scatter_kernel(const fc_pool_job *job, ptrdiff_t first, ptrdiff_t last);
+#define FC_SCATTER_CHANNELS 64
+
+/* The taps first .. last-1 of a window that starts at `start` which lie in 0 .. size-1. */
+typedef struct fc_taps {
+    ptrdiff_t first, last;
+} fc_taps;
+
+static inline fc_taps fc_taps_inside(ptrdiff_t start, ptrdiff_t kernel, ptrdiff_t dilation, ptrdiff_t size)
+{
+    fc_taps taps = {0, 0};
+    if (dilation == 1) {
+        taps.first = fc_max(0, -start);
+        taps.last = fc_min(kernel, size - start);
+    } else {
+        taps.first = start < 0 ? fc_ceil_div(-start, dilation) : 0;
+        taps.last = start < size ? fc_min(kernel, (size - 1 - start) / dilation + 1) : 0;
+    }
+    taps.last = fc_max(taps.first, taps.last);
+    return taps;
+}
+
+/* ---- elementwise (kernels/elementwise.inc) ------------------------------------------------------------------ */
+
+/* out[i] = f(a[i]), or in gradients f(a[i], b[i]) */
+typedef void fc_map_kernel(const void *a, const void *b, void *out, ptrdiff_t n);
+
+/* The vectors of one softmax: element k at [k * step], `count` of them side by side. */
+typedef struct fc_softmax_job {
+    ptrdiff_t classes, step, count;
+    const void *x;             /* logits; y in softmax's gradient */
+    const void *dy;            /* softmax's gradient */
+    void *y;                   /* softmax's result, or a gradient; NULL if none is wanted */
+    const int64_t *target;     /* cross entropy: (count), or NULL */
+    const void *probabilities; /* cross entropy: laid out as x, or NULL */
+    void *loss;                /* cross entropy: (count) */
+    double scale;              /* cross entropy: of the gradient */
+} fc_softmax_job;
+typedef void fc_softmax_kernel(const fc_softmax_job *job);
+
 /* ---- tables: one per instruction set, filled by isa_<name>.c --------------------------------------------- */
 
 typedef struct fc_kernels { /* one real type on one instruction set */
@@ -94,6 +146,13 @@ typedef struct fc_kernels { /* one real type on one instruction set */
     void (*copy_runs)(const fc_run *runs, ptrdiff_t count, const void *from, void *to);
     void (*sum)(const void *from, ptrdiff_t n, void *sum);
     void (*add)(const void *from, void *to, ptrdiff_t n); /* to[i] += from[i] */
+    /* [layout] */
+    fc_pool_kernel *max_pool[2], *avg_pool[2], *avg_pool_backward[2];
+    fc_scatter_kernel *max_pool_backward[2];
+    fc_map_kernel *activate[FC_ACTIVATIONS], *activate_backward[FC_ACTIVATIONS];
+    /* [0]: one vector, its elements side by side (step 1, count 1); [1]: vectors side by side */
+    fc_softmax_kernel *softmax[2], *softmax_backward[2], *cross_entropy[2];
+    void (*sgd)(const fc_sgd_step *step, void *value, const void *grad, void *velocity, ptrdiff_t n);
 } fc_kernels;
 
 typedef struct fc_isa_table {

@@ -80,6 +80,67 @@ const char *fc_conv_algorithm_name(int index);
 /* *declined is NULL if it can do the problem, else why not; *cost is its estimated time in seconds on one thread. */
 fc_status fc_conv_algorithm_examine(int index, const fc_conv_problem *problem, const char **declined, double *cost);
 
+/* ---- pooling -------------------------------------------------------------------------------------------- */
+
+/* Output o of an axis looks at input positions o * stride - pad_before + t * dilation, t < kernel; those outside the input are
+ * padding. The output's lengths are the caller's, who decides about rounding; windows may hang over on either side. */
+typedef struct fc_pool_problem {
+    fc_dtype dtype;
+    fc_layout layout;
+    ptrdiff_t batch, channels;
+    ptrdiff_t input[3], output[3], kernel[3], stride[3], dilation[3];
+    ptrdiff_t pad_before[3], pad_after[3];
+    int count_padding; /* averages: padding counts as zeros; what lies beyond it never counts */
+    int wide;          /* switches are int64_t, not int32_t: required where an input plane has 2^31 elements or more */
+} fc_pool_problem;
+
+/* Number of elements of x (0) and of y and switches (1), or -1 where the problem makes no sense. */
+ptrdiff_t fc_pool_elements(const fc_pool_problem *problem, int array);
+
+/* A switch is the winner's flat index in its own (D,H,W) plane. The first of equals wins, and the first NaN wins over any number.
+ * Padding never wins; a window of nothing else gives -infinity and the switch -1. switches may be NULL. */
+fc_status fc_max_pool(const fc_pool_problem *problem, const void *x, void *y, void *switches, int threads);
+/* Adds dy up where the switches say; -1 drops it. Of the windows only the output's lengths matter. FC_INVALID for a switch
+ * outside the plane. */
+fc_status fc_max_pool_backward(const fc_pool_problem *problem, const void *dy, const void *switches, void *dx, int threads);
+/* The average of nothing (padding alone, and padding does not count) is NaN. */
+fc_status fc_avg_pool(const fc_pool_problem *problem, const void *x, void *y, int threads);
+fc_status fc_avg_pool_backward(const fc_pool_problem *problem, const void *dy, void *dx, int threads);
+
+/* ---- elementwise and softmax ------------------------------------------------------------------------------ */
+
+typedef enum fc_activation { FC_RELU, FC_SIGMOID, FC_TANH, FC_ACTIVATIONS } fc_activation;
+
+/* n elements each. The gradient is computed from the result y. */
+fc_status fc_activate(fc_activation kind, fc_dtype dtype, const void *x, void *y, ptrdiff_t n, int threads);
+fc_status fc_activate_backward(fc_activation kind, fc_dtype dtype, const void *dy, const void *y, void *dx, ptrdiff_t n,
+                               int threads);
+
+/* Arrays of shape (outer, classes, inner), normalised along the middle. */
+typedef struct fc_softmax_problem {
+    fc_dtype dtype;
+    ptrdiff_t outer, classes, inner;
+} fc_softmax_problem;
+
+/* outer * classes * inner, or -1 where the problem makes no sense. */
+ptrdiff_t fc_softmax_elements(const fc_softmax_problem *problem);
+fc_status fc_softmax(const fc_softmax_problem *problem, const void *x, void *y, int threads);
+fc_status fc_softmax_backward(const fc_softmax_problem *problem, const void *dy, const void *y, void *dx, int threads);
+
+/* loss (outer, inner) = -sum over classes of target * log softmax(logits); dlogits, if not NULL, is its gradient times scale.
+ * Exactly one of classes (outer, inner) and probabilities (outer, classes, inner) is not NULL. FC_INVALID for a class that
+ * does not exist. */
+fc_status fc_cross_entropy(const fc_softmax_problem *problem, const void *logits, const int64_t *classes,
+                           const void *probabilities, void *loss, void *dlogits, double scale, int threads);
+
+/* One step of stochastic gradient descent over n elements. With velocity (NULL if momentum is 0):
+ * g = grad + weight_decay * value; velocity = momentum * velocity + g; value -= rate * (nesterov ? g + momentum * velocity : velocity). */
+typedef struct fc_sgd_step {
+    double rate, momentum, weight_decay;
+    int nesterov;
+} fc_sgd_step;
+fc_status fc_sgd(const fc_sgd_step *step, fc_dtype dtype, void *value, const void *grad, void *velocity, ptrdiff_t n, int threads);
+
 /* ---- runtime -------------------------------------------------------------------------------------------- */
 
 /* Instruction sets built in and supported by this CPU, best first; NULL past the end. */

@@ -4,6 +4,7 @@
 cimport cython
 cimport numpy as cnp
 from libc.stddef cimport ptrdiff_t
+from libc.stdint cimport int64_t
 
 cnp.import_array()
 
@@ -50,6 +51,41 @@ cdef extern from "fastconv.h" nogil:
     ptrdiff_t fc_conv_plan_elements(const fc_conv_plan *, int)
     const char *fc_conv_algorithm_name(int)
     fc_status fc_conv_algorithm_examine(int, const fc_conv_problem *, const char **, double *)
+    ctypedef struct fc_pool_problem:
+        fc_dtype dtype
+        fc_layout layout
+        ptrdiff_t batch, channels
+        ptrdiff_t input[3]
+        ptrdiff_t output[3]
+        ptrdiff_t kernel[3]
+        ptrdiff_t stride[3]
+        ptrdiff_t dilation[3]
+        ptrdiff_t pad_before[3]
+        ptrdiff_t pad_after[3]
+        int count_padding
+        int wide
+    ptrdiff_t fc_pool_elements(const fc_pool_problem *, int)
+    fc_status fc_max_pool(const fc_pool_problem *, const void *, void *, void *, int)
+    fc_status fc_max_pool_backward(const fc_pool_problem *, const void *, const void *, void *, int)
+    fc_status fc_avg_pool(const fc_pool_problem *, const void *, void *, int)
+    fc_status fc_avg_pool_backward(const fc_pool_problem *, const void *, void *, int)
+    ctypedef enum fc_activation:
+        FC_RELU
+        FC_SIGMOID
+        FC_TANH
+    fc_status fc_activate(fc_activation, fc_dtype, const void *, void *, ptrdiff_t, int)
+    fc_status fc_activate_backward(fc_activation, fc_dtype, const void *, const void *, void *, ptrdiff_t, int)
+    ctypedef struct fc_softmax_problem:
+        fc_dtype dtype
+        ptrdiff_t outer, classes, inner
+    ptrdiff_t fc_softmax_elements(const fc_softmax_problem *)
+    fc_status fc_softmax(const fc_softmax_problem *, const void *, void *, int)
+    fc_status fc_softmax_backward(const fc_softmax_problem *, const void *, const void *, void *, int)
+    fc_status fc_cross_entropy(const fc_softmax_problem *, const void *, const int64_t *, const void *, void *, void *, double, int)
+    ctypedef struct fc_sgd_step:
+        double rate, momentum, weight_decay
+        int nesterov
+    fc_status fc_sgd(const fc_sgd_step *, fc_dtype, void *, const void *, void *, ptrdiff_t, int)
     const char *fc_isa_available(int)
     const char *fc_isa()
     fc_status fc_isa_select(const char *)
@@ -240,3 +276,225 @@ cdef class ConvPlan:
             fc_conv_plan_run(plan, &arrays, space, threads)
         if size:
             fc_workspace_release(space)
+
+
+# ---- pooling -----------------------------------------------------------------------------------------------------
+
+cdef int refuse(fc_status status) except -1:
+    if status == FC_NOMEM:
+        raise MemoryError("no memory for a workspace")
+    if status != FC_OK:
+        raise ValueError("not a valid problem")
+    return 0
+
+
+cdef int check_threads(int threads) except -1:
+    if threads < 1:
+        raise ValueError(f"threads: expected at least 1, got {threads}")
+    return 0
+
+
+@cython.final
+cdef class PoolPlan:
+    """One pooling, its shapes worked out: immutable, may be run by many threads at once."""
+
+    cdef fc_pool_problem problem
+    cdef ptrdiff_t x_elements, y_elements
+    cdef int number, switch_number
+
+    def __cinit__(self, str dtype, bint channels_last, batch, channels, window, bint count_padding, bint wide):
+        cdef fc_pool_problem *p = &self.problem
+        cdef int axis, skip = 3 - len(window.size)
+        p.dtype = dtype_of(dtype)
+        p.layout = FC_CHANNELS_LAST if channels_last else FC_CHANNELS_FIRST
+        p.batch, p.channels = batch, channels
+        p.count_padding, p.wide = count_padding, wide
+        for axis in range(3):
+            p.input[axis] = p.output[axis] = p.kernel[axis] = p.stride[axis] = p.dilation[axis] = 1
+            p.pad_before[axis] = p.pad_after[axis] = 0
+            if axis >= skip:
+                p.input[axis] = window.size[axis - skip]
+                p.output[axis] = window.output[axis - skip]
+                p.kernel[axis] = window.kernel[axis - skip]
+                p.stride[axis] = window.stride[axis - skip]
+                p.dilation[axis] = window.dilation[axis - skip]
+                p.pad_before[axis], p.pad_after[axis] = window.padding[axis - skip]
+        self.x_elements = fc_pool_elements(p, 0)
+        self.y_elements = fc_pool_elements(p, 1)
+        self.number = type_number(p.dtype)
+        self.switch_number = cnp.NPY_INT64 if wide else cnp.NPY_INT32
+        if self.x_elements < 0 or self.y_elements < 0:
+            raise ValueError("the arrays would be larger than memory can address")
+
+    def max(self, x, y, switches, int threads):
+        """Write the largest of each window, and where it is unless switches is None."""
+        cdef void *px = data_of(x, self.number, self.x_elements, False)
+        cdef void *py = data_of(y, self.number, self.y_elements, True)
+        cdef void *ps = data_of(switches, self.switch_number, self.y_elements, True)
+        cdef fc_status status
+        check_threads(threads)
+        if px == NULL or py == NULL:
+            raise ValueError("x and y must be arrays")
+        with nogil:
+            status = fc_max_pool(&self.problem, px, py, ps, threads)
+        refuse(status)
+
+    def max_backward(self, dy, switches, dx, int threads):
+        """Add dy up where the switches say. False if one of them says nowhere."""
+        cdef void *py = data_of(dy, self.number, self.y_elements, False)
+        cdef void *ps = data_of(switches, self.switch_number, self.y_elements, False)
+        cdef void *px = data_of(dx, self.number, self.x_elements, True)
+        cdef fc_status status
+        check_threads(threads)
+        if px == NULL or py == NULL or ps == NULL:
+            raise ValueError("dy, switches and dx must be arrays")
+        with nogil:
+            status = fc_max_pool_backward(&self.problem, py, ps, px, threads)
+        return status == FC_OK
+
+    def avg(self, x, y, int threads):
+        """Write the average of each window."""
+        cdef void *px = data_of(x, self.number, self.x_elements, False)
+        cdef void *py = data_of(y, self.number, self.y_elements, True)
+        cdef fc_status status
+        check_threads(threads)
+        if px == NULL or py == NULL:
+            raise ValueError("x and y must be arrays")
+        with nogil:
+            status = fc_avg_pool(&self.problem, px, py, threads)
+        refuse(status)
+
+    def avg_backward(self, dy, dx, int threads):
+        """Write the gradient of the averages."""
+        cdef void *py = data_of(dy, self.number, self.y_elements, False)
+        cdef void *px = data_of(dx, self.number, self.x_elements, True)
+        cdef fc_status status
+        check_threads(threads)
+        if px == NULL or py == NULL:
+            raise ValueError("dy and dx must be arrays")
+        with nogil:
+            status = fc_avg_pool_backward(&self.problem, py, px, threads)
+        refuse(status)
+
+
+# ---- elementwise and softmax -----------------------------------------------------------------------------------------
+
+RELU, SIGMOID, TANH = FC_RELU, FC_SIGMOID, FC_TANH
+
+
+cdef fc_dtype dtype_of_array(object array) except *:
+    if not cnp.PyArray_Check(array):
+        raise TypeError(f"expected a NumPy array, got {type(array).__name__}")
+    cdef int number = cnp.PyArray_TYPE(<cnp.ndarray>array)
+    if number == cnp.NPY_FLOAT32:
+        return FC_FLOAT32
+    if number == cnp.NPY_FLOAT64:
+        return FC_FLOAT64
+    raise TypeError(f"no kernels for dtype {array.dtype}")
+
+
+def activate(int kind, x, y, int threads):
+    """y = f(x) for f = RELU, SIGMOID or TANH."""
+    cdef fc_dtype dtype = dtype_of_array(x)
+    cdef ptrdiff_t n = cnp.PyArray_SIZE(<cnp.ndarray>x)
+    cdef void *px = data_of(x, type_number(dtype), n, False)
+    cdef void *py = data_of(y, type_number(dtype), n, True)
+    cdef fc_status status
+    check_threads(threads)
+    if py == NULL or not FC_RELU <= kind <= FC_TANH:
+        raise ValueError("kind must be RELU, SIGMOID or TANH, and y an array")
+    with nogil:
+        status = fc_activate(<fc_activation>kind, dtype, px, py, n, threads)
+    refuse(status)
+
+
+def activate_backward(int kind, dy, y, dx, int threads):
+    """dx = dy f'(x), from y = f(x)."""
+    cdef fc_dtype dtype = dtype_of_array(y)
+    cdef ptrdiff_t n = cnp.PyArray_SIZE(<cnp.ndarray>y)
+    cdef void *pdy = data_of(dy, type_number(dtype), n, False)
+    cdef void *py = data_of(y, type_number(dtype), n, False)
+    cdef void *pdx = data_of(dx, type_number(dtype), n, True)
+    cdef fc_status status
+    check_threads(threads)
+    if pdy == NULL or pdx == NULL or not FC_RELU <= kind <= FC_TANH:
+        raise ValueError("kind must be RELU, SIGMOID or TANH, and dy and dx arrays")
+    with nogil:
+        status = fc_activate_backward(<fc_activation>kind, dtype, pdy, py, pdx, n, threads)
+    refuse(status)
+
+
+cdef fc_softmax_problem softmax_of(object array, outer, classes, inner) except *:
+    cdef fc_softmax_problem p
+    p.dtype = dtype_of_array(array)
+    p.outer, p.classes, p.inner = outer, classes, inner
+    if fc_softmax_elements(&p) < 0:
+        raise ValueError("not a valid problem")
+    return p
+
+
+def softmax(x, y, outer, classes, inner, int threads):
+    """y = softmax of x, seen as (outer, classes, inner), along the classes."""
+    cdef fc_softmax_problem p = softmax_of(x, outer, classes, inner)
+    cdef ptrdiff_t n = fc_softmax_elements(&p)
+    cdef void *px = data_of(x, type_number(p.dtype), n, False)
+    cdef void *py = data_of(y, type_number(p.dtype), n, True)
+    cdef fc_status status
+    check_threads(threads)
+    if py == NULL:
+        raise ValueError("y must be an array")
+    with nogil:
+        status = fc_softmax(&p, px, py, threads)
+    refuse(status)
+
+
+def softmax_backward(dy, y, dx, outer, classes, inner, int threads):
+    """dx = the gradient of softmax, from its result y."""
+    cdef fc_softmax_problem p = softmax_of(y, outer, classes, inner)
+    cdef ptrdiff_t n = fc_softmax_elements(&p)
+    cdef void *pdy = data_of(dy, type_number(p.dtype), n, False)
+    cdef void *py = data_of(y, type_number(p.dtype), n, False)
+    cdef void *pdx = data_of(dx, type_number(p.dtype), n, True)
+    cdef fc_status status
+    check_threads(threads)
+    if pdy == NULL or pdx == NULL:
+        raise ValueError("dy and dx must be arrays")
+    with nogil:
+        status = fc_softmax_backward(&p, pdy, py, pdx, threads)
+    refuse(status)
+
+
+def cross_entropy(logits, target, probabilities, loss, dlogits, double scale, outer, classes, inner, int threads):
+    """Write each position's loss, and scale times its gradient unless dlogits is None. False if a target is no class."""
+    cdef fc_softmax_problem p = softmax_of(logits, outer, classes, inner)
+    cdef ptrdiff_t n = fc_softmax_elements(&p)
+    cdef void *px = data_of(logits, type_number(p.dtype), n, False)
+    cdef void *pt = data_of(target, cnp.NPY_INT64, p.outer * p.inner, False)
+    cdef void *pp = data_of(probabilities, type_number(p.dtype), n, False)
+    cdef void *pl = data_of(loss, type_number(p.dtype), p.outer * p.inner, True)
+    cdef void *pd = data_of(dlogits, type_number(p.dtype), n, True)
+    cdef fc_status status
+    check_threads(threads)
+    if pl == NULL or (pt == NULL) == (pp == NULL):
+        raise ValueError("loss must be an array, and so must one of target and probabilities")
+    with nogil:
+        status = fc_cross_entropy(&p, px, <const int64_t *>pt, pp, pl, pd, scale, threads)
+    return status == FC_OK
+
+
+def sgd(value, grad, velocity, double rate, double momentum, double weight_decay, bint nesterov, int threads):
+    """One step of gradient descent, in place; velocity is None without momentum."""
+    cdef fc_sgd_step step
+    cdef fc_dtype dtype = dtype_of_array(value)
+    cdef ptrdiff_t n = cnp.PyArray_SIZE(<cnp.ndarray>value)
+    cdef void *pv = data_of(value, type_number(dtype), n, True)
+    cdef void *pg = data_of(grad, type_number(dtype), n, False)
+    cdef void *pm = data_of(velocity, type_number(dtype), n, True)
+    cdef fc_status status
+    check_threads(threads)
+    if pg == NULL:
+        raise ValueError("grad must be an array")
+    step.rate, step.momentum, step.weight_decay, step.nesterov = rate, momentum, weight_decay, nesterov
+    with nogil:
+        status = fc_sgd(&step, dtype, pv, pg, pm, n, threads)
+    refuse(status)

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["LAYOUTS", "Window", "axes", "check_layout", "paddings", "window"]
+__all__ = ["LAYOUTS", "Window", "axes", "check_axis", "check_layout", "hashable", "paddings", "window"]
 
 LAYOUTS = {
     1: ("NCW", "NWC"),
@@ -49,6 +49,32 @@ def _integer(value: Any, name: str, least: int) -> int:
     if not least <= number < _LARGEST:
         raise ValueError(f"{name}: expected at least {least} and less than 2**57, got {number}")
     return number
+
+
+def check_axis(axis: Any, ndim: int) -> int:
+    """Return `axis` of an array of `ndim` axes, counted from the front.
+
+    Raises
+    ------
+    TypeError
+        If it is not an integer.
+    ValueError
+        If there is no such axis.
+    """
+    try:
+        number = operator.index(axis)
+    except TypeError:
+        raise TypeError(f"axis: expected an integer, got {axis!r} of type {type(axis).__name__}") from None
+    if not -ndim <= number < ndim:
+        raise ValueError(f"axis: expected {-ndim} to {ndim - 1} for an array of {ndim} axes, got {number}")
+    return number % ndim
+
+
+def hashable(option: Any) -> Any:
+    """An option's lists and arrays as tuples, so that it can be looked up in a cache of plans."""
+    if hasattr(option, "__len__") and not isinstance(option, (str, bytes)):
+        return tuple(map(hashable, option))
+    return option
 
 
 def axes(value: Any, name: str, rank: int, least: int = 1) -> tuple[int, ...]:

@@ -15,7 +15,23 @@ from fastconv.arrays import check_out, dense
 from fastconv.geometry import Window
 from fastconv.runtime import get_num_threads
 
-__all__ = ["check_out", "conv_algorithms", "conv_plan", "dense", "empty", "on_change"]
+__all__ = [
+    "activate",
+    "activate_backward",
+    "check_out",
+    "conv_algorithms",
+    "conv_plan",
+    "cross_entropy",
+    "dense",
+    "empty",
+    "holds_integers",
+    "integers",
+    "on_change",
+    "pool_plan",
+    "sgd_step",
+    "softmax",
+    "softmax_backward",
+]
 
 PASSES = {
     "forward": _native.FORWARD,
@@ -62,3 +78,126 @@ def conv_plan(
 def conv_algorithms(which: str, *problem: Any) -> list[tuple[str, str | None, float]]:
     """Name, reason for declining or None, and estimated seconds of every algorithm there is."""
     return _native.conv_algorithms(PASSES[which], *problem)
+
+
+# ---- pooling -----------------------------------------------------------------------------------------------------
+
+
+class PoolPlan:
+    """One pooling, ready to run."""
+
+    __slots__ = ("native", "switch_dtype")
+
+    def __init__(self, native: _native.PoolPlan, switch_dtype: np.dtype) -> None:
+        self.native = native
+        self.switch_dtype = switch_dtype
+
+    def max(self, x: np.ndarray, y: np.ndarray, switches: np.ndarray | None) -> None:
+        self.native.max(x, y, switches, get_num_threads())
+
+    def max_backward(self, dy: np.ndarray, switches: np.ndarray, dx: np.ndarray) -> bool:
+        """False if a switch lies outside its plane; dx is not to be used then."""
+        return self.native.max_backward(dy, switches, dx, get_num_threads())
+
+    def avg(self, x: np.ndarray, y: np.ndarray) -> None:
+        self.native.avg(x, y, get_num_threads())
+
+    def avg_backward(self, dy: np.ndarray, dx: np.ndarray) -> None:
+        self.native.avg_backward(dy, dx, get_num_threads())
+
+
+def pool_plan(
+    dtype: str, channels_last: bool, batch: int, channels: int, window: Window, count_padding: bool, wide: bool
+) -> PoolPlan:
+    """Plan a pooling; its switches are int64 if `wide`, else int32."""
+    native = _native.PoolPlan(dtype, channels_last, batch, channels, window, count_padding, wide)
+    return PoolPlan(native, np.dtype(np.int64 if wide else np.int32))
+
+
+# ---- elementwise and softmax -----------------------------------------------------------------------------------------
+
+ACTIVATIONS = {"relu": _native.RELU, "sigmoid": _native.SIGMOID, "tanh": _native.TANH}
+
+
+def activate(kind: str, x: np.ndarray) -> np.ndarray:
+    """Apply "relu", "sigmoid" or "tanh"."""
+    y = np.empty(x.shape, x.dtype)
+    _native.activate(ACTIVATIONS[kind], x, y, get_num_threads())
+    return y
+
+
+def activate_backward(kind: str, dy: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Gradient of `activate`, from its result."""
+    dx = np.empty(y.shape, y.dtype)
+    _native.activate_backward(ACTIVATIONS[kind], dy, y, dx, get_num_threads())
+    return dx
+
+
+def softmax(x: np.ndarray, outer: int, classes: int, inner: int) -> np.ndarray:
+    """Softmax along the middle of (outer, classes, inner), the axes that x is seen as."""
+    y = np.empty(x.shape, x.dtype)
+    _native.softmax(x, y, outer, classes, inner, get_num_threads())
+    return y
+
+
+def softmax_backward(dy: np.ndarray, y: np.ndarray, outer: int, classes: int, inner: int) -> np.ndarray:
+    """Gradient of `softmax`, from its result."""
+    dx = np.empty(y.shape, y.dtype)
+    _native.softmax_backward(dy, y, dx, outer, classes, inner, get_num_threads())
+    return dx
+
+
+def cross_entropy(
+    logits: np.ndarray,
+    target: np.ndarray | None,
+    probabilities: np.ndarray | None,
+    scale: float,
+    want_gradient: bool,
+    outer: int,
+    classes: int,
+    inner: int,
+) -> tuple[np.ndarray, np.ndarray | None] | None:
+    """Losses (outer * inner) and, if wanted, `scale` times their gradient; None if a target is no class."""
+    losses = np.empty(outer * inner, logits.dtype)
+    dlogits = np.empty(logits.shape, logits.dtype) if want_gradient else None
+    shape = (outer, classes, inner)
+    good = _native.cross_entropy(logits, target, probabilities, losses, dlogits, scale, *shape, get_num_threads())
+    return (losses, dlogits) if good else None
+
+
+def _as_array(value: Any) -> np.ndarray:
+    if hasattr(value, "__dlpack__") and not isinstance(value, (np.ndarray, np.generic)):
+        return np.from_dlpack(value)
+    return np.asarray(value)
+
+
+def holds_integers(value: Any) -> bool:
+    """Whether `value` is an array (or a list, or a number) of integers."""
+    return _as_array(value).dtype.kind in "iu"
+
+
+def integers(value: Any, name: str, dtype: str = "") -> np.ndarray:
+    """Return `value` as a dense array of int32 or int64: of `dtype`, by default of its own if it is one of these, else int64.
+
+    Raises
+    ------
+    TypeError
+        If it is not an array of integers.
+    """
+    array = _as_array(value)
+    if array.dtype.kind not in "iu":
+        raise TypeError(f"{name}: expected integers, got dtype {array.dtype}")
+    return np.require(array, dtype or ("int32" if array.dtype == np.int32 else "int64"), ["C", "A"])
+
+
+def sgd_step(
+    value: np.ndarray,
+    grad: np.ndarray,
+    velocity: np.ndarray | None,
+    rate: float,
+    momentum: float,
+    weight_decay: float,
+    nesterov: bool,
+) -> None:
+    """One step of gradient descent on `value` and `velocity`, in place (dense arrays of one dtype)."""
+    _native.sgd(value, grad, velocity, rate, momentum, weight_decay, nesterov, get_num_threads())

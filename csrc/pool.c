@@ -1,0 +1,135 @@
+/* pool.c -- checks a pooling problem and splits it into tasks. */
+#include "core.h"
+
+#include <stdatomic.h>
+
+/* Every size, coordinate and byte offset stays below this, so that sums and differences of a few cannot overflow. */
+#define LARGEST (PTRDIFF_MAX / 64)
+#define TASK 32768 /* elements read and written that are worth a task */
+
+static bool multiply(ptrdiff_t *product, ptrdiff_t factor)
+{
+    return factor >= 0 && !__builtin_mul_overflow(*product, factor, product) && *product <= LARGEST;
+}
+
+ptrdiff_t fc_pool_elements(const fc_pool_problem *p, int array)
+{
+    ptrdiff_t x = 1, y = 1;
+    bool fits = multiply(&x, p->batch) && multiply(&x, p->channels) && multiply(&y, p->batch) && multiply(&y, p->channels);
+    for (int a = 0; a < 3; a++) {
+        ptrdiff_t span = 1, reach = 1;
+        fits = fits && multiply(&x, p->input[a]) && multiply(&y, p->output[a]);
+        if (p->kernel[a] < 1 || p->stride[a] < 1 || p->dilation[a] < 1 || p->pad_before[a] < 0 || p->pad_after[a] < 0 ||
+            p->pad_before[a] > LARGEST || p->pad_after[a] > LARGEST || !multiply(&span, p->kernel[a]) ||
+            !multiply(&span, p->dilation[a]) || !multiply(&reach, p->output[a]) || !multiply(&reach, p->stride[a]))
+            return -1;
+    }
+    ptrdiff_t bytes_x = x, bytes_y = y; /* of the widest elements */
+    if (!fits || !multiply(&bytes_x, 8) || !multiply(&bytes_y, 8))
+        return -1;
+    return array == 0 ? x : y;
+}
+
+typedef struct pool_call {
+    fc_pool_job job;
+    fc_pool_kernel *kernel;
+    fc_scatter_kernel *scatter;
+    ptrdiff_t units, chunk;
+    atomic_bool bad;
+} pool_call;
+
+static void pool_task(void *context, ptrdiff_t index, int worker)
+{
+    (void)worker;
+    pool_call *call = context;
+    const ptrdiff_t first = index * call->chunk, last = fc_min(call->units, first + call->chunk);
+    if (call->kernel)
+        call->kernel(&call->job, first, last);
+    else if (!call->scatter(&call->job, first, last))
+        atomic_store_explicit(&call->bad, true, memory_order_relaxed);
+}
+
+/* In units of which `plane` make a plane of channels first: a task gets whole planes, or an even part of one. */
+static void pool_run(pool_call *call, ptrdiff_t units, ptrdiff_t plane, ptrdiff_t elements, int threads)
+{
+    ptrdiff_t chunk = fc_max(1, TASK / fc_max(1, elements / units));
+    if (chunk >= plane)
+        chunk = chunk / plane * plane;
+    else
+        chunk = fc_ceil_div(plane, fc_ceil_div(plane, chunk));
+    call->units = units;
+    call->chunk = chunk;
+    fc_parallel(threads, fc_ceil_div(units, chunk), pool_task, call);
+}
+
+static const fc_kernels *kernels_of(fc_dtype dtype) { return fc_isa_current()->kernels[dtype]; }
+
+/* Rows of the array that a kernel writes, which has these lengths. */
+static void pool_rows(pool_call *call, const ptrdiff_t lengths[3], int threads)
+{
+    const fc_pool_problem *p = call->job.problem;
+    const ptrdiff_t x = fc_pool_elements(p, 0), y = fc_pool_elements(p, 1), plane = lengths[0] * lengths[1];
+    const ptrdiff_t units = p->batch * plane * (p->layout == FC_CHANNELS_FIRST ? p->channels : 1);
+    if (units > 0 && p->channels > 0 && lengths[2] > 0)
+        pool_run(call, units, p->layout == FC_CHANNELS_FIRST ? plane : 1, x + y, threads);
+}
+
+static bool windows_valid(const fc_pool_problem *p)
+{
+    if (fc_pool_elements(p, 0) < 0)
+        return false;
+    for (int a = 0; a < 3; a++)
+        if (p->input[a] < 1 || p->output[a] < 1)
+            return false;
+    return true;
+}
+
+static bool too_narrow(const fc_pool_problem *p)
+{
+    return !p->wide && p->input[0] * p->input[1] * p->input[2] > INT32_MAX;
+}
+
+fc_status fc_max_pool(const fc_pool_problem *problem, const void *x, void *y, void *switches, int threads)
+{
+    if (!windows_valid(problem) || (switches && too_narrow(problem)))
+        return FC_INVALID;
+    fc_pool_problem narrow = *problem; /* planes too large for the kernels' own 32-bit indices go as wide ones do */
+    if (too_narrow(problem))
+        narrow.wide = 1;
+    else if (!switches)
+        narrow.wide = 0;
+    pool_call call = {.job = {&narrow, x, y, switches}, .kernel = kernels_of(problem->dtype)->max_pool[problem->layout]};
+    pool_rows(&call, narrow.output, threads);
+    return FC_OK;
+}
+
+fc_status fc_max_pool_backward(const fc_pool_problem *p, const void *dy, const void *switches, void *dx, int threads)
+{
+    if (fc_pool_elements(p, 0) < 0 || too_narrow(p))
+        return FC_INVALID;
+    const ptrdiff_t x = fc_pool_elements(p, 0), y = fc_pool_elements(p, 1);
+    pool_call call = {.job = {p, dy, dx, (void *)switches}, .scatter = kernels_of(p->dtype)->max_pool_backward[p->layout]};
+    const ptrdiff_t units =
+        p->batch * (p->layout == FC_CHANNELS_FIRST ? p->channels : fc_ceil_div(p->channels, FC_SCATTER_CHANNELS));
+    if (units > 0)
+        pool_run(&call, units, 1, x + 2 * y, threads);
+    return call.bad ? FC_INVALID : FC_OK;
+}
+
+fc_status fc_avg_pool(const fc_pool_problem *p, const void *x, void *y, int threads)
+{
+    if (!windows_valid(p))
+        return FC_INVALID;
+    pool_call call = {.job = {p, x, y, NULL}, .kernel = kernels_of(p->dtype)->avg_pool[p->layout]};
+    pool_rows(&call, p->output, threads);
+    return FC_OK;
+}
+
+fc_status fc_avg_pool_backward(const fc_pool_problem *p, const void *dy, void *dx, int threads)
+{
+    if (!windows_valid(p))
+        return FC_INVALID;
+    pool_call call = {.job = {p, dy, dx, NULL}, .kernel = kernels_of(p->dtype)->avg_pool_backward[p->layout]};
+    pool_rows(&call, p->input, threads);
+    return FC_OK;
+}

@@ -1,0 +1,97 @@
+"""Losses, with their gradients from the same pass."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal, overload
+
+from fastconv.arrays import same_dtype
+from fastconv.backends import backend_of
+
+__all__ = ["cross_entropy"]
+
+
+@overload
+def cross_entropy(logits: Any, target: Any, *, reduction: str = "mean", return_grad: Literal[False] = False) -> Any: ...
+@overload
+def cross_entropy(logits: Any, target: Any, *, reduction: str = "mean", return_grad: Literal[True]) -> tuple[Any, Any]: ...
+def cross_entropy(logits: Any, target: Any, *, reduction: str = "mean", return_grad: bool = False) -> Any:
+    """Cross entropy between softmax(logits) and a target: ``-sum(target * log(softmax(logits)))``, softmax fused.
+
+    Parameters
+    ----------
+    logits : array, shape (N, C), (N, C, d1, d2, ...) or (C,)
+        Scores of C classes, float32 or float64: what softmax would take.
+    target : array
+        Either class indices, integers from 0 to C - 1 of any integer dtype, of logits' shape without the axis of the classes; or
+        probabilities, of logits' shape and dtype.
+    reduction : {"mean", "sum", "none"}
+        Average the losses over all positions (samples, and pixels where there are any), add them up, or return each.
+    return_grad : bool
+        Return the gradient with respect to logits, too.
+
+    Returns
+    -------
+    loss : scalar of logits' dtype, or array of shape (N,), (N, d1, d2, ...) or () for "none"
+        Summed in double precision; NaN for the mean of nothing.
+    dlogits : array, logits' shape
+        Only if return_grad: gradient of the loss (for "none", of each position's loss with respect to its own logits).
+
+    Raises
+    ------
+    TypeError
+        If logits are not an array of float32 or float64, or target is neither of integers nor of logits' dtype.
+    ValueError
+        If shapes do not match, a class does not exist, or the reduction is none of the three.
+
+    Notes
+    -----
+    The gradient is ``softmax(logits) - target`` (for a target that sums to one), divided by the number of positions for the mean:
+    Bridle, "Probabilistic interpretation of feedforward classification network outputs" (1990). Classes of probability 0 add
+    nothing, whatever their logits.
+
+    Examples
+    --------
+    >>> import numpy as np, fastconv as fc
+    >>> logits = np.log([[1.0, 3.0], [2.0, 2.0]])
+    >>> loss, dlogits = fc.cross_entropy(logits, np.array([1, 0]), return_grad=True)
+    >>> print(round(float(loss), 6), dlogits.round(6).tolist())
+    0.490415 [[0.125, -0.125], [-0.25, 0.25]]
+    """
+    backend = backend_of(logits, "cross_entropy")
+    logits = backend.dense(logits, "logits")
+    shape = logits.shape
+    if not shape:
+        raise ValueError("logits: expected shape (N, C), (N, C, ...) or (C,), got ()")
+    if reduction not in ("mean", "sum", "none"):
+        raise ValueError(f'reduction: expected "mean", "sum" or "none", got {reduction!r}')
+    axis = 1 if len(shape) > 1 else 0
+    outer, classes, inner = math.prod(shape[:axis]), shape[axis], math.prod(shape[axis + 1 :])
+    if classes < 1:
+        raise ValueError(f"logits: expected at least one class along axis {axis}, got shape {shape}")
+    positions = shape[:axis] + shape[axis + 1 :]
+    indices = probabilities = None
+    if backend.holds_integers(target):
+        indices = backend.integers(target, "target", "int64")
+        if indices.shape != positions:
+            raise ValueError(f"target: expected class indices of shape {positions} for logits of shape {shape}, got {indices.shape}")
+    else:
+        probabilities = backend.dense(target, "target")
+        same_dtype(logits, "logits", probabilities, "target")
+        if probabilities.shape != shape:
+            raise ValueError(f"target: expected probabilities of logits' shape {shape}, got {probabilities.shape}")
+    scale = 1 / max(outer * inner, 1) if reduction == "mean" else 1.0
+    result = backend.cross_entropy(logits, indices, probabilities, scale, bool(return_grad), outer, classes, inner)
+    if result is None:
+        raise ValueError(
+            f"target: expected class indices from 0 to {classes - 1}, got {indices.min()} to {indices.max()}"  # type: ignore[union-attr]
+        )
+    losses, dlogits = result
+    if reduction == "none":
+        loss = losses.reshape(positions)
+    else:
+        total = losses.sum(dtype="float64")
+        if reduction == "mean":
+            total = total / losses.size if losses.size else math.nan
+        loss = logits.dtype.type(total)
+    return (loss, dlogits) if return_grad else loss
