@@ -12,7 +12,7 @@ from typing import Any, overload
 
 import numpy as np
 
-from .layers import Backward, Identity, Layer
+from fastconv.layers import Array, Backward, Identity, Layer
 
 __all__ = ["Concat", "Residual", "Sequential"]
 
@@ -98,12 +98,12 @@ class Sequential(_Container):
             return Sequential(dict(list(self._layers.items())[key]))
         return list(self._layers.values())[key]
 
-    def __call__(self, x: np.ndarray) -> np.ndarray:
+    def __call__(self, x: Array) -> Array:
         for layer in self:
             x = layer(x)
         return x
 
-    def forward(self, x: np.ndarray, *, training: bool = True) -> tuple[np.ndarray, Backward]:
+    def forward(self, x: Array, *, training: bool = True) -> tuple[Array, Backward]:
         steps = []
         for layer in self:
             x, step = layer.forward(x, training=training)
@@ -111,10 +111,9 @@ class Sequential(_Container):
         # Without the input's gradient, nothing before the first layer with parameters has to run.
         first = next((i for i, (_, learns) in enumerate(steps) if learns), len(steps))
 
-        def backward(dy: np.ndarray, needs_dx: bool = True) -> np.ndarray | None:
-            gradient: np.ndarray | None = dy
+        def backward(dy: Array, needs_dx: bool = True) -> Array | None:
+            gradient = dy
             for i in range(len(steps) - 1, -1 if needs_dx else first - 1, -1):
-                assert gradient is not None
                 gradient = steps[i][0](gradient, needs_dx=needs_dx or i > first)
             return gradient if needs_dx else None
 
@@ -148,17 +147,16 @@ class Residual(_Container):
         self._shortcut = Identity() if shortcut is None else shortcut
         self._activation = Identity() if activation is None else activation
 
-    def __call__(self, x: np.ndarray) -> np.ndarray:
+    def __call__(self, x: Array) -> Array:
         return self._activation(self._add(self._body(x), self._shortcut(x)))
 
-    def forward(self, x: np.ndarray, *, training: bool = True) -> tuple[np.ndarray, Backward]:
+    def forward(self, x: Array, *, training: bool = True) -> tuple[Array, Backward]:
         y, body = self._body.forward(x, training=training)
         short, shortcut = self._shortcut.forward(x, training=training)
         y, activation = self._activation.forward(self._add(y, short), training=training)
 
-        def backward(dy: np.ndarray, needs_dx: bool = True) -> np.ndarray | None:
+        def backward(dy: Array, needs_dx: bool = True) -> Array | None:
             gradient = activation(dy)
-            assert gradient is not None
             dbody = body(gradient, needs_dx=needs_dx)
             dshort = shortcut(gradient, needs_dx=needs_dx)
             return None if dbody is None or dshort is None else dbody + dshort
@@ -166,7 +164,7 @@ class Residual(_Container):
         return y, backward
 
     @staticmethod
-    def _add(y: np.ndarray, short: np.ndarray) -> np.ndarray:
+    def _add(y: Array, short: Array) -> Array:
         if y.shape != short.shape:
             raise ValueError(f"body and shortcut give different shapes, {y.shape} and {short.shape}")
         return y + short
@@ -201,15 +199,15 @@ class Concat(_Container):
             raise ValueError("branches: expected at least one layer, got none")
         self.axis = axis
 
-    def __call__(self, x: np.ndarray) -> np.ndarray:
+    def __call__(self, x: Array) -> Array:
         return np.concatenate([branch(x) for branch in self], axis=self.axis)
 
-    def forward(self, x: np.ndarray, *, training: bool = True) -> tuple[np.ndarray, Backward]:
+    def forward(self, x: Array, *, training: bool = True) -> tuple[Array, Backward]:
         outputs, steps = zip(*(branch.forward(x, training=training) for branch in self), strict=True)
         ends = list(accumulate(output.shape[self.axis] for output in outputs))
 
-        def backward(dy: np.ndarray, needs_dx: bool = True) -> np.ndarray | None:
-            dx: np.ndarray | None = None
+        def backward(dy: Array, needs_dx: bool = True) -> Array | None:
+            dx: Array | None = None
             for step, part in zip(steps, np.split(dy, ends[:-1], axis=self.axis), strict=True):
                 gradient = step(part, needs_dx=needs_dx)
                 if gradient is not None:

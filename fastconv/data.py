@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from .init import Rng
+from fastconv.init import Rng
 
 __all__ = ["Dataset", "Preparation", "digits", "random_affine", "read_image"]
 
@@ -162,32 +162,31 @@ def random_affine(
     def augment(x: np.ndarray, rng: Rng) -> np.ndarray:
         rng = np.random.default_rng(rng)
         n, channels, height, width = x.shape
-        angle, slant, moves, factors = (
-            rng.uniform(-1, 1, (n, *shape)).astype(np.float32) * most
-            for shape, most in (((), np.deg2rad(rotate)), ((), shear), ((2,), shift), ((2,), scale))
-        )
-        # Output pixel (row, column), from the middle, comes from matrix @ (row, column) + moves.
+        angle, slant = rng.uniform(-np.deg2rad(rotate), np.deg2rad(rotate), n), rng.uniform(-shear, shear, n)
         cos, sin = np.cos(angle), np.sin(angle)
+        # Output pixel (row, column), counted from the middle, comes from matrix @ (row, column) + move.
         matrix = np.stack([np.stack([cos, -sin], -1), np.stack([sin + slant * cos, cos - slant * sin], -1)], -2)
-        matrix = matrix * (1 + factors)[:, None, :]
-        middle = np.array([(height - 1) / 2, (width - 1) / 2], np.float32)
-        grid = np.stack(np.meshgrid(np.arange(height), np.arange(width), indexing="ij")).reshape(2, -1).astype(np.float32)
-        source = matrix @ (grid - middle[:, None]) + (moves + middle)[:, :, None]
-        row = np.clip(source[:, 0], 0, height - 1)
-        column = np.clip(source[:, 1], 0, width - 1)
-        top = np.minimum(row.astype(np.intp), max(height - 2, 0))
-        left = np.minimum(column.astype(np.intp), max(width - 2, 0))
-        down, right = row - top, column - left
-        bottom, beside = np.minimum(top + 1, height - 1), np.minimum(left + 1, width - 1)
+        matrix *= 1 + rng.uniform(-scale, scale, (n, 1, 2))
+        middle = np.array([(height - 1) / 2, (width - 1) / 2])
+        grid = np.indices((height, width)).reshape(2, -1) - middle[:, None]
+        move = middle + rng.uniform(-shift, shift, (n, 2))
+        source = matrix.astype(x.dtype) @ grid.astype(x.dtype) + move.astype(x.dtype)[:, :, None]
         flat = x.reshape(n, channels, height * width)
+        row, column = np.clip(source[:, 0], 0, height - 1), np.clip(source[:, 1], 0, width - 1)
+        top, left = row.astype(np.intp), column.astype(np.intp)
+        down, right = (row - top)[:, None], (column - left)[:, None]
+        here = top * width + left
+        below = np.where(top < height - 1, width, 0)
+        beside = np.where(left < width - 1, 1, 0)
 
-        def take(rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
-            return np.take_along_axis(flat, (rows * width + columns)[:, None], axis=2)
+        def take(place: np.ndarray) -> np.ndarray:
+            return np.take_along_axis(flat, place[:, None], axis=2)
 
-        down, right = down[:, None].astype(x.dtype), right[:, None].astype(x.dtype)
-        upper = take(top, left) * (1 - right) + take(top, beside) * right
-        lower = take(bottom, left) * (1 - right) + take(bottom, beside) * right
-        return (upper * (1 - down) + lower * down).reshape(x.shape)
+        upper, lower = take(here), take(here + below)
+        upper += (take(here + beside) - upper) * right
+        lower += (take(here + below + beside) - lower) * right
+        upper += (lower - upper) * down
+        return upper.reshape(x.shape)
 
     return augment
 

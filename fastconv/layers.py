@@ -13,21 +13,22 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Iterator, Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
-from .activation import relu, relu_backward, sigmoid, sigmoid_backward, tanh, tanh_backward
-from .arrays import FLOATS
-from .conv import conv2d, conv2d_backward
-from .geometry import axes, check_layout
-from .init import Rng, uniform_fan_in
-from .linear import linear, linear_backward
-from .pooling import avg_pool2d, avg_pool2d_backward, max_pool2d, max_pool2d_backward
+from fastconv.activation import relu, relu_backward, sigmoid, sigmoid_backward, tanh, tanh_backward
+from fastconv.arrays import FLOATS
+from fastconv.conv import conv2d, conv2d_backward
+from fastconv.geometry import axes, check_layout
+from fastconv.init import Rng, uniform_fan_in
+from fastconv.linear import linear, linear_backward
+from fastconv.pooling import avg_pool2d, avg_pool2d_backward, max_pool2d, max_pool2d_backward
 
 __all__ = [
     "RBF",
+    "Array",
     "AvgPool2d",
     "Backward",
     "Conv2d",
@@ -45,11 +46,13 @@ __all__ = [
     "Tanh",
 ]
 
+Array: TypeAlias = Any  # NumPy's, or that of another backend
+
 
 class Backward(Protocol):
     """What `Layer.forward` returns beside the output."""
 
-    def __call__(self, dy: np.ndarray, needs_dx: bool = True) -> np.ndarray | None:
+    def __call__(self, dy: Array, needs_dx: bool = True) -> Array | None:
         """Add the parameters' gradients into their ``grad`` and return the input's.
 
         Parameters
@@ -74,13 +77,13 @@ class Parameter:
         The sum of the gradients since it was last None; of `value`'s shape and dtype.
     """
 
-    def __init__(self, name: str, value: np.ndarray) -> None:
+    def __init__(self, name: str, value: Array) -> None:
         self.name = name
         self.value = value
-        self.grad: np.ndarray | None = None
+        self.grad: Array | None = None
         self._lock = threading.Lock()
 
-    def add_grad(self, grad: np.ndarray) -> None:
+    def add_grad(self, grad: Array) -> None:
         """Add `grad` into ``grad``. Safe from several threads; `grad` belongs to the parameter afterwards."""
         with self._lock:
             if self.grad is None:
@@ -120,7 +123,7 @@ class Layer:
     [[4.0, 4.0, 4.0], [4.0, 4.0, 4.0]]
     """
 
-    def forward(self, x: np.ndarray, *, training: bool = True) -> tuple[np.ndarray, Backward]:
+    def forward(self, x: Array, *, training: bool = True) -> tuple[Array, Backward]:
         """Compute the output, and the closure that takes its gradient back.
 
         Parameters
@@ -138,7 +141,7 @@ class Layer:
         """
         raise NotImplementedError(f"{type(self).__name__}.forward")
 
-    def __call__(self, x: np.ndarray) -> np.ndarray:
+    def __call__(self, x: Array) -> Array:
         """Infer: the output alone, with nothing kept."""
         return self.forward(x, training=False)[0]
 
@@ -251,11 +254,11 @@ def _float_dtype(dtype: DTypeLike) -> np.dtype:
 class Identity(Layer):
     """Return the input: a place holder, or the short cut of a `Concat`."""
 
-    def __call__(self, x: np.ndarray) -> np.ndarray:
+    def __call__(self, x: Array) -> Array:
         return x
 
-    def forward(self, x: np.ndarray, *, training: bool = True) -> tuple[np.ndarray, Backward]:
-        def backward(dy: np.ndarray, needs_dx: bool = True) -> np.ndarray | None:
+    def forward(self, x: Array, *, training: bool = True) -> tuple[Array, Backward]:
+        def backward(dy: Array, needs_dx: bool = True) -> Array | None:
             return dy if needs_dx else None
 
         return x, backward
@@ -331,10 +334,10 @@ class Conv2d(Layer):
         if bias:
             self.bias = Parameter("bias", uniform_fan_in((self.out_channels,), fan_in, generator, dtype))
 
-    def __call__(self, x: np.ndarray) -> np.ndarray:
-        return self._apply(x, self._dense_weight())
+    def __call__(self, x: Array) -> Array:
+        return self._apply(x, self.dense_weight())
 
-    def _apply(self, x: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    def _apply(self, x: Array, weight: Array) -> Array:
         return conv2d(
             x,
             weight,
@@ -346,10 +349,10 @@ class Conv2d(Layer):
             layout=self.layout,
         )
 
-    def forward(self, x: np.ndarray, *, training: bool = True) -> tuple[np.ndarray, Backward]:
-        weight = self._dense_weight()
+    def forward(self, x: Array, *, training: bool = True) -> tuple[Array, Backward]:
+        weight = self.dense_weight()
 
-        def backward(dy: np.ndarray, needs_dx: bool = True) -> np.ndarray | None:
+        def backward(dy: Array, needs_dx: bool = True) -> Array | None:
             dx, dweight, dbias = conv2d_backward(
                 dy,
                 x,
@@ -361,19 +364,18 @@ class Conv2d(Layer):
                 layout=self.layout,
                 needs=(needs_dx, True, self.bias is not None),
             )
-            assert dweight is not None
             self.weight.add_grad(self._parameter_grad(dweight))
             if self.bias is not None:
-                assert dbias is not None
                 self.bias.add_grad(dbias)
             return dx
 
         return self._apply(x, weight), backward
 
-    def _dense_weight(self) -> np.ndarray:
+    def dense_weight(self) -> Array:
+        """Return the weights as `fastconv.conv2d` takes them."""
         return self.weight.value
 
-    def _parameter_grad(self, dweight: np.ndarray) -> np.ndarray:
+    def _parameter_grad(self, dweight: Array) -> Array:
         return dweight
 
     def _options(self) -> str:
@@ -450,12 +452,12 @@ class TableConv2d(Conv2d):
         if self.bias is not None:
             self.bias.value *= scale
 
-    def _dense_weight(self) -> np.ndarray:
+    def dense_weight(self) -> Array:
         dense = np.zeros((self.out_channels, self.in_channels, *self.kernel_size), self.weight.value.dtype)
         dense[self.table] = self.weight.value
         return dense
 
-    def _parameter_grad(self, dweight: np.ndarray) -> np.ndarray:
+    def _parameter_grad(self, dweight: Array) -> Array:
         return np.asarray(dweight[self.table])
 
     def _options(self) -> str:
@@ -504,17 +506,15 @@ class Linear(Layer):
         if bias:
             self.bias = Parameter("bias", uniform_fan_in(shape[:1], self.in_features, generator, dtype))
 
-    def __call__(self, x: np.ndarray) -> np.ndarray:
+    def __call__(self, x: Array) -> Array:
         return linear(x, self.weight.value, self.bias.value if self.bias else None)
 
-    def forward(self, x: np.ndarray, *, training: bool = True) -> tuple[np.ndarray, Backward]:
-        def backward(dy: np.ndarray, needs_dx: bool = True) -> np.ndarray | None:
+    def forward(self, x: Array, *, training: bool = True) -> tuple[Array, Backward]:
+        def backward(dy: Array, needs_dx: bool = True) -> Array | None:
             needs = (needs_dx, True, self.bias is not None)
             dx, dweight, dbias = linear_backward(dy, x, self.weight.value, needs=needs)
-            assert dweight is not None
             self.weight.add_grad(dweight)
             if self.bias is not None:
-                assert dbias is not None
                 self.bias.add_grad(dbias)
             return dx
 
@@ -547,13 +547,13 @@ class RBF(Layer):
         if self.codes.ndim != 2 or not self.codes.size:
             raise ValueError(f"codes: expected shape (classes, features), got {self.codes.shape}")
 
-    def __call__(self, x: np.ndarray) -> np.ndarray:
+    def __call__(self, x: Array) -> Array:
         # |x - c|^2 = x.x - 2 x.c + c.c, so that the product does the work.
         products = linear(x, 2 * self.codes, -np.square(self.codes).sum(axis=1))
         return products - np.square(x).sum(axis=1, keepdims=True)
 
-    def forward(self, x: np.ndarray, *, training: bool = True) -> tuple[np.ndarray, Backward]:
-        def backward(dy: np.ndarray, needs_dx: bool = True) -> np.ndarray | None:
+    def forward(self, x: Array, *, training: bool = True) -> tuple[Array, Backward]:
+        def backward(dy: Array, needs_dx: bool = True) -> Array | None:
             if not needs_dx:
                 return None
             toward, _, _ = linear_backward(dy, x, self.codes, needs=(True, False, False))
@@ -568,13 +568,13 @@ class RBF(Layer):
 class Flatten(Layer):
     """Make each item of the batch one row: (N, ...) to (N, features)."""
 
-    def __call__(self, x: np.ndarray) -> np.ndarray:
+    def __call__(self, x: Array) -> Array:
         return x.reshape(x.shape[0], math.prod(x.shape[1:]))
 
-    def forward(self, x: np.ndarray, *, training: bool = True) -> tuple[np.ndarray, Backward]:
+    def forward(self, x: Array, *, training: bool = True) -> tuple[Array, Backward]:
         shape = x.shape
 
-        def backward(dy: np.ndarray, needs_dx: bool = True) -> np.ndarray | None:
+        def backward(dy: Array, needs_dx: bool = True) -> Array | None:
             return dy.reshape(shape) if needs_dx else None
 
         return self(x), backward
@@ -617,14 +617,14 @@ class MaxPool2d(Layer):
         check_layout(layout, 2)
         self.layout = layout
 
-    def __call__(self, x: np.ndarray) -> np.ndarray:
+    def __call__(self, x: Array) -> Array:
         return self._pool(x, return_switches=False)
 
-    def forward(self, x: np.ndarray, *, training: bool = True) -> tuple[np.ndarray, Backward]:
+    def forward(self, x: Array, *, training: bool = True) -> tuple[Array, Backward]:
         y, switches = self._pool(x, return_switches=True)
         shape = x.shape
 
-        def backward(dy: np.ndarray, needs_dx: bool = True) -> np.ndarray | None:
+        def backward(dy: Array, needs_dx: bool = True) -> Array | None:
             return max_pool2d_backward(dy, switches, shape, layout=self.layout) if needs_dx else None
 
         return y, backward
@@ -674,13 +674,13 @@ class AvgPool2d(Layer):
         check_layout(layout, 2)
         self.layout = layout
 
-    def __call__(self, x: np.ndarray) -> np.ndarray:
+    def __call__(self, x: Array) -> Array:
         return avg_pool2d(x, self.kernel_size, **self._keywords())
 
-    def forward(self, x: np.ndarray, *, training: bool = True) -> tuple[np.ndarray, Backward]:
+    def forward(self, x: Array, *, training: bool = True) -> tuple[Array, Backward]:
         shape = x.shape
 
-        def backward(dy: np.ndarray, needs_dx: bool = True) -> np.ndarray | None:
+        def backward(dy: Array, needs_dx: bool = True) -> Array | None:
             return avg_pool2d_backward(dy, shape, self.kernel_size, **self._keywords()) if needs_dx else None
 
         return self(x), backward
@@ -746,13 +746,13 @@ class Subsample2d(Layer):
         self.weight = Parameter("weight", np.full(self.channels, 1 / self._area, dtype))
         self.bias = Parameter("bias", np.zeros(self.channels, dtype))
 
-    def __call__(self, x: np.ndarray) -> np.ndarray:
+    def __call__(self, x: Array) -> Array:
         return self._scale(self._average(x))
 
-    def forward(self, x: np.ndarray, *, training: bool = True) -> tuple[np.ndarray, Backward]:
+    def forward(self, x: Array, *, training: bool = True) -> tuple[Array, Backward]:
         average, shape = self._average(x), x.shape
 
-        def backward(dy: np.ndarray, needs_dx: bool = True) -> np.ndarray | None:
+        def backward(dy: Array, needs_dx: bool = True) -> Array | None:
             sums = "nchw,nchw->c" if self.layout == "NCHW" else "nhwc,nhwc->c"
             self.weight.add_grad(np.einsum(sums, dy, average) * self._area)
             self.bias.add_grad(np.einsum(sums.replace(",nchw", "").replace(",nhwc", ""), dy))
@@ -763,14 +763,14 @@ class Subsample2d(Layer):
 
         return self._scale(average), backward
 
-    def _average(self, x: np.ndarray) -> np.ndarray:
+    def _average(self, x: Array) -> Array:
         average = avg_pool2d(x, self.kernel_size, layout=self.layout)
         channels = average.shape[3 if self.layout == "NHWC" else 1]
         if channels != self.channels:
             raise ValueError(f"x: expected {self.channels} channels ({self.layout}), got {channels} (shape {x.shape})")
         return average
 
-    def _scale(self, average: np.ndarray) -> np.ndarray:
+    def _scale(self, average: Array) -> Array:
         weight = (self.weight.value * self._area).reshape(self._channel_shape)
         return average * weight + self.bias.value.reshape(self._channel_shape)
 
@@ -785,13 +785,13 @@ class Subsample2d(Layer):
 class ReLU(Layer):
     """``max(x, 0)``."""
 
-    def __call__(self, x: np.ndarray) -> np.ndarray:
+    def __call__(self, x: Array) -> Array:
         return relu(x)
 
-    def forward(self, x: np.ndarray, *, training: bool = True) -> tuple[np.ndarray, Backward]:
+    def forward(self, x: Array, *, training: bool = True) -> tuple[Array, Backward]:
         y = relu(x)
 
-        def backward(dy: np.ndarray, needs_dx: bool = True) -> np.ndarray | None:
+        def backward(dy: Array, needs_dx: bool = True) -> Array | None:
             return relu_backward(dy, y) if needs_dx else None
 
         return y, backward
@@ -800,13 +800,13 @@ class ReLU(Layer):
 class Sigmoid(Layer):
     """``1 / (1 + exp(-x))``."""
 
-    def __call__(self, x: np.ndarray) -> np.ndarray:
+    def __call__(self, x: Array) -> Array:
         return sigmoid(x)
 
-    def forward(self, x: np.ndarray, *, training: bool = True) -> tuple[np.ndarray, Backward]:
+    def forward(self, x: Array, *, training: bool = True) -> tuple[Array, Backward]:
         y = sigmoid(x)
 
-        def backward(dy: np.ndarray, needs_dx: bool = True) -> np.ndarray | None:
+        def backward(dy: Array, needs_dx: bool = True) -> Array | None:
             return sigmoid_backward(dy, y) if needs_dx else None
 
         return y, backward
@@ -815,13 +815,13 @@ class Sigmoid(Layer):
 class Tanh(Layer):
     """``tanh(x)``."""
 
-    def __call__(self, x: np.ndarray) -> np.ndarray:
+    def __call__(self, x: Array) -> Array:
         return tanh(x)
 
-    def forward(self, x: np.ndarray, *, training: bool = True) -> tuple[np.ndarray, Backward]:
+    def forward(self, x: Array, *, training: bool = True) -> tuple[Array, Backward]:
         y = tanh(x)
 
-        def backward(dy: np.ndarray, needs_dx: bool = True) -> np.ndarray | None:
+        def backward(dy: Array, needs_dx: bool = True) -> Array | None:
             return tanh_backward(dy, y) if needs_dx else None
 
         return y, backward
@@ -839,13 +839,13 @@ class ScaledTanh(Layer):
     AMPLITUDE = 1.7159
     SLOPE = 2 / 3
 
-    def __call__(self, x: np.ndarray) -> np.ndarray:
+    def __call__(self, x: Array) -> Array:
         return tanh(x * self.SLOPE) * self.AMPLITUDE
 
-    def forward(self, x: np.ndarray, *, training: bool = True) -> tuple[np.ndarray, Backward]:
+    def forward(self, x: Array, *, training: bool = True) -> tuple[Array, Backward]:
         squashed = tanh(x * self.SLOPE)
 
-        def backward(dy: np.ndarray, needs_dx: bool = True) -> np.ndarray | None:
+        def backward(dy: Array, needs_dx: bool = True) -> Array | None:
             return tanh_backward(dy * (self.AMPLITUDE * self.SLOPE), squashed) if needs_dx else None
 
         return squashed * self.AMPLITUDE, backward

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 
-from .layers import Parameter
+from fastconv.layers import Parameter
 
-__all__ = ["SGD", "CosineAnnealingLR"]
+__all__ = ["SGD", "Adam", "CosineAnnealingLR"]
 
 
 class SGD:
@@ -52,19 +53,14 @@ class SGD:
         nesterov: bool = False,
         weight_decay: float = 0,
     ) -> None:
-        self.parameters = list(parameters)
-        if not self.parameters:
-            raise ValueError("parameters: expected at least one, got none")
-        for name, value in (("lr", lr), ("momentum", momentum), ("weight_decay", weight_decay)):
-            if not (math.isfinite(value) and value >= 0):
-                raise ValueError(f"{name}: expected a finite number of at least 0, got {value!r}")
+        self.parameters = _checked(parameters, lr=lr, momentum=momentum, weight_decay=weight_decay)
         if nesterov and not momentum:
             raise ValueError("nesterov: needs a momentum above 0, got 0")
         self.lr = lr
         self.momentum = momentum
         self.nesterov = nesterov
         self.weight_decay = weight_decay
-        self._velocities: list[np.ndarray | None] = [None] * len(self.parameters)
+        self._velocities: list[Any] = [None] * len(self.parameters)
 
     def step(self) -> None:
         """Move every parameter that has a gradient. The gradients are not changed."""
@@ -90,12 +86,86 @@ class SGD:
             parameter.grad = None
 
 
+class Adam:
+    """Steps scaled by running means of each gradient and its square (Kingma & Ba 2015, "Adam", algorithm 1).
+
+    Parameters
+    ----------
+    parameters : iterable of Parameter
+        Those without a gradient are left as they are.
+    lr : float, default 0.001
+        The learning rate. It may be changed between steps (``optimizer.lr = ...``).
+    betas : (float, float), default (0.9, 0.999)
+        How slowly the means of gradient and square forget.
+    eps : float, default 1e-8
+    weight_decay : float, default 0
+        Added to the gradient as ``weight_decay * value``, as PyTorch's `Adam` does.
+
+    Raises
+    ------
+    ValueError
+        If a number is out of range or there is no parameter.
+
+    Examples
+    --------
+    >>> p = Parameter("weight", np.array([1.0]))
+    >>> optimizer = Adam([p], lr=0.1)
+    >>> p.grad = np.array([2.0])
+    >>> optimizer.step()
+    >>> p.value.round(6).tolist()
+    [0.9]
+    """
+
+    def __init__(
+        self,
+        parameters: Iterable[Parameter],
+        lr: float = 0.001,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0,
+    ) -> None:
+        self.parameters = _checked(parameters, lr=lr, eps=eps, weight_decay=weight_decay)
+        if not all(0 <= beta < 1 for beta in betas):
+            raise ValueError(f"betas: expected two numbers of at least 0 and below 1, got {betas}")
+        self.lr = lr
+        self.betas = betas
+        self.eps = eps
+        self.weight_decay = weight_decay
+        self._means: list[Any] = [None] * len(self.parameters)
+        self._squares: list[Any] = [None] * len(self.parameters)
+        self._steps = [0] * len(self.parameters)
+
+    def step(self) -> None:
+        """Move every parameter that has a gradient. The gradients are not changed."""
+        slow, slower = self.betas
+        for i, parameter in enumerate(self.parameters):
+            gradient = parameter.grad
+            if gradient is None:
+                continue
+            if self.weight_decay:
+                gradient = gradient + self.weight_decay * parameter.value
+            if self._means[i] is None:
+                self._means[i], self._squares[i] = np.zeros_like(gradient), np.zeros_like(gradient)
+            mean, square = self._means[i], self._squares[i]
+            mean += (1 - slow) * (gradient - mean)
+            square += (1 - slower) * (gradient * gradient - square)
+            self._steps[i] += 1
+            # Both means start at zero, and are too small by these factors.
+            size = np.sqrt(square / (1 - slower ** self._steps[i])) + self.eps
+            parameter.value -= self.lr / (1 - slow ** self._steps[i]) * mean / size
+
+    def zero_grad(self) -> None:
+        """Forget all gradients (they become None)."""
+        for parameter in self.parameters:
+            parameter.grad = None
+
+
 class CosineAnnealingLR:
     """Lower the learning rate from its start to `eta_min` along half a cosine (Loshchilov & Hutter 2017, eq. 5).
 
     Parameters
     ----------
-    optimizer : SGD
+    optimizer : SGD or Adam
         Its rate at this moment is the start.
     T_max : int
         Number of steps from start to end; the rate stays at `eta_min` after them.
@@ -114,7 +184,7 @@ class CosineAnnealingLR:
     0.0
     """
 
-    def __init__(self, optimizer: SGD, T_max: int, eta_min: float = 0) -> None:
+    def __init__(self, optimizer: SGD | Adam, T_max: int, eta_min: float = 0) -> None:
         if T_max < 1:
             raise ValueError(f"T_max: expected at least 1, got {T_max}")
         self.optimizer = optimizer
@@ -128,3 +198,13 @@ class CosineAnnealingLR:
         self._steps = min(self._steps + 1, self.T_max)
         share = (1 + math.cos(math.pi * self._steps / self.T_max)) / 2
         self.optimizer.lr = self.eta_min + (self._start - self.eta_min) * share
+
+
+def _checked(parameters: Iterable[Parameter], **numbers: float) -> list[Parameter]:
+    chosen = list(parameters)
+    if not chosen:
+        raise ValueError("parameters: expected at least one, got none")
+    for name, value in numbers.items():
+        if not (math.isfinite(value) and value >= 0):
+            raise ValueError(f"{name}: expected a finite number of at least 0, got {value!r}")
+    return chosen

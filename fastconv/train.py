@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from .init import Rng
-from .layers import Layer
-from .loss import cross_entropy
-from .optim import SGD, CosineAnnealingLR
+from fastconv.init import Rng
+from fastconv.layers import Layer
+from fastconv.loss import cross_entropy
+from fastconv.optim import SGD, Adam, CosineAnnealingLR
 
 __all__ = ["Epoch", "Evaluation", "evaluate", "fit"]
 
@@ -112,7 +112,7 @@ def fit(
     validation: tuple[np.ndarray, np.ndarray] | None = None,
     epochs: int = 10,
     batch_size: int = 64,
-    optimizer: SGD | None = None,
+    optimizer: SGD | Adam | None = None,
     lr: float = 0.05,
     loss: Callable[..., Any] = cross_entropy,
     augment: Callable[[np.ndarray, Rng], np.ndarray] | None = None,
@@ -132,7 +132,7 @@ def fit(
         Measured after every epoch, never learnt from.
     epochs, batch_size : int
         Every epoch sees all of `x` once, in an order of its own; the last batch may be smaller.
-    optimizer : SGD, optional
+    optimizer : SGD or Adam, optional
         Unless given, `SGD` with the rate `lr`, Nesterov's momentum 0.9 and a weight decay of 5e-4.
     lr : float
         The highest learning rate; of no effect beside `optimizer`.

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..containers import Sequential
-from .lenet import lenet5
+from fastconv.containers import Sequential
+from fastconv.models.lenet import lenet5
 
 __all__ = ["get_model", "lenet5", "list_models"]
 

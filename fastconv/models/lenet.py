@@ -9,9 +9,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import DTypeLike
 
-from ..containers import Sequential
-from ..init import Rng, lecun_uniform
-from ..layers import RBF, Conv2d, Flatten, Linear, MaxPool2d, ReLU, ScaledTanh, Subsample2d, TableConv2d
+from fastconv.containers import Sequential
+from fastconv.init import Rng, lecun_uniform
+from fastconv.layers import RBF, Conv2d, Flatten, Linear, MaxPool2d, ReLU, ScaledTanh, Subsample2d, TableConv2d
 
 __all__ = ["lenet5"]
 
