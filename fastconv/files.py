@@ -135,7 +135,10 @@ def replacing(path: Path) -> Iterator[str]:
         raise FileNotFoundError(f"{os.fspath(path)}: its folder does not exist")
     temporary = f"{target}.{secrets.token_hex(4)}.tmp"
     try:
+        with open(temporary, "xb") as file:
+            mode = os.stat(file.fileno()).st_mode
         yield temporary
+        os.chmod(temporary, mode)  # the umask's, whatever the writer made of it
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
         os.replace(temporary, target)

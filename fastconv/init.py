@@ -5,14 +5,16 @@ from __future__ import annotations
 from typing import TypeAlias
 
 import numpy as np
-from numpy.typing import DTypeLike
+from numpy.typing import ArrayLike, DTypeLike
 
-__all__ = ["Rng", "he_normal", "lecun_uniform", "uniform_fan_in"]
+__all__ = ["Rng", "lecun_uniform", "uniform_fan_in"]
 
 Rng: TypeAlias = "np.random.Generator | int | None"  # whatever numpy.random.default_rng takes that we promise
 
 
-def uniform_fan_in(shape: tuple[int, ...], fan_in: int, rng: Rng = None, dtype: DTypeLike = np.float32) -> np.ndarray:
+def uniform_fan_in(
+    shape: tuple[int, ...], fan_in: ArrayLike, rng: Rng = None, dtype: DTypeLike = np.float32
+) -> np.ndarray:
     """Draw uniformly from +-1 / sqrt(fan_in): what a layer has unless its model says otherwise.
 
     This is PyTorch's default for convolutions and dense layers, weight and bias alike.
@@ -20,8 +22,8 @@ def uniform_fan_in(shape: tuple[int, ...], fan_in: int, rng: Rng = None, dtype: 
     Parameters
     ----------
     shape : tuple of int
-    fan_in : int
-        Number of inputs of one unit.
+    fan_in : array_like
+        Number of inputs of a unit: one, or an array that broadcasts to `shape`.
     rng : numpy.random.Generator, int or None
         Where the numbers come from; an integer seeds a new generator, None takes the system's entropy.
     dtype : dtype, default float32
@@ -35,25 +37,19 @@ def uniform_fan_in(shape: tuple[int, ...], fan_in: int, rng: Rng = None, dtype: 
     >>> bool(abs(uniform_fan_in((6, 1, 5, 5), fan_in=25, rng=0)).max() <= 0.2)
     True
     """
-    return _uniform(shape, 1 / fan_in**0.5 if fan_in else 0.0, rng, dtype)
+    return _uniform(shape, 1 / np.sqrt(fan_in), rng, dtype)
 
 
-def lecun_uniform(shape: tuple[int, ...], fan_in: int, rng: Rng = None, dtype: DTypeLike = np.float32) -> np.ndarray:
+def lecun_uniform(
+    shape: tuple[int, ...], fan_in: ArrayLike, rng: Rng = None, dtype: DTypeLike = np.float32
+) -> np.ndarray:
     """Draw uniformly from +-2.4 / fan_in (LeCun et al. 1998, "Gradient-based learning", appendix A).
 
     Parameters and result are those of `uniform_fan_in`.
     """
-    return _uniform(shape, 2.4 / fan_in, rng, dtype)
+    return _uniform(shape, 2.4 / np.asarray(fan_in), rng, dtype)
 
 
-def he_normal(shape: tuple[int, ...], fan_in: int, rng: Rng = None, dtype: DTypeLike = np.float32) -> np.ndarray:
-    """Draw from a normal distribution of deviation sqrt(2 / fan_in) (He et al. 2015, "Delving deep", eq. 10).
-
-    It keeps the variance through layers that are followed by ReLU. Parameters and result are those of `uniform_fan_in`.
-    """
-    return (np.random.default_rng(rng).standard_normal(shape) * (2 / fan_in) ** 0.5).astype(dtype)
-
-
-def _uniform(shape: tuple[int, ...], bound: float, rng: Rng, dtype: DTypeLike) -> np.ndarray:
+def _uniform(shape: tuple[int, ...], bound: np.ndarray, rng: Rng, dtype: DTypeLike) -> np.ndarray:
     # Drawn in double precision, so that float32 and float64 models of one seed start at the same point.
-    return np.random.default_rng(rng).uniform(-bound, bound, shape).astype(dtype)
+    return np.asarray(np.random.default_rng(rng).uniform(-1, 1, shape) * bound, dtype)

@@ -61,7 +61,7 @@ def lenet5(
     variant : {"paper", "modern"}
         ``"paper"``: C3's connection table, trainable subsampling, the scaled tanh, and radial basis functions that wait for
         drawn digits; exactly 60,000 trainable parameters, which start as the paper's appendix A says. Its scores are the
-        negative of the paper's distances. ``"modern"``: every map sees every map, ReLU, max pooling and a dense output;
+        negative of the paper's distances; train it with `fastconv.rbf_loss`. ``"modern"``: every map sees every map, ReLU, max pooling and a dense output;
         61,706 parameters.
     dtype : dtype, default float32
     rng : numpy.random.Generator, int or None
@@ -108,19 +108,35 @@ def lenet5(
             'use variant="modern"'
         )
     model = Sequential(
-        c1=Conv2d(1, 6, 5, dtype=dtype, rng=rng),
+        c1=Conv2d(1, 6, 5, dtype=dtype),
         squash1=ScaledTanh(),
         s2=Subsample2d(6, dtype=dtype),
         squash2=ScaledTanh(),
-        c3=TableConv2d(C3_TABLE, 5, dtype=dtype, rng=rng),
+        c3=TableConv2d(C3_TABLE, 5, dtype=dtype),
         squash3=ScaledTanh(),
         s4=Subsample2d(16, dtype=dtype),
         squash4=ScaledTanh(),
-        c5=Conv2d(16, 120, 5, dtype=dtype, rng=rng),
+        c5=Conv2d(16, 120, 5, dtype=dtype),
         squash5=ScaledTanh(),
         flatten=Flatten(),
-        f6=Linear(120, 84, dtype=dtype, rng=rng),
+        f6=Linear(120, 84, dtype=dtype),
         squash6=ScaledTanh(),
         output=RBF(CODES, dtype=dtype),
     )
+    for layer in model:
+        if isinstance(layer, (Conv2d, Linear)):
+            _start(layer, rng)
     return model
+
+
+def _start(layer: Conv2d | Linear, rng: np.random.Generator) -> None:
+    """Draw weights and biases as appendix A says, each by its own unit's number of inputs."""
+    weight, bias = layer.weight, layer.bias
+    assert bias is not None
+    if isinstance(layer, TableConv2d):
+        inputs = layer.table.sum(axis=1) * layer.weight.value[0].size
+        inputs_of_weight = inputs.repeat(layer.table.sum(axis=1))
+    else:
+        inputs = inputs_of_weight = np.full(len(weight.value), weight.value[0].size)
+    bias.value[...] = lecun_uniform(bias.value.shape, inputs, rng)
+    weight.value[...] = lecun_uniform(weight.value.shape, inputs_of_weight.reshape(-1, *[1] * (weight.value.ndim - 1)), rng)
