@@ -58,7 +58,7 @@ class Preparation:
             If the image shows nothing.
         """
         ink = _ink(image)
-        rows, columns = (np.flatnonzero(ink.max(axis=axis) > 0.4) for axis in (1, 0))
+        rows, columns = (np.flatnonzero(ink.max(axis=axis) > 0.2) for axis in (1, 0))
         ink = ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
         height, width = ink.shape
         side = max(height, width)
@@ -236,7 +236,7 @@ def _ink(image: np.ndarray) -> np.ndarray:
     if not ink.any():
         raise ValueError("the image shows nothing: all its pixels are alike")
     ink = ink / np.quantile(ink[ink > 0.5 * ink.max()], 0.5)
-    return np.clip((ink - 0.15) / 0.7, 0, 1)  # paper's grain to 0, uneven ink to 1
+    return np.clip((ink - 0.1) / 0.85, 0, 1)  # paper's grain to 0, uneven ink to 1
 
 
 def _cubic(size: int, larger: int) -> np.ndarray:
