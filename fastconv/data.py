@@ -171,20 +171,19 @@ def random_affine(
         grid = np.indices((height, width)).reshape(2, -1) - middle[:, None]
         move = middle + rng.uniform(-shift, shift, (n, 2))
         source = matrix.astype(x.dtype) @ grid.astype(x.dtype) + move.astype(x.dtype)[:, :, None]
-        flat = x.reshape(n, channels, height * width)
         row, column = np.clip(source[:, 0], 0, height - 1), np.clip(source[:, 1], 0, width - 1)
-        top, left = row.astype(np.intp), column.astype(np.intp)
+        top = np.minimum(row.astype(np.int32), max(height - 2, 0))
+        left = np.minimum(column.astype(np.int32), max(width - 2, 0))
         down, right = (row - top)[:, None], (column - left)[:, None]
-        here = top * width + left
-        below = np.where(top < height - 1, width, 0)
-        beside = np.where(left < width - 1, 1, 0)
+        plane = np.arange(n * channels).reshape(n, channels, 1) * (height * width)
+        here = plane + (top * width + left)[:, None]
 
-        def take(place: np.ndarray) -> np.ndarray:
-            return np.take_along_axis(flat, place[:, None], axis=2)
+        def take(step: int) -> np.ndarray:
+            return x.take(here + step, mode="clip")  # past the last pixel the share is zero
 
-        upper, lower = take(here), take(here + below)
-        upper += (take(here + beside) - upper) * right
-        lower += (take(here + below + beside) - lower) * right
+        upper, lower = take(0), take(width)
+        upper += (take(1) - upper) * right
+        lower += (take(width + 1) - lower) * right
         upper += (lower - upper) * down
         return upper.reshape(x.shape)
 
