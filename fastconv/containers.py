@@ -1,0 +1,220 @@
+"""Containers: layers built of layers. The tree is data; it can be walked, printed and compiled.
+
+Children are named where they are listed. A child named ``""`` adds no level to its parameters' names, so that
+published weights load without being renamed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from itertools import accumulate
+from typing import Any, overload
+
+import numpy as np
+
+from fastconv.layers import Array, Backward, Identity, Layer
+
+__all__ = ["Concat", "Residual", "Sequential"]
+
+
+class _Container(Layer):
+    """What containers share: named children, found by name, position or dotted path."""
+
+    def __init__(self, children: Mapping[str, Layer]) -> None:
+        for name, child in children.items():
+            if not isinstance(child, Layer):
+                raise TypeError(f"{name or type(self).__name__}: expected a layer, got {type(child).__name__}")
+            if "." in name:
+                raise ValueError(f"{name!r}: a layer's name must not contain a dot")
+        self._layers = dict(children)
+        paths = [path for path, _ in self.named_parameters()]
+        if twice := sorted({path for path in paths if paths.count(path) > 1}):
+            raise ValueError(f"two parameters would be named {', '.join(twice)}; give the layers names that differ")
+
+    def named_children(self) -> Iterator[tuple[str, Layer]]:
+        yield from self._layers.items()
+
+    def __len__(self) -> int:
+        return len(self._layers)
+
+    def __iter__(self) -> Iterator[Layer]:
+        return iter(self._layers.values())
+
+    def _find(self, key: str) -> Layer:
+        for path, layer in self.walk():
+            if path == key and layer is not self:
+                return layer
+        raise KeyError(f"no layer {key!r}; there are {', '.join(path for path, _ in self.walk() if path)}")
+
+
+def _named(positional: tuple[Any, ...], named: dict[str, Layer]) -> dict[str, Layer]:
+    if len(positional) == 1 and isinstance(positional[0], Mapping):
+        positional, named = (), {**positional[0], **named}
+    if positional and named:
+        raise TypeError("give the layers by position or by name, not both")
+    return named or {str(i): layer for i, layer in enumerate(positional)}
+
+
+class Sequential(_Container):
+    """Run layers one after the other.
+
+    Parameters
+    ----------
+    *layers : Layer, or one mapping of str to Layer
+        In order; by position they are named ``"0"``, ``"1"``, ...
+    **named : Layer
+        The same by name.
+
+    Examples
+    --------
+    >>> from fastconv.layers import Linear, ReLU
+    >>> model = Sequential(fc1=Linear(4, 3), relu=ReLU(), fc2=Linear(3, 2))
+    >>> model
+    Sequential(
+      (fc1): Linear(4, 3)
+      (relu): ReLU()
+      (fc2): Linear(3, 2)
+    )
+    >>> [path for path, _ in model.named_parameters()]
+    ['fc1.weight', 'fc1.bias', 'fc2.weight', 'fc2.bias']
+    >>> model["fc1"] is model[0]
+    True
+    >>> len(model[:2])
+    2
+    """
+
+    def __init__(self, *layers: Layer | Mapping[str, Layer], **named: Layer) -> None:
+        super().__init__(_named(layers, named))
+
+    @overload
+    def __getitem__(self, key: int | str) -> Layer: ...
+    @overload
+    def __getitem__(self, key: slice) -> Sequential: ...
+    def __getitem__(self, key: int | str | slice) -> Layer:
+        """Return a layer by position or dotted path, or the network of a slice (the layers are shared)."""
+        if isinstance(key, str):
+            return self._find(key)
+        if isinstance(key, slice):
+            return Sequential(dict(list(self._layers.items())[key]))
+        return list(self._layers.values())[key]
+
+    def __call__(self, x: Array) -> Array:
+        for layer in self:
+            x = layer(x)
+        return x
+
+    def forward(self, x: Array, *, training: bool = True) -> tuple[Array, Backward]:
+        steps = []
+        for layer in self:
+            x, step = layer.forward(x, training=training)
+            steps.append((step, bool(layer.parameters())))
+        # Without the input's gradient, nothing before the first layer with parameters has to run.
+        first = next((i for i, (_, learns) in enumerate(steps) if learns), len(steps))
+
+        def backward(dy: Array, needs_dx: bool = True) -> Array | None:
+            gradient = dy
+            for i in range(len(steps) - 1, -1 if needs_dx else first - 1, -1):
+                gradient = steps[i][0](gradient, needs_dx=needs_dx or i > first)
+            return gradient if needs_dx else None
+
+        return x, backward
+
+
+class Residual(_Container):
+    """Add what a body makes of the input to the input itself (He et al. 2016, "Deep residual learning", eqs. 1 and 2).
+
+    Parameters
+    ----------
+    body : Layer
+        It adds no level to names: its children appear as the residual block's own.
+    shortcut : Layer, optional
+        What the input goes through where the body changes its shape; listed as ``downsample``, torchvision's name.
+    activation : Layer, optional
+        What the sum goes through.
+
+    Examples
+    --------
+    >>> from fastconv.layers import Conv2d, ReLU
+    >>> block = Residual(Sequential(conv1=Conv2d(8, 8, 3, padding=1)), activation=ReLU())
+    >>> [path for path, _ in block.named_parameters()]
+    ['conv1.weight', 'conv1.bias']
+    """
+
+    def __init__(self, body: Layer, shortcut: Layer | None = None, activation: Layer | None = None) -> None:
+        children = {"": body, "downsample": shortcut, "activation": activation}
+        super().__init__({name: child for name, child in children.items() if child is not None})
+        self._body = body
+        self._shortcut = Identity() if shortcut is None else shortcut
+        self._activation = Identity() if activation is None else activation
+
+    def __call__(self, x: Array) -> Array:
+        return self._activation(self._add(self._body(x), self._shortcut(x)))
+
+    def forward(self, x: Array, *, training: bool = True) -> tuple[Array, Backward]:
+        y, body = self._body.forward(x, training=training)
+        short, shortcut = self._shortcut.forward(x, training=training)
+        y, activation = self._activation.forward(self._add(y, short), training=training)
+
+        def backward(dy: Array, needs_dx: bool = True) -> Array | None:
+            gradient = activation(dy)
+            dbody = body(gradient, needs_dx=needs_dx)
+            dshort = shortcut(gradient, needs_dx=needs_dx)
+            return None if dbody is None or dshort is None else dbody + dshort
+
+        return y, backward
+
+    @staticmethod
+    def _add(y: Array, short: Array) -> Array:
+        if y.shape != short.shape:
+            raise ValueError(f"body and shortcut give different shapes, {y.shape} and {short.shape}")
+        return y + short
+
+
+class Concat(_Container):
+    """Run branches side by side on the same input and join their outputs along the channels.
+
+    GoogLeNet's block (Szegedy et al. 2015, "Going deeper with convolutions", figure 2b); with an `Identity` as one
+    branch, DenseNet's (Huang et al. 2017).
+
+    Parameters
+    ----------
+    *branches : Layer, or one mapping of str to Layer
+        In order; by position they are named ``"0"``, ``"1"``, ...
+    axis : int, default 1
+        Where the channels are: 1 for NCHW, -1 for NHWC.
+    **named : Layer
+        The same by name.
+
+    Examples
+    --------
+    >>> from fastconv.layers import Conv2d
+    >>> block = Concat(branch1=Conv2d(3, 4, 1), branch2=Conv2d(3, 8, 3, padding=1))
+    >>> block(np.zeros((1, 3, 9, 9), np.float32)).shape
+    (1, 12, 9, 9)
+    """
+
+    def __init__(self, *branches: Layer | Mapping[str, Layer], axis: int = 1, **named: Layer) -> None:
+        super().__init__(_named(branches, named))
+        if not self._layers:
+            raise ValueError("branches: expected at least one layer, got none")
+        self.axis = axis
+
+    def __call__(self, x: Array) -> Array:
+        return np.concatenate([branch(x) for branch in self], axis=self.axis)
+
+    def forward(self, x: Array, *, training: bool = True) -> tuple[Array, Backward]:
+        outputs, steps = zip(*(branch.forward(x, training=training) for branch in self), strict=True)
+        ends = list(accumulate(output.shape[self.axis] for output in outputs))
+
+        def backward(dy: Array, needs_dx: bool = True) -> Array | None:
+            dx: Array | None = None
+            for step, part in zip(steps, np.split(dy, ends[:-1], axis=self.axis), strict=True):
+                gradient = step(part, needs_dx=needs_dx)
+                if gradient is not None:
+                    dx = gradient if dx is None else dx + gradient
+            return dx
+
+        return np.concatenate(outputs, axis=self.axis), backward
+
+    def _options(self) -> str:
+        return "" if self.axis == 1 else f"axis={self.axis}"

@@ -1,0 +1,181 @@
+"""Containers: names, the way back through them, and what they refuse."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from fastconv.containers import Concat, Residual, Sequential
+from fastconv.layers import Conv2d, Flatten, Identity, Layer, Linear, ReLU, Tanh
+
+F64 = {"dtype": np.float64}
+
+
+def paths(layer):
+    return [path for path, _ in layer.named_parameters()]
+
+
+def dense(inputs, outputs, seed):
+    return Linear(inputs, outputs, rng=seed, **F64)
+
+
+def small_networks():
+    shared = dense(4, 4, 0)
+    return {
+        "sequential": Sequential(dense(4, 5, 0), Tanh(), dense(5, 3, 1)),
+        "empty": Sequential(),
+        "shared layer": Sequential(a=shared, tanh=Tanh(), b=shared),
+        "residual": Residual(Sequential(fc=dense(4, 4, 0), tanh=Tanh())),
+        "residual with shortcut": Residual(dense(4, 3, 0), dense(4, 3, 1), Tanh()),
+        "residual of nothing": Residual(Identity()),
+        "concat": Concat(dense(4, 2, 0), Sequential(dense(4, 3, 1), Tanh()), Identity()),
+        "nested": Sequential(Residual(Concat(dense(4, 1, 0), dense(4, 3, 1))), Tanh(), Concat(Residual(dense(4, 4, 2)))),
+    }
+
+
+@pytest.mark.parametrize("name", small_networks().keys())
+def test_gradients(name):
+    network = small_networks()[name]
+    x = np.random.default_rng(5).standard_normal((3, 4))
+    x.flags.writeable = False
+    y, backward = network.forward(x)
+    np.testing.assert_array_equal(y, network(x))
+    dy = np.random.default_rng(6).standard_normal(y.shape)
+    dy.flags.writeable = False
+    dx = backward(dy)
+    direction, step = np.random.default_rng(7).standard_normal(x.shape), 1e-6
+    numeric = np.sum((network(x + step * direction) - network(x - step * direction)) * dy) / (2 * step)
+    np.testing.assert_allclose(np.sum(dx * direction), numeric, rtol=1e-7)
+    for parameter in network.parameters():
+        direction = np.random.default_rng(8).standard_normal(parameter.value.shape)
+        middle = parameter.value.copy()
+        parameter.value[...] = middle + step * direction
+        above = network(x)
+        parameter.value[...] = middle - step * direction
+        below = network(x)
+        parameter.value[...] = middle
+        numeric = np.sum((above - below) * dy) / (2 * step)
+        np.testing.assert_allclose(np.sum(parameter.grad * direction), numeric, rtol=1e-6)
+    grads = [parameter.grad.copy() for parameter in network.parameters()]
+    assert backward(dy, needs_dx=False) is None
+    for parameter, grad in zip(network.parameters(), grads, strict=True):
+        np.testing.assert_allclose(parameter.grad, 2 * grad, rtol=1e-12)
+
+
+class Spy(Layer):
+    """Counts how often its gradient is asked for, and whether with the input's."""
+
+    def __init__(self):
+        self.calls = []
+
+    def forward(self, x, *, training=True):
+        def backward(dy, needs_dx=True):
+            self.calls.append(needs_dx)
+            return dy if needs_dx else None
+
+        return x, backward
+
+
+def test_without_the_input_s_gradient_nothing_before_the_first_parameters_runs():
+    before, after = Spy(), Spy()
+    network = Sequential(before, dense(4, 4, 0), after, dense(4, 2, 1))
+    y, backward = network.forward(np.ones((1, 4)))
+    backward(y, needs_dx=False)
+    assert (before.calls, after.calls) == ([], [True])
+    backward(y)
+    assert (before.calls, after.calls) == ([True], [True, True])
+
+
+def test_training_reaches_the_children():
+    class Mode(Layer):
+        def forward(self, x, *, training=True):
+            self.training = training
+            return x, lambda dy, needs_dx=True: dy
+
+    for wrap in (lambda m: Sequential(m), lambda m: Residual(m), lambda m: Concat(m), lambda m: Residual(Identity(), m)):
+        mode = Mode()
+        wrap(mode).forward(np.ones((1, 2)), training=False)
+        assert mode.training is False
+        wrap(mode).forward(np.ones((1, 2)))
+        assert mode.training is True
+
+
+# ---- names ----
+
+
+def test_names_are_those_of_the_published_weights():
+    """ResNet's and DenseNet's keys in torchvision, from the tree alone."""
+    block = Residual(
+        Sequential(conv1=Conv2d(4, 8, 3, 2, 1, bias=False), relu=ReLU(), conv2=Conv2d(8, 8, 3, 1, 1, bias=False)),
+        Sequential(Conv2d(4, 8, 1, 2, bias=False)),
+        ReLU(),
+    )
+    network = Sequential(layer1=Sequential(block))
+    assert paths(network) == ["layer1.0.conv1.weight", "layer1.0.conv2.weight", "layer1.0.downsample.0.weight"]
+    assert network(np.ones((1, 4, 8, 8), np.float32)).shape == (1, 8, 4, 4)
+    densenet = Sequential(denselayer1=Concat({"skip": Identity(), "": Sequential(conv1=Conv2d(4, 2, 1))}))
+    assert paths(densenet) == ["denselayer1.conv1.weight", "denselayer1.conv1.bias"]
+    assert densenet(np.ones((1, 4, 3, 3), np.float32)).shape == (1, 6, 3, 3)
+
+
+def test_finding_layers():
+    network = Sequential(features=Sequential(Conv2d(1, 2, 3), ReLU()), flatten=Flatten(), head=Linear(8, 3))
+    assert network["features.0"] is network["features"][0]
+    assert network[-1] is network["head"]
+    assert len(network) == 3
+    assert list(network)[1] is network[1]
+    part = network[:2]
+    assert paths(part) == ["features.0.weight", "features.0.bias"]
+    assert part(np.ones((1, 1, 4, 4), np.float32)).shape == (1, 8)
+    with pytest.raises(KeyError, match=r"no layer 'tail'; there are features, features\.0"):
+        network["tail"]
+    with pytest.raises(IndexError):
+        network[3]
+
+
+def test_a_mapping_names_what_keywords_cannot():
+    network = Sequential({"0": ReLU(), "class": Linear(2, 2)})
+    assert paths(network) == ["class.weight", "class.bias"]
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "text"),
+    [
+        (lambda: Sequential(ReLU(), last=ReLU()), TypeError, "by position or by name, not both"),
+        (lambda: Sequential(ReLU, ReLU), TypeError, "0: expected a layer, got type"),
+        (lambda: Sequential([ReLU()]), TypeError, "0: expected a layer, got list"),
+        (lambda: Sequential({"a.b": ReLU()}), ValueError, "'a.b': a layer's name must not contain a dot"),
+        (lambda: Concat(), ValueError, "branches: expected at least one layer"),
+        (
+            lambda: Residual(Sequential(downsample=Linear(2, 2)), Linear(2, 2)),
+            ValueError,
+            "two parameters would be named downsample.bias, downsample.weight",
+        ),
+    ],
+)
+def test_wrong_children(make, error, text):
+    with pytest.raises(error, match=text):
+        make()
+
+
+def test_residual_names_shapes_that_do_not_add():
+    with pytest.raises(ValueError, match=r"body and shortcut give different shapes, \(1, 3\) and \(1, 1\)"):
+        Residual(Linear(1, 3))(np.ones((1, 1), np.float32))
+
+
+def test_printing():
+    network = Sequential(stem=Linear(2, 2), block=Residual(Sequential(fc=Linear(2, 2)), activation=ReLU()), join=Concat(ReLU(), axis=-1))
+    assert repr(network) == (
+        "Sequential(\n"
+        "  (stem): Linear(2, 2)\n"
+        "  (block): Residual(\n"
+        "    Sequential(\n"
+        "      (fc): Linear(2, 2)\n"
+        "    )\n"
+        "    (activation): ReLU()\n"
+        "  )\n"
+        "  (join): Concat(axis=-1,\n"
+        "    (0): ReLU()\n"
+        "  )\n"
+        ")"
+    )
