@@ -60,6 +60,7 @@ static fc_status prepare(const fc_conv_problem *problem, size_t limit, fc_conv_p
 {
     *plan = (fc_conv_plan){.problem = *problem, .limit = limit ? limit : (size_t)64 << 20,
                            .kernels = fc_isa_current()->kernels[problem->dtype]};
+    plan->problem.relu = problem->relu && problem->pass == FC_FORWARD;
     return check(problem, plan, reason, reason_size);
 }
 

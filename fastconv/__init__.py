@@ -9,8 +9,21 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from fastconv.activation import (
+    relu,
+    relu_backward,
+    sigmoid,
+    sigmoid_backward,
+    softmax,
+    softmax_backward,
+    tanh,
+    tanh_backward,
+)
 from fastconv.conv import algorithms, conv2d, conv2d_backward, explain
+from fastconv.gradcheck import GradientError, gradcheck
 from fastconv.linear import linear, linear_backward
+from fastconv.loss import cross_entropy
+from fastconv.pooling import avg_pool2d, avg_pool2d_backward, max_pool2d, max_pool2d_backward
 from fastconv.runtime import get_num_threads, set_num_threads, show_config, threads
 
 if TYPE_CHECKING:
@@ -21,27 +34,42 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "GradientError",
     "algorithms",
+    "avg_pool2d",
+    "avg_pool2d_backward",
     "containers",
     "conv2d",
     "conv2d_backward",
+    "cross_entropy",
     "data",
     "evaluate",
     "explain",
     "files",
     "fit",
     "get_num_threads",
+    "gradcheck",
     "init",
     "layers",
     "linear",
     "linear_backward",
     "load",
+    "max_pool2d",
+    "max_pool2d_backward",
     "models",
     "optim",
     "plot",
+    "relu",
+    "relu_backward",
     "save",
     "set_num_threads",
     "show_config",
+    "sigmoid",
+    "sigmoid_backward",
+    "softmax",
+    "softmax_backward",
+    "tanh",
+    "tanh_backward",
     "threads",
     "train",
 ]

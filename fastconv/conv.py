@@ -173,8 +173,8 @@ def conv2d(
 
     Notes
     -----
-    Dumoulin & Visin, "A guide to convolution arithmetic for deep learning" (2016), sections 2 and 5.1. Padding is made of zeros, and
-    zeros are multiplied: an infinite weight gives NaN where it meets padding.
+    Dumoulin & Visin, "A guide to convolution arithmetic for deep learning" (2016), sections 2 and 5.1. An infinite or NaN weight
+    may give NaN where it meets padding: whether zeros are multiplied or skipped is the algorithm's.
 
     Examples
     --------
