@@ -46,8 +46,10 @@ def _integer(value: Any, name: str, least: int) -> int:
         raise TypeError(f"{name}: expected an integer, got {value!r} of type {type(value).__name__}") from None
     if isinstance(value, bool):
         raise TypeError(f"{name}: expected an integer, got {value!r}")
-    if not least <= number < _LARGEST:
-        raise ValueError(f"{name}: expected at least {least} and less than 2**57, got {number}")
+    if number < least:
+        raise ValueError(f"{name}: expected at least {least}, got {number}")
+    if number >= _LARGEST:
+        raise ValueError(f"{name}: expected less than 2**57, got {number}")
     return number
 
 
