@@ -11,16 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 from fastconv.conv import algorithms, conv2d, conv2d_backward, explain
 from fastconv.linear import linear, linear_backward
-from fastconv.runtime import get_num_threads, set_num_threads, show_config, threads
+from fastconv.runtime import __version__, get_num_threads, set_num_threads, show_config, threads
 
 if TYPE_CHECKING:
     from fastconv import containers, data, files, init, layers, models, optim, plot, train
     from fastconv.files import load, save
     from fastconv.train import evaluate, fit
 
-__version__ = "0.1.0"
-
 __all__ = [
+    "__version__",
     "algorithms",
     "containers",
     "conv2d",
