@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -119,16 +120,16 @@ def test_numbers_out_of_range(n: int) -> None:
     before = fc.get_num_threads()
     with pytest.raises(ValueError, match=rf"^n: expected 1 to {runtime.MAX_THREADS} threads, got {n}$"):
         fc.set_num_threads(n)
-    with pytest.raises(ValueError, match="^n: "), fc.threads(n):
+    with pytest.raises(ValueError, match=r"^n: "), fc.threads(n):
         pass
     assert fc.get_num_threads() == before
 
 
 @pytest.mark.parametrize("n", [1.0, "2", None, True, np.True_, [1], np.ones(2, int)])
 def test_numbers_of_the_wrong_type(n: Any) -> None:
-    with pytest.raises(TypeError, match="^n: expected a whole number"):
+    with pytest.raises(TypeError, match=r"^n: expected a whole number"):
         fc.set_num_threads(n)
-    with pytest.raises(TypeError, match="^n: expected a whole number"), fc.threads(n):
+    with pytest.raises(TypeError, match=r"^n: expected a whole number"), fc.threads(n):
         pass
 
 
@@ -181,7 +182,7 @@ def test_environment_with_a_wrong_isa(name: str) -> None:
 
 def test_isas_end_with_the_one_that_is_always_there() -> None:
     assert _native.isa_available()[-1] == "generic"
-    with pytest.raises(ValueError, match="'sse9' is not available; available: .*generic"):
+    with pytest.raises(ValueError, match=r"'sse9' is not available; available: .*generic"):
         _native.isa_select("sse9")
 
 
@@ -198,7 +199,7 @@ def test_show_config(capsys: pytest.CaptureFixture[str]) -> None:
     for value in (config["version"], config["isa"], ", ".join(config["isa_available"]), config["compiler"]):
         assert value in printed
     assert re.match(r"(GCC|Clang) \d+\.\d+", config["compiler"])
-    with pytest.raises(ValueError, match="^mode: "):
+    with pytest.raises(ValueError, match=r"^mode: "):
         fc.show_config("json")  # type: ignore[call-overload]
 
 
@@ -341,9 +342,9 @@ import fastconv as fc
 warnings.simplefilter("ignore", DeprecationWarning)
 def total(n): return float(fc.conv2d(np.ones((1, 4, 16, 16)), np.full((4, 4, 3, 3), n)).sum())
 if __name__ == "__main__":
-    here = [total(n) for n in range(4)]
+    here = [total(n) for n in (0.0, 1.0, 2.0, 3.0)]
     with multiprocessing.get_context("fork").Pool(2) as pool:
-        assert pool.map_async(total, range(4)).get(60) == here
+        assert pool.map_async(total, (0.0, 1.0, 2.0, 3.0)).get(60) == here
     print("ok")
 """
     assert output(code) == "ok"
@@ -360,17 +361,8 @@ def test_import_is_light() -> None:
     assert not roots & {"asyncio", "concurrent", "importlib_metadata", "multiprocessing", "unittest", "urllib"}
 
 
-def test_import_is_fast() -> None:
-    def milliseconds() -> float:
-        report = python("import fastconv", "-X", "importtime").stderr
-        spent = {}
-        for line in report.splitlines():
-            match = re.match(r"import time:\s+\d+ \|\s+(\d+) \|\s+(\S+)$", line)
-            if match:
-                spent[match[2]] = int(match[1]) / 1000
-        return spent["fastconv"] - spent["numpy"]
-
-    times: list[float] = []
-    while len(times) < 20 and min(times, default=99.0) >= 30:  # one good one is proof; a loaded machine needs tries
-        times.append(milliseconds())
-    assert min(times) < 30
+def test_import_is_fast(tmp_path: Path) -> None:
+    # Time of the processor, not of the clock: others may be at work. The first import compiles, which is done once.
+    code = "import numpy, time; start = time.process_time(); import fastconv; print(time.process_time() - start)"
+    compiled = {"PYTHONDONTWRITEBYTECODE": None, "PYTHONPYCACHEPREFIX": str(tmp_path)}
+    assert min(float(output(code, **compiled)) for _ in range(6)) < 0.030
