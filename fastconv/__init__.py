@@ -24,17 +24,16 @@ from fastconv.gradcheck import GradientError, gradcheck
 from fastconv.linear import linear, linear_backward
 from fastconv.loss import cross_entropy
 from fastconv.pooling import avg_pool2d, avg_pool2d_backward, max_pool2d, max_pool2d_backward
-from fastconv.runtime import get_num_threads, set_num_threads, show_config, threads
+from fastconv.runtime import __version__, get_num_threads, set_num_threads, show_config, threads
 
 if TYPE_CHECKING:
     from fastconv import containers, data, files, init, layers, models, optim, plot, train
     from fastconv.files import load, save
     from fastconv.train import evaluate, fit
 
-__version__ = "0.1.0"
-
 __all__ = [
     "GradientError",
+    "__version__",
     "algorithms",
     "avg_pool2d",
     "avg_pool2d_backward",

@@ -22,7 +22,9 @@ import numpy as np
 
 from fastconv import _native
 
-__all__ = ["get_num_threads", "set_num_threads", "show_config", "threads"]
+__version__ = "0.1.0"
+
+__all__ = ["__version__", "get_num_threads", "set_num_threads", "show_config", "threads"]
 
 # More threads than four per processor never help, and an OpenMP library that fails to start one ends the process.
 MAX_THREADS = max(64, 4 * (os.cpu_count() or 1))
@@ -47,7 +49,9 @@ def _threads_from_environment() -> int:
     try:
         return _check_threads(int(text))
     except ValueError:
-        raise ValueError(f"FASTCONV_NUM_THREADS: expected a whole number from 1 to {MAX_THREADS}, got {text!r}") from None
+        raise ValueError(
+            f"FASTCONV_NUM_THREADS: expected a whole number from 1 to {MAX_THREADS}, got {text!r}"
+        ) from None
 
 
 def _select_isa_from_environment() -> None:
@@ -203,8 +207,6 @@ def show_config(mode: str = "stdout") -> dict[str, Any] | None:
     >>> config["isa"] in config["isa_available"]
     True
     """
-    from fastconv import __version__  # not at the top: the package's own import reads this module first
-
     if mode not in ("stdout", "dicts"):
         raise ValueError(f'mode: expected "stdout" or "dicts", got {mode!r}')
     config = {
