@@ -172,7 +172,8 @@ def _compare(
     chosen = np.arange(array.size)
     if array.size > max_elements:
         chosen = np.sort(rng.choice(array.size, max_elements, replace=False))
-    worst, bad = (0.0, (), 0.0, 0.0), 0
+    worst: tuple[float, tuple[int, ...], float, float] = (0.0, (), 0.0, 0.0)
+    bad = 0
     for flat in chosen:
         index = tuple(int(i) for i in np.unravel_index(flat, array.shape))
         expected, got = slope(array, index), float(gradient[index])

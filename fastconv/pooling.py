@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastconv.backends import backend_of, on_change
-from fastconv.geometry import axes, check_layout, hashable, window
+from fastconv.geometry import axes, check_layout, window
 
 __all__ = ["avg_pool2d", "avg_pool2d_backward", "max_pool2d", "max_pool2d_backward"]
 
@@ -81,7 +81,7 @@ def _lookup(*key: Any) -> _Planned:
     except TypeError as error:
         if "unhashable" not in str(error):
             raise
-    return _plan(*map(hashable, key))
+    return _plan.__wrapped__(*key)  # an option given as a list: right, but planned anew at every call
 
 
 def _input_shape(value: Any, rank: int) -> tuple[int, ...]:
