@@ -60,8 +60,8 @@ def relu(x: Any) -> Any:
 
     Notes
     -----
-    Nair & Hinton, "Rectified linear units improve restricted Boltzmann machines" (2010); Glorot, Bordes & Bengio, "Deep sparse
-    rectifier neural networks" (2011).
+    Nair & Hinton, "Rectified linear units improve restricted Boltzmann machines" (2010); Glorot, Bordes & Bengio,
+    "Deep sparse rectifier neural networks" (2011).
 
     Examples
     --------
@@ -246,7 +246,8 @@ def softmax(x: Any, axis: int = -1) -> Any:
     Returns
     -------
     array, x's shape
-        Positive, with sums of 1 along the axis. NaN all along it if there is a NaN or an infinity, or if all are -infinity.
+        Positive, with sums of 1 along the axis. NaN all along it if there is a NaN or an infinity, or if all are
+        -infinity.
 
     Raises
     ------

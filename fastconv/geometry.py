@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["LAYOUTS", "Window", "axes", "check_axis", "check_layout", "hashable", "paddings", "window"]
+__all__ = ["LAYOUTS", "Window", "axes", "check_axis", "check_layout", "paddings", "window"]
 
 LAYOUTS = {
     1: ("NCW", "NWC"),
@@ -70,13 +70,6 @@ def check_axis(axis: Any, ndim: int) -> int:
     if not -ndim <= number < ndim:
         raise ValueError(f"axis: expected {-ndim} to {ndim - 1} for an array of {ndim} axes, got {number}")
     return number % ndim
-
-
-def hashable(option: Any) -> Any:
-    """An option's lists and arrays as tuples, so that it can be looked up in a cache of plans."""
-    if hasattr(option, "__len__") and not isinstance(option, (str, bytes)):
-        return tuple(map(hashable, option))
-    return option
 
 
 def axes(value: Any, name: str, rank: int, least: int = 1) -> tuple[int, ...]:

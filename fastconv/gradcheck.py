@@ -28,9 +28,9 @@ def gradcheck(
     Parameters
     ----------
     layer_or_function : layer or callable
-        A layer is checked as ``layer.forward(*inputs)``: its inputs and all its parameters. A function must return its result
-        and, like a layer's ``forward``, a function ``backward(dy)`` that returns the gradients of its arguments: one array for
-        one argument, else a tuple, None for an argument that has no gradient.
+        A layer is checked as ``layer.forward(*inputs)``: its inputs and all its parameters. A function must return
+        its result and, like a layer's ``forward``, a function ``backward(dy)`` that returns the gradients of its
+        arguments: one array for one argument, else a tuple, None for an argument that has no gradient.
     *inputs : array
         Floating-point arrays are copied to float64 and checked; anything else is passed on as it is.
     eps : float
@@ -49,16 +49,18 @@ def gradcheck(
     Raises
     ------
     GradientError
-        If a gradient is wrong, is missing, has the wrong shape, or if ``backward`` changed its argument. It names all that is wrong.
+        If a gradient is wrong, is missing, has the wrong shape, or if ``backward`` changed its argument. It names
+        all that is wrong.
     TypeError
         If what is to be checked has neither ``forward`` nor a result with a ``backward``.
 
     Notes
     -----
-    With v random and L = sum(v * y), the gradient of L from ``backward(v)`` is compared with ``(L(x + eps) - L(x - eps)) / (2 eps)``,
-    element by element. The difference is off by a term in eps**2 and one in 1e-16 / eps. Where a function has a kink (ReLU at 0,
-    two equal maxima in a window) the two do not agree; keep inputs away from there. A layer's parameters are set to float64
-    while it is checked, and are afterwards what they were, gradients included.
+    With v random and L = sum(v * y), the gradient of L from ``backward(v)`` is compared with ``(L(x + eps) - L(x -
+    eps)) / (2 eps)``, element by element. The difference is off by a term in eps**2 and one in 1e-16 / eps. Where a
+    function has a kink (ReLU at 0, two equal maxima in a window) the two do not agree; keep inputs away from there.
+    A layer's parameters are set to float64 while it is checked, and are afterwards what they were, gradients
+    included.
 
     Examples
     --------
@@ -69,15 +71,15 @@ def gradcheck(
     >>> fc.gradcheck(squash, np.linspace(-2, 2, 7))
     True
     """
-    is_layer = hasattr(layer_or_function, "forward") and hasattr(layer_or_function, "parameters")
+    is_layer = hasattr(layer_or_function, "forward") and hasattr(layer_or_function, "named_parameters")
     if not is_layer and not callable(layer_or_function):
         raise TypeError(f"layer_or_function: expected a layer or a function, got {type(layer_or_function).__name__}")
     call = layer_or_function.forward if is_layer else layer_or_function
     arguments = [_double(value) for value in inputs]
-    parameters = list(layer_or_function.parameters()) if is_layer else []
-    saved = [(p, p.value, p.grad) for p in parameters]
+    parameters = list(layer_or_function.named_parameters()) if is_layer else []
+    saved = [(p, p.value, p.grad) for _, p in parameters]
     try:
-        for p in parameters:
+        for _, p in parameters:
             p.value = np.array(p.value, np.float64)
             p.grad = None
         return _check(call, arguments, parameters, eps, rtol, atol, max_elements, np.random.default_rng(seed))
@@ -102,7 +104,7 @@ def _run(call: Callable[..., Any], arguments: list[Any]) -> tuple[Any, Any]:
 def _check(
     call: Callable[..., Any],
     arguments: list[Any],
-    parameters: list[Any],
+    parameters: list[tuple[str, Any]],
     eps: float,
     rtol: float,
     atol: float,
@@ -141,7 +143,7 @@ def _check(
         for i, (argument, gradient, wanted) in enumerate(zip(arguments, gradients, differentiable, strict=True))
         if wanted and gradient is not None
     ]
-    checked += [(f"parameter {p.name}", p.value, p.grad) for p in parameters]
+    checked += [(f"parameter {name}", p.value, p.grad) for name, p in parameters]
     if not checked:
         raise GradientError("there is nothing to check: no floating-point argument has a gradient")
     for name, array, gradient in checked:
@@ -170,7 +172,8 @@ def _compare(
     chosen = np.arange(array.size)
     if array.size > max_elements:
         chosen = np.sort(rng.choice(array.size, max_elements, replace=False))
-    worst, bad = (0.0, (), 0.0, 0.0), 0
+    worst: tuple[float, tuple[int, ...], float, float] = (0.0, (), 0.0, 0.0)
+    bad = 0
     for flat in chosen:
         index = tuple(int(i) for i in np.unravel_index(flat, array.shape))
         expected, got = slope(array, index), float(gradient[index])
@@ -183,7 +186,5 @@ def _compare(
     if not bad:
         return []
     _, index, got, expected = worst
-    return [
-        f"{name}: {bad} of {len(chosen)} elements differ; worst at {list(index)}: "
-        f"gradient {got:.9g}, central difference {expected:.9g}"
-    ]
+    where = f"{name}: {bad} of {len(chosen)} elements differ; worst at {list(index)}"
+    return [f"{where}: gradient {got:.9g}, central difference {expected:.9g}"]

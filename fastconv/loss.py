@@ -14,7 +14,9 @@ __all__ = ["cross_entropy"]
 @overload
 def cross_entropy(logits: Any, target: Any, *, reduction: str = "mean", return_grad: Literal[False] = False) -> Any: ...
 @overload
-def cross_entropy(logits: Any, target: Any, *, reduction: str = "mean", return_grad: Literal[True]) -> tuple[Any, Any]: ...
+def cross_entropy(
+    logits: Any, target: Any, *, reduction: str = "mean", return_grad: Literal[True]
+) -> tuple[Any, Any]: ...
 def cross_entropy(logits: Any, target: Any, *, reduction: str = "mean", return_grad: bool = False) -> Any:
     """Cross entropy between softmax(logits) and a target: ``-sum(target * log(softmax(logits)))``, softmax fused.
 
@@ -23,8 +25,8 @@ def cross_entropy(logits: Any, target: Any, *, reduction: str = "mean", return_g
     logits : array, shape (N, C), (N, C, d1, d2, ...) or (C,)
         Scores of C classes, float32 or float64: what softmax would take.
     target : array
-        Either class indices, integers from 0 to C - 1 of any integer dtype, of logits' shape without the axis of the classes; or
-        probabilities, of logits' shape and dtype.
+        Either class indices, integers from 0 to C - 1 of any integer dtype, of logits' shape without the axis of
+        the classes; or probabilities, of logits' shape and dtype.
     reduction : {"mean", "sum", "none"}
         Average the losses over all positions (samples, and pixels where there are any), add them up, or return each.
     return_grad : bool
@@ -35,7 +37,8 @@ def cross_entropy(logits: Any, target: Any, *, reduction: str = "mean", return_g
     loss : scalar of logits' dtype, or array of shape (N,), (N, d1, d2, ...) or () for "none"
         Summed in double precision; NaN for the mean of nothing.
     dlogits : array, logits' shape
-        Only if return_grad: gradient of the loss (for "none", of each position's loss with respect to its own logits).
+        Only if return_grad: gradient of the loss (for "none", of each position's loss with respect to its own
+        logits).
 
     Raises
     ------
@@ -46,9 +49,9 @@ def cross_entropy(logits: Any, target: Any, *, reduction: str = "mean", return_g
 
     Notes
     -----
-    The gradient is ``softmax(logits) - target`` (for a target that sums to one), divided by the number of positions for the mean:
-    Bridle, "Probabilistic interpretation of feedforward classification network outputs" (1990). Classes of probability 0 add
-    nothing, whatever their logits.
+    The gradient is ``softmax(logits) - target`` (for a target that sums to one), divided by the number of positions
+    for the mean: Bridle, "Probabilistic interpretation of feedforward classification network outputs" (1990).
+    Classes of probability 0 add nothing, whatever their logits.
 
     Examples
     --------
@@ -74,7 +77,9 @@ def cross_entropy(logits: Any, target: Any, *, reduction: str = "mean", return_g
     if backend.holds_integers(target):
         indices = backend.integers(target, "target", "int64")
         if indices.shape != positions:
-            raise ValueError(f"target: expected class indices of shape {positions} for logits of shape {shape}, got {indices.shape}")
+            raise ValueError(
+                f"target: expected class indices of shape {positions} for logits of shape {shape}, got {indices.shape}"
+            )
     else:
         probabilities = backend.dense(target, "target")
         same_dtype(logits, "logits", probabilities, "target")

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastconv.backends import backend_of, on_change
-from fastconv.geometry import axes, check_layout, hashable, window
+from fastconv.geometry import axes, check_layout, window
 
 __all__ = ["avg_pool2d", "avg_pool2d_backward", "max_pool2d", "max_pool2d_backward"]
 
@@ -64,7 +64,9 @@ def _scatter_plan(
     channels_last = check_layout(layout, rank)
     channels, spatial = _split(x_shape, channels_last)
     if (x_shape[0], channels) != (y_shape[0], _split(y_shape, channels_last)[0]):
-        raise ValueError(f"dy: expected the batch and channels of input_shape {x_shape} ({layout}), got shape {y_shape}")
+        raise ValueError(
+            f"dy: expected the batch and channels of input_shape {x_shape} ({layout}), got shape {y_shape}"
+        )
     place = replace(window(spatial, (1,) * rank), output=_split(y_shape, channels_last)[1])
     return backend.pool_plan(dtype.name, channels_last, x_shape[0], channels, place, False, wide)
 
@@ -79,7 +81,7 @@ def _lookup(*key: Any) -> _Planned:
     except TypeError as error:
         if "unhashable" not in str(error):
             raise
-    return _plan(*map(hashable, key))
+    return _plan.__wrapped__(*key)  # an option given as a list: right, but planned anew at every call
 
 
 def _input_shape(value: Any, rank: int) -> tuple[int, ...]:
@@ -114,8 +116,8 @@ def max_pool2d(
     dilation : int or (int, int)
         Pixels from one element of the window to the next.
     ceil_mode : bool
-        Let the last window hang over the end where the stride does not come out even. A window that would start in the
-        padding after the image is dropped.
+        Let the last window hang over the end where the stride does not come out even. A window that would start in
+        the padding after the image is dropped.
     return_switches : bool
         Return where the maxima are, too; `max_pool2d_backward` needs it.
     layout : {"NCHW", "NHWC"}
@@ -126,8 +128,8 @@ def max_pool2d(
     y : array, shape (N, C, H', W') or (N, H', W', C)
         ``H' = (H + before + after - dilation * (kh - 1) - 1) // stride + 1`` (rounded up in ceil_mode), likewise W'.
     switches : array of int32, y's shape
-        Only if return_switches. The flat index of each maximum in its own H x W plane, ``row * W + column``; int64 for
-        planes of 2**31 elements and more.
+        Only if return_switches. The flat index of each maximum in its own H x W plane, ``row * W + column``; int64
+        for planes of 2**31 elements and more.
 
     Raises
     ------
@@ -142,13 +144,14 @@ def max_pool2d(
 
     Notes
     -----
-    The first of equal elements wins, in row-major order, and the first NaN wins over any number. Where a window lies in the
-    padding alone (padding may be larger than the window) there is no winner: the maximum is -infinity and the switch -1, which
-    the gradient skips. Denormal numbers count as zeros: which of them wins is not told.
+    The first of equal elements wins, in row-major order, and the first NaN wins over any number. Where a window
+    lies in the padding alone (padding may be larger than the window) there is no winner: the maximum is -infinity
+    and the switch -1, which the gradient skips. Denormal numbers count as zeros: which of them wins is not told.
 
-    Overlapping windows: Krizhevsky, Sutskever & Hinton, "ImageNet classification with deep convolutional neural networks"
-    (2012), section 3.4. Maximum against average: Boureau, Ponce & LeCun, "A theoretical analysis of feature pooling in visual
-    recognition" (2010). Switches: Zeiler & Fergus, "Visualizing and understanding convolutional networks" (2014), section 2.1.
+    Overlapping windows: Krizhevsky, Sutskever & Hinton, "ImageNet classification with deep convolutional neural
+    networks" (2012), section 3.4. Maximum against average: Boureau, Ponce & LeCun, "A theoretical analysis of
+    feature pooling in visual recognition" (2010). Switches: Zeiler & Fergus, "Visualizing and understanding
+    convolutional networks" (2014), section 2.1.
 
     Examples
     --------
@@ -244,8 +247,8 @@ def avg_pool2d(
     padding : int, (int, int), ((int, int), (int, int)) or {"valid", "same", "full"}
         Zeros around the image, as `conv2d` takes it.
     ceil_mode : bool
-        Let the last window hang over the end where the stride does not come out even; what hangs over counts neither as
-        elements nor as zeros. A window that would start in the padding after the image is dropped.
+        Let the last window hang over the end where the stride does not come out even; what hangs over counts
+        neither as elements nor as zeros. A window that would start in the padding after the image is dropped.
     count_include_pad : bool
         Divide by the number of elements and of padding's zeros, or of the elements alone.
     layout : {"NCHW", "NHWC"}
@@ -254,8 +257,8 @@ def avg_pool2d(
     Returns
     -------
     array, shape (N, C, H', W') or (N, H', W', C)
-        ``H' = (H + before + after - kh) // stride + 1`` (rounded up in ceil_mode), likewise W'. NaN where a window lies in the
-        padding alone and that does not count: there is nothing to average.
+        ``H' = (H + before + after - kh) // stride + 1`` (rounded up in ceil_mode), likewise W'. NaN where a window
+        lies in the padding alone and that does not count: there is nothing to average.
 
     Raises
     ------
@@ -270,9 +273,9 @@ def avg_pool2d(
 
     Notes
     -----
-    LeCun, Bottou, Bengio & Haffner, "Gradient-based learning applied to document recognition" (1998), section II.B, where the
-    average is followed by a trainable coefficient and bias; Boureau, Ponce & LeCun, "A theoretical analysis of feature pooling
-    in visual recognition" (2010).
+    LeCun, Bottou, Bengio & Haffner, "Gradient-based learning applied to document recognition" (1998), section II.B,
+    where the average is followed by a trainable coefficient and bias; Boureau, Ponce & LeCun, "A theoretical
+    analysis of feature pooling in visual recognition" (2010).
 
     Examples
     --------

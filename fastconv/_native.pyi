@@ -1,0 +1,101 @@
+"""Types of the extension module; what the functions do is said in _native.pyx."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from fastconv.geometry import Window
+
+Array = np.ndarray[Any, Any]
+
+FORWARD: int
+BACKWARD_INPUT: int
+BACKWARD_WEIGHT: int
+RELU: int
+SIGMOID: int
+TANH: int
+
+def isa_available() -> list[str]: ...
+def isa_current() -> str: ...
+def isa_select(name: str) -> None: ...
+def on_isa_change(forget: Callable[[], None]) -> None: ...
+def openmp() -> bool: ...
+def default_threads() -> int: ...
+def compiler() -> str: ...
+def workspace_trim() -> None: ...
+def conv_algorithms(
+    which: int,
+    dtype: str,
+    channels_last: bool,
+    batch: int,
+    in_channels: int,
+    out_channels: int,
+    groups: int,
+    window: Window,
+) -> list[tuple[str, str | None, float]]: ...
+
+class ConvPlan:
+    def __init__(
+        self,
+        which: int,
+        dtype: str,
+        channels_last: bool,
+        batch: int,
+        in_channels: int,
+        out_channels: int,
+        groups: int,
+        window: Window,
+        algorithm: str = "auto",
+        relu: bool = False,
+        workspace_limit: int = 0,
+    ) -> None: ...
+    @property
+    def algorithm(self) -> str: ...
+    def workspace(self, threads: int) -> int: ...
+    def run(
+        self, x: Array | None, weight: Array | None, bias: Array | None, y: Array, threads: int
+    ) -> None: ...
+
+class PoolPlan:
+    def __init__(
+        self,
+        dtype: str,
+        channels_last: bool,
+        batch: int,
+        channels: int,
+        window: Window,
+        count_padding: bool,
+        wide: bool,
+    ) -> None: ...
+    def max(self, x: Array, y: Array, switches: Array | None, threads: int) -> None: ...
+    def max_backward(self, dy: Array, switches: Array, dx: Array, threads: int) -> bool: ...
+    def avg(self, x: Array, y: Array, threads: int) -> None: ...
+    def avg_backward(self, dy: Array, dx: Array, threads: int) -> None: ...
+
+def activate(kind: int, x: Array, y: Array, threads: int) -> None: ...
+def activate_backward(kind: int, dy: Array, y: Array, dx: Array, threads: int) -> None: ...
+def softmax(x: Array, y: Array, outer: int, classes: int, inner: int, threads: int) -> None: ...
+def softmax_backward(dy: Array, y: Array, dx: Array, outer: int, classes: int, inner: int, threads: int) -> None: ...
+def cross_entropy(
+    logits: Array,
+    target: Array | None,
+    probabilities: Array | None,
+    loss: Array,
+    dlogits: Array | None,
+    scale: float,
+    outer: int,
+    classes: int,
+    inner: int,
+    threads: int,
+) -> bool: ...
+def sgd(
+    value: Array,
+    grad: Array,
+    velocity: Array | None,
+    rate: float,
+    momentum: float,
+    weight_decay: float,
+    nesterov: bool,
+    threads: int,
+) -> None: ...
