@@ -176,12 +176,12 @@ def _train(options: argparse.Namespace) -> int:
     from fastconv.train import evaluate, fit
 
     _set_threads(options)
+    if missing := [name for module, name in _NEEDED.items() if _missing(module)]:
+        raise ImportError(f'training needs {", ".join(missing)}: pip install "fastconv[train]"')
     recipe = dict(_RECIPES[options.model, options.variant])
     recipe.update({name: value for name in recipe if (value := getattr(options, name, None)) is not None})
-    out = options.out or os.path.join("runs", options.model)
-    folder = _Folder(out)
     digits = data.digits()
-    figure_missing = _missing("matplotlib")
+    folder = _Folder(options.out or os.path.join("runs", options.model))
 
     seed = np.random.SeedSequence(options.seed)
     model_rng, fit_rng = (np.random.default_rng(child) for child in seed.spawn(2))
@@ -234,7 +234,7 @@ def _train(options: argparse.Namespace) -> int:
     with replacing(folder.path("log.json")) as temporary, open(temporary, "w", encoding="utf-8") as file:
         json.dump(log, file, indent=1)
     written = ["weights.safetensors", "log.json"]
-    if figure_missing:
+    if _missing("matplotlib"):
         print('no picture, as matplotlib is missing: pip install "fastconv[plot]"', file=sys.stderr)
     else:
         from fastconv.plot import training_figure
@@ -249,6 +249,8 @@ def _train(options: argparse.Namespace) -> int:
 
 
 _TITLES = {"lenet5": "LeNet-5"}
+# Modules and the packages that they come with: asked for before training, not when it is over.
+_NEEDED = {"sklearn": "scikit-learn", "tqdm": "tqdm", "safetensors": "safetensors"}
 
 
 class _Folder:
@@ -270,9 +272,13 @@ class _Folder:
 
 
 def _missing(module: str) -> bool:
-    import importlib.util
+    import importlib
 
-    return importlib.util.find_spec(module) is None
+    try:
+        importlib.import_module(module)
+    except ImportError:
+        return True
+    return False
 
 
 def _load(path: str) -> tuple[Sequential, dict[str, Any], Preparation]:

@@ -18,7 +18,7 @@ __all__ = ["load", "read_metadata", "replacing", "save"]
 
 Path: TypeAlias = "str | os.PathLike[str]"
 
-_METADATA = "__metadata__"  # the member of an .npz that holds the metadata; no parameter's path starts so
+_METADATA = "fastconv.metadata"  # the name under which the metadata stand, as JSON; no parameter is called so
 _LARGEST_METADATA = 1 << 22  # bytes
 
 
@@ -54,7 +54,8 @@ def save(model: Layer, path: Path, metadata: Mapping[str, Any] | None = None) ->
     {'purpose': 'example'}
     """
     form = _form(path)
-    text = {key: json.dumps(value) for key, value in (metadata or {}).items()}
+    # One text, because safetensors writes several in any order, and equal weights should be equal files.
+    text = {_METADATA: json.dumps(metadata)} if metadata else {}
     arrays = {
         name: np.asarray(parameter.value, parameter.value.dtype.newbyteorder("="), order="C")
         for name, parameter in model.named_parameters()
@@ -62,8 +63,7 @@ def save(model: Layer, path: Path, metadata: Mapping[str, Any] | None = None) ->
     with replacing(path) as temporary:
         if form == ".npz":
             with zipfile.ZipFile(temporary, "w") as archive:
-                for name, array in {_METADATA: np.array(json.dumps(text)), **arrays}.items():
-                    # ZipInfo's fixed date makes equal weights equal files.
+                for name, array in {**{key: np.array(value) for key, value in text.items()}, **arrays}.items():
                     with archive.open(zipfile.ZipInfo(name + ".npy"), "w", force_zip64=True) as member:
                         np.lib.format.write_array(member, array, allow_pickle=False)
         else:
@@ -111,15 +111,13 @@ def read_metadata(path: Path) -> dict[str, Any]:
     ------
     As `load`, but for what concerns the model.
     """
-    with _open(path) as file:
-        text = file.metadata
-    metadata = {}
-    for key, value in text.items():
-        try:
-            metadata[key] = json.loads(value)
-        except ValueError:
-            metadata[key] = value  # another program's: plain text
-    return metadata
+    with _open(path) as file, _blamed_on(path):
+        if _METADATA not in file.metadata:
+            return dict(file.metadata)  # another program's
+        metadata = json.loads(file.metadata[_METADATA])
+        if not isinstance(metadata, dict):
+            raise ValueError("its metadata are no dictionary")
+        return metadata
 
 
 @contextmanager
@@ -221,7 +219,7 @@ def _open_npz(path: str) -> Iterator[_Opened]:
                 shapes[name] = shape
             elif shape != () or dtype.kind != "U" or dtype.itemsize > _LARGEST_METADATA:
                 raise ValueError("holds metadata that fastconv did not write")
-        metadata = json.loads(str(read(_METADATA))) if _METADATA + ".npy" in archive.namelist() else {}
+        metadata = {_METADATA: str(read(_METADATA))} if _METADATA + ".npy" in archive.namelist() else {}
         yield _Opened(shapes, read, metadata)
 
 

@@ -437,7 +437,7 @@ class TableConv2d(Conv2d):
         rng: Rng = None,
     ) -> None:
         self.table = np.array(table)
-        if self.table.dtype != bool or self.table.ndim != 2 or not self.table.any(axis=1).all():
+        if self.table.dtype != bool or self.table.ndim != 2 or not (self.table.size and self.table.any(axis=1).all()):
             raise ValueError(
                 "table: expected booleans of shape (out_channels, in_channels) with a True in every row, "
                 f"got dtype {self.table.dtype}, shape {self.table.shape}"

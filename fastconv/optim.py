@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from fastconv.arrays import same_dtype
+from fastconv.backends import backend_of
 from fastconv.layers import Parameter
 
 __all__ = ["SGD", "Adam", "CosineAnnealingLR"]
@@ -65,20 +67,27 @@ class SGD:
     def step(self) -> None:
         """Move every parameter that has a gradient. The gradients are not changed."""
         for i, parameter in enumerate(self.parameters):
-            gradient = parameter.grad
-            if gradient is None:
+            if parameter.grad is None:
                 continue
-            if self.weight_decay:
-                gradient = gradient + self.weight_decay * parameter.value
-            if self.momentum:
-                velocity = self._velocities[i]
-                if velocity is None:
-                    velocity = self._velocities[i] = gradient.copy()
-                else:
-                    velocity *= self.momentum
-                    velocity += gradient
-                gradient = gradient + self.momentum * velocity if self.nesterov else velocity
-            parameter.value -= self.lr * gradient
+            backend = backend_of(parameter.value, "SGD")
+            value = backend.dense(parameter.value, parameter.name)
+            gradient = backend.dense(parameter.grad, f"{parameter.name}'s gradient")
+            same_dtype(value, parameter.name, gradient, "its gradient")
+            if gradient.shape != value.shape:
+                raise ValueError(f"{parameter.name}: has shape {value.shape}, its gradient {gradient.shape}")
+            if self.momentum and self._velocities[i] is None:
+                self._velocities[i] = np.zeros_like(value)
+            backend.sgd_step(
+                value,
+                gradient,
+                self._velocities[i],
+                self.lr,
+                self.momentum,
+                self.weight_decay,
+                self.nesterov,
+            )
+            if value is not parameter.value:  # a copy: the parameter was no dense array
+                parameter.value[...] = value
 
     def zero_grad(self) -> None:
         """Forget all gradients (they become None)."""

@@ -202,11 +202,20 @@ def test_a_folder_that_cannot_be_is_known_before_training(tmp_path, capsys):
     assert time.perf_counter() - start < 5
 
 
-def test_a_missing_package_says_what_to_do(tmp_path, capsys, monkeypatch):
-    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
+@pytest.mark.parametrize("module", ["sklearn", "tqdm", "safetensors"])
+def test_a_missing_package_is_known_before_training(tmp_path, capsys, monkeypatch, module):
+    monkeypatch.setitem(sys.modules, module, None)
     text = failed(["train", "lenet5", "--out", tmp_path / "run"], capsys)
     assert 'pip install "fastconv[train]"' in text
+    assert module.replace("sk", "scikit-") in text
     assert not (tmp_path / "run").exists()
+
+
+def test_without_matplotlib_there_is_no_picture(tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    assert cli.main(["train", "lenet5", "--epochs", "1", "--out", str(tmp_path / "run")]) == 0
+    assert sorted(os.listdir(tmp_path / "run")) == ["log.json", "weights.safetensors"]
+    assert 'pip install "fastconv[plot]"' in capsys.readouterr().err
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Ctrl-C cannot be sent to one process on Windows")

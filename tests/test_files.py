@@ -72,7 +72,7 @@ def test_other_programs_read_it(path):
     save(a, path, {"model": "x"})
     if path.suffix == ".npz":
         with np.load(path, allow_pickle=False) as arrays:
-            found = {name: arrays[name] for name in arrays.files if name != "__metadata__"}
+            found = {name: arrays[name] for name in arrays.files if name != "fastconv.metadata"}
     else:
         import safetensors.numpy
 
@@ -95,9 +95,9 @@ def test_metadata_of_another_program_is_text(tmp_path):
 
 
 def test_equal_weights_are_equal_files(path):
-    save(model(1), path, {"a": 1})
+    save(model(1), path, {"a": 1, "b": 2, "c": 3})
     first = path.read_bytes()
-    save(model(1), path, {"a": 1})
+    save(model(1), path, {"a": 1, "b": 2, "c": 3})
     assert path.read_bytes() == first
 
 
@@ -292,9 +292,13 @@ def test_pickles_in_npz_are_never_opened(tmp_path):
     trap[...] = Trap()
     npz(path, {**good, "conv.weight.npy": npy(trap, allow_pickle=True)})
     refused(path)
-    npz(path, {**good, "__metadata__.npy": npy(np.array(Trap(), object), allow_pickle=True)})
+    npz(path, {**good, "fastconv.metadata.npy": npy(np.array(Trap(), object), allow_pickle=True)})
     with pytest.raises(ValueError, match="metadata"):
         read_metadata(path)
+    for text in ("{", "[1]"):
+        npz(path, {**good, "fastconv.metadata.npy": npy(np.array(text))})
+        with pytest.raises(ValueError, match=r"a\.npz: damaged"):
+            read_metadata(path)
     assert Trap.sprung is False
 
 
@@ -311,7 +315,7 @@ def test_lying_npz_headers_are_refused_before_memory_is_asked_for(tmp_path):
     ):
         npz(path, {**good, "conv.weight.npy": header(text)})
         refused(path)
-    npz(path, {**good, "__metadata__.npy": header("{'descr': '<U4000000000', 'fortran_order': False, 'shape': (), }\n")})
+    npz(path, {**good, "fastconv.metadata.npy": header("{'descr': '<U4000000000', 'fortran_order': False, 'shape': (), }\n")})
     refused(path)
     npz(path, {**good, "notes.txt": b"hello"})
     refused(path)

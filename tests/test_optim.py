@@ -92,6 +92,25 @@ def test_cosine(eta_min):
     np.testing.assert_allclose(rates, eta_min + (0.5 - eta_min) * (1 + np.cos(np.pi * t / 10)) / 2, atol=1e-15)
 
 
+def test_sgd_moves_arrays_that_are_not_dense():
+    p = Parameter("weight", np.zeros((4, 6))[::2, ::3])
+    optimizer = SGD([p], 0.5, 0.9)
+    for _ in range(2):
+        p.grad = np.arange(4.0).reshape(2, 2).T
+        optimizer.step()
+    np.testing.assert_allclose(p.value, -0.5 * 2.9 * np.arange(4.0).reshape(2, 2).T)
+
+
+def test_sgd_refuses_a_gradient_that_is_not_the_parameter_s():
+    p = Parameter("weight", np.zeros((2, 3)))
+    p.grad = np.zeros((3, 2))
+    with pytest.raises(ValueError, match=r"weight: has shape \(2, 3\), its gradient \(3, 2\)"):
+        SGD([p], 0.1).step()
+    p.grad = np.zeros((2, 3), np.float32)
+    with pytest.raises(TypeError, match="float32"):
+        SGD([p], 0.1).step()
+
+
 P = [Parameter("weight", np.zeros(1))]
 
 
