@@ -26,7 +26,7 @@ struct fc_conv_algorithm {
 
 #define FC_NOMINAL_HERTZ 3e9 /* turns estimated cycles into seconds; only ratios of estimates matter */
 
-extern const fc_conv_algorithm fc_algorithm_direct, fc_algorithm_im2col, fc_algorithm_reference;
+extern const fc_conv_algorithm fc_algorithm_winograd, fc_algorithm_direct, fc_algorithm_im2col, fc_algorithm_reference;
 
 /* ---- sweep.c -------------------------------------------------------------------------------------------- */
 

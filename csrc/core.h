@@ -126,6 +126,31 @@ typedef struct fc_softmax_job {
 } fc_softmax_job;
 typedef void fc_softmax_kernel(const fc_softmax_job *job);
 
+/* ---- Winograd (kernels/winograd.inc) ---------------------------------------------------------------------- */
+
+/* Along an axis the points are 0, infinity, and pairs; a tile of 2 pairs outputs uses the first 2 pairs + 2 of them. Points that
+ * the same tiles use are a class. */
+#define FC_WINOGRAD_SIDE 8
+#define FC_WINOGRAD_CLASSES 3
+static inline int fc_winograd_class(int point) { return point < 4 ? 0 : point / 2 - 1; }
+
+/* A tile's output: from to, a row every `pitch`, a pixel every vector. */
+typedef struct fc_winograd_out {
+    void *to;
+    ptrdiff_t pitch, rows, columns; /* those beyond are computed but not written */
+    const void *bias;               /* one vector */
+    bool relu;
+} fc_winograd_out;
+
+typedef struct fc_winograd_tile {
+    const void *v, *u;
+    void *m;
+    ptrdiff_t pitch, depth; /* of v from one vector of channels to the next; channels */
+    bool accumulate;
+} fc_winograd_tile;
+
+typedef void fc_winograd_tile_kernel(const fc_winograd_tile *tile);
+
 /* ---- tables: one per instruction set, filled by isa_<name>.c --------------------------------------------- */
 
 typedef struct fc_kernels { /* one real type on one instruction set */
@@ -153,6 +178,15 @@ typedef struct fc_kernels { /* one real type on one instruction set */
     /* [0]: one vector, its elements side by side (step 1, count 1); [1]: vectors side by side */
     fc_softmax_kernel *softmax[2], *softmax_backward[2], *cross_entropy[2];
     void (*sgd)(const fc_sgd_step *step, void *value, const void *grad, void *velocity, ptrdiff_t n);
+    /* kernels/winograd.inc says what these do; vectors of channels lie whole, `down` and `across` are pairs of points */
+    void (*planes_in)(const void *from, ptrdiff_t pitch, ptrdiff_t rows, ptrdiff_t n, bool over, void *to, const ptrdiff_t *offsets);
+    void (*planes_out)(const void *from, ptrdiff_t n, void *to, ptrdiff_t pitch, ptrdiff_t rows);
+    void (*pixels_in)(const void *from, ptrdiff_t pitch, ptrdiff_t rows, ptrdiff_t n, void *to);
+    void (*pixels_out)(const void *from, ptrdiff_t n, void *to, ptrdiff_t pitch, ptrdiff_t rows);
+    void (*winograd_input)(const void *from, ptrdiff_t pitch, int down, int across, void *to, const ptrdiff_t *table, const ptrdiff_t *slots);
+    void (*winograd_output)(const void *from, const ptrdiff_t *table, const ptrdiff_t *slots, int down, int across, const fc_winograd_out *out);
+    void (*winograd_filter)(const void *taps, bool turned, int down, int across, ptrdiff_t count, void *to, ptrdiff_t pitch, ptrdiff_t step);
+    fc_winograd_tile_kernel *const *winograd_tile[2]; /* [vectors - 1][rows - 1], rows up to rows[FC_NARROW] */
 } fc_kernels;
 
 typedef struct fc_isa_table {

@@ -1,0 +1,481 @@
+/* algo_winograd.c -- 3x3 kernels at unit stride with fewer multiplications: y = A' [(G g G') . (B' x B)] A on tiles of 6, 4 and 2
+ * outputs a side (kernels/winograd_transforms.inc), summed over channels by one small matrix product per point.
+ *
+ * Each axis of the output is covered by segments of 6, then 4, then 2, so that few places are computed in vain; a tile is one segment down
+ * by one across, and uses only its own points of the filter. A block is a rectangle of tiles of one image, or all tiles of several.
+ *
+ * v, a block's transformed input:  [point][channels / lanes][tile][lanes]
+ * u, transformed filters:          [panel of filters][point][channel][width]
+ * m, their products, of one panel: [point][tile][width]
+ *
+ * Kept: u is small, is computed first, and every block then makes its own v and meets all of u. Otherwise v is computed first, and every
+ * (block, panel) makes the u that it needs, a chunk of channels at a time: less work than fetching it from memory. */
+#include "conv.h"
+
+#include <math.h>
+
+enum { TAPS = 9, SIDE = FC_WINOGRAD_SIDE, POINTS = SIDE * SIDE, CLASSES = FC_WINOGRAD_CLASSES, SLOTS = CLASSES * CLASSES };
+
+typedef struct axis {
+    ptrdiff_t length;         /* outputs */
+    ptrdiff_t count[CLASSES]; /* segments of 1, 2, 3 pairs of outputs; the largest come first */
+    ptrdiff_t segments;
+    int pairs; /* of the largest */
+    ptrdiff_t block, blocks;  /* segments of a block, at most; blocks */
+} axis;
+
+typedef struct shape {
+    axis axis[2]; /* down, across */
+    ptrdiff_t images, image_blocks; /* of a block, at most */
+    ptrdiff_t blocks, tiles;        /* tiles of a block, at most */
+    ptrdiff_t points;
+    ptrdiff_t vectors; /* of channels */
+    ptrdiff_t width, panels;
+    bool kept;
+    ptrdiff_t chunk; /* channels whose filters are transformed at once */
+    ptrdiff_t v, u, m, stage, taps; /* elements */
+    ptrdiff_t round; /* blocks whose v is held at once, unless kept */
+    size_t worker, shared; /* bytes */
+} shape;
+
+typedef struct job {
+    const fc_conv_plan *plan;
+    const fc_sweep *sweep;
+    const shape *shape;
+    const char *in, *weight, *bias;
+    char *out, *workspace, *shared;
+    bool turned;
+    ptrdiff_t group, first_block;
+} job;
+
+/* ---- geometry --------------------------------------------------------------------------------------------- */
+
+static axis axis_of(ptrdiff_t length, int pairs)
+{
+    axis a = {.length = length, .pairs = pairs};
+    ptrdiff_t left = length;
+    for (int p = pairs; p > 1; p--) {
+        a.count[p - 1] = left / (2 * p);
+        left -= a.count[p - 1] * 2 * p;
+        if (left > 2 * p - 2) { /* one more with an output in vain beats two smaller */
+            a.count[p - 1]++;
+            left = 0;
+        }
+    }
+    a.count[0] = fc_ceil_div(left, 2);
+    /* 6 + 2 and 4 + 4 have the same number of points, but the second multiplies less in small rows */
+    a.segments = a.count[0] + a.count[1] + a.count[2];
+    while (a.pairs > 1 && !a.count[a.pairs - 1])
+        a.pairs--;
+    return a;
+}
+
+static int segment_pairs(const axis *a, ptrdiff_t i) { return i < a->count[2] ? 3 : i < a->count[2] + a->count[1] ? 2 : 1; }
+
+static ptrdiff_t segment_start(const axis *a, ptrdiff_t i)
+{
+    ptrdiff_t large = fc_min(i, a->count[2]), middle = fc_min(i - large, a->count[1]);
+    return 6 * large + 4 * middle + 2 * (i - large - middle);
+}
+
+/* Segments from first to last that use points of the class. */
+static ptrdiff_t segments_in(const axis *a, ptrdiff_t first, ptrdiff_t last, int class)
+{
+    ptrdiff_t end = a->count[2] + (class < 2 ? a->count[1] : 0) + (class < 1 ? a->count[0] : 0);
+    return fc_max(fc_min(last, end) - first, 0);
+}
+
+typedef struct block {
+    ptrdiff_t image, images;
+    ptrdiff_t first[2], last[2];         /* segments */
+    ptrdiff_t users[2][CLASSES];         /* segments that use the class */
+    ptrdiff_t tiles[POINTS];             /* that use the point */
+    ptrdiff_t v[POINTS], m[POINTS];      /* where the point begins */
+} block;
+
+static block block_at(const job *j, ptrdiff_t index)
+{
+    const shape *h = j->shape;
+    const ptrdiff_t lanes = j->plan->kernels->lanes;
+    block b;
+    ptrdiff_t at[2] = {index / h->axis[1].blocks % h->axis[0].blocks, index % h->axis[1].blocks};
+    b.image = index / (h->axis[0].blocks * h->axis[1].blocks) * h->images;
+    b.images = fc_min(h->images, j->sweep->batch - b.image);
+    for (int a = 0; a < 2; a++) {
+        b.first[a] = at[a] * h->axis[a].block;
+        b.last[a] = fc_min(b.first[a] + h->axis[a].block, h->axis[a].segments);
+        for (int c = 0; c < CLASSES; c++)
+            b.users[a][c] = segments_in(&h->axis[a], b.first[a], b.last[a], c);
+    }
+    ptrdiff_t v = 0, m = 0;
+    for (int p = 0; p < POINTS; p++) {
+        b.tiles[p] = b.images * b.users[0][fc_winograd_class(p / SIDE)] * b.users[1][fc_winograd_class(p % SIDE)];
+        b.v[p] = v;
+        b.m[p] = m;
+        /* an odd number of cache lines, so that the points of a tile do not share sets */
+        v += ((h->vectors * b.tiles[p]) | 1) * lanes;
+        m += b.tiles[p] * h->width + lanes;
+    }
+    return b;
+}
+
+/* Where tile (image, down, across) of the block lies within each class of points, in units of `step`. */
+static void slots_of(const block *b, ptrdiff_t image, ptrdiff_t down, ptrdiff_t across, ptrdiff_t step, ptrdiff_t *slots)
+{
+    for (int i = 0; i < CLASSES; i++)
+        for (int k = 0; k < CLASSES; k++)
+            slots[i * CLASSES + k] = ((image * b->users[0][i] + down - b->first[0]) * b->users[1][k] + across - b->first[1]) * step;
+}
+
+/* ---- planning --------------------------------------------------------------------------------------------- */
+
+static fc_sweep sweep_of(const fc_conv_plan *plan)
+{
+    return plan->problem.pass == FC_FORWARD ? fc_sweep_forward(plan) : fc_sweep_backward_input(plan, 0);
+}
+
+#include <stdlib.h>
+static ptrdiff_t knob(const char *n, ptrdiff_t d){ const char *e = getenv(n); return e ? atol(e) : d; }
+
+static shape shape_of(const fc_conv_plan *plan, const fc_sweep *s)
+{
+    const fc_kernels *kernels = plan->kernels;
+    const ptrdiff_t element = (ptrdiff_t)fc_size_of(plan->problem.dtype), lanes = kernels->lanes;
+    shape h = {.vectors = fc_ceil_div(s->channels, lanes), .width = kernels->width[FC_NARROW]};
+    h.panels = fc_ceil_div(s->filters, h.width);
+    for (int a = 0; a < 2; a++)
+        h.axis[a] = axis_of(s->axis[a + 1].places, (int)knob("W_PAIRS", 3));
+    h.points = (2 * h.axis[0].pairs + 2) * (2 * h.axis[1].pairs + 2);
+    ptrdiff_t u = h.points * (fc_round_up(s->channels, lanes) * h.width + lanes);
+    h.kept = u * h.panels * element <= knob("W_KEPT", 4 << 20);
+    h.chunk = h.kept ? s->channels : fc_min(s->channels, knob("W_CHUNK", 64));
+    ptrdiff_t target = h.kept ? knob("W_TILES", fc_max(fc_min((768 << 10) / (h.points * h.vectors * lanes * element), 42), 6)) : knob("W_TILES", 56);
+    ptrdiff_t all = h.axis[0].segments * h.axis[1].segments;
+    if (all <= target) {
+        h.images = fc_min(fc_max(target / all, 1), s->batch);
+        h.images = fc_ceil_div(s->batch, fc_ceil_div(s->batch, h.images));
+        h.axis[0].block = h.axis[0].segments;
+        h.axis[1].block = h.axis[1].segments;
+    } else {
+        h.images = 1;
+        ptrdiff_t across = fc_max((ptrdiff_t)sqrt((double)target), fc_ceil_div(target, h.axis[0].segments));
+        h.axis[1].block = fc_min(h.axis[1].segments, across);
+        h.axis[1].block = fc_ceil_div(h.axis[1].segments, fc_ceil_div(h.axis[1].segments, h.axis[1].block));
+        h.axis[0].block = fc_min(h.axis[0].segments, fc_max(target / h.axis[1].block, 1));
+        h.axis[0].block = fc_ceil_div(h.axis[0].segments, fc_ceil_div(h.axis[0].segments, h.axis[0].block));
+    }
+    h.image_blocks = fc_ceil_div(s->batch, h.images);
+    ptrdiff_t reach = 1, pixels = 1;
+    for (int a = 0; a < 2; a++) {
+        axis *x = &h.axis[a];
+        x->blocks = fc_ceil_div(x->segments, x->block);
+        reach *= x->block * 2 * x->pairs + 2;
+        pixels *= x->block * 2 * x->pairs;
+    }
+    h.blocks = h.image_blocks * h.axis[0].blocks * h.axis[1].blocks;
+    h.tiles = h.images * h.axis[0].block * h.axis[1].block;
+    h.v = POINTS * ((h.vectors * h.tiles) | 1) * lanes;
+    h.m = POINTS * (h.tiles * h.width + lanes);
+    h.u = h.points * (h.chunk * h.width + lanes);
+    h.stage = fc_max(reach, pixels) * lanes;
+    h.taps = h.kept ? fc_min(s->channels, 32) * TAPS * lanes : h.chunk * TAPS * lanes;
+    h.round = h.kept ? h.blocks : fc_max(fc_min((ptrdiff_t)(plan->limit / 2) / (h.v * element), h.blocks), 1);
+    h.worker = (size_t)(fc_round_up((h.m + h.stage + h.taps + (h.kept ? h.v : h.u)) * element, FC_ALIGNMENT) + 8 * FC_ALIGNMENT +
+                        fc_round_up(reach * (ptrdiff_t)sizeof(ptrdiff_t), FC_ALIGNMENT));
+    h.shared = (size_t)((h.kept ? h.panels * h.u : h.round * h.v) * element);
+    return h;
+}
+
+/* ---- the filters ------------------------------------------------------------------------------------------ */
+
+enum { TURN_MOST = 16 }; /* lanes */
+
+/* Transforms the filters of a panel, channels from first to last; to: [point][channel][width], points `pitch` apart. */
+static void transform_filters(const job *j, ptrdiff_t panel, ptrdiff_t first, ptrdiff_t last, char *taps, char *to, ptrdiff_t pitch)
+{
+    const fc_sweep *s = j->sweep;
+    const shape *h = j->shape;
+    const fc_kernels *kernels = j->plan->kernels;
+    const ptrdiff_t element = (ptrdiff_t)fc_size_of(j->plan->problem.dtype), lanes = kernels->lanes;
+    const ptrdiff_t width = fc_min(h->width, fc_round_up(s->filters - panel * h->width, lanes));
+    for (ptrdiff_t i = 0; i < width; i += lanes) {
+        ptrdiff_t filter = panel * h->width + i, filters = fc_min(lanes, s->filters - filter);
+        if (!j->turned) {
+            const char *from = j->weight + ((j->group * s->filters + filter) * s->channels + first) * TAPS * element;
+            kernels->planes_in(from, s->channels * TAPS, filters, (last - first) * TAPS, false, taps, NULL);
+        } else
+            for (ptrdiff_t c = first; c < last; c++) {
+                char few[(TURN_MOST * TAPS + TURN_MOST) * sizeof(double)];
+                const char *from = j->weight + ((j->group * s->channels + c) * s->filters + filter) * TAPS * element;
+                kernels->copy(from, few, filters * TAPS);
+                kernels->planes_in(few, TAPS, filters, TAPS, true, taps + (c - first) * TAPS * lanes * element, NULL);
+            }
+        kernels->winograd_filter(taps, j->turned, h->axis[0].pairs, h->axis[1].pairs, last - first, to + i * element, pitch, width);
+    }
+}
+
+enum { KEPT_CHANNELS = 32 }; /* of a task */
+
+static void keep_filters(void *context, ptrdiff_t index, int worker)
+{
+    const job *j = context;
+    const shape *h = j->shape;
+    const ptrdiff_t element = (ptrdiff_t)fc_size_of(j->plan->problem.dtype), lanes = j->plan->kernels->lanes;
+    ptrdiff_t panel = index % h->panels, first = index / h->panels * KEPT_CHANNELS, last = fc_min(first + KEPT_CHANNELS, j->sweep->channels);
+    ptrdiff_t width = fc_min(h->width, fc_round_up(j->sweep->filters - panel * h->width, lanes));
+    transform_filters(j, panel, first, last, j->workspace + (size_t)worker * h->worker, j->shared + (panel * h->u + first * width) * element,
+                      h->chunk * width + lanes);
+}
+
+/* ---- the input -------------------------------------------------------------------------------------------- */
+
+/* Transforms vectors of channels from first to last of a block. */
+static void transform_input(const job *j, const block *b, ptrdiff_t first, ptrdiff_t last, char *stage, ptrdiff_t *offsets, char *v)
+{
+    const fc_sweep *s = j->sweep;
+    const shape *h = j->shape;
+    const fc_kernels *kernels = j->plan->kernels;
+    const ptrdiff_t element = (ptrdiff_t)fc_size_of(j->plan->problem.dtype), lanes = kernels->lanes;
+    const bool pixels = j->plan->problem.layout == FC_CHANNELS_LAST;
+    const ptrdiff_t height = s->axis[1].input, width = s->axis[2].input, plane = height * width, channels = s->groups * s->channels;
+    ptrdiff_t begin[2], length[2], low[2], high[2]; /* of the region; and where the input lies in it */
+    for (int a = 0; a < 2; a++) {
+        begin[a] = segment_start(&h->axis[a], b->first[a]) + s->axis[a + 1].origin;
+        length[a] = segment_start(&h->axis[a], b->last[a]) + s->axis[a + 1].origin + 2 - begin[a];
+        low[a] = fc_min(fc_max(-begin[a], 0), length[a]);
+        high[a] = fc_max(fc_min(s->axis[a + 1].input - begin[a], length[a]), low[a]);
+    }
+    const ptrdiff_t rows = high[0] - low[0], columns = high[1] - low[1];
+    const bool whole = columns == width; /* rows follow one another */
+    for (ptrdiff_t i = 0, n = 0; i < (whole ? rows : 1); i++)
+        for (ptrdiff_t k = 0; k < columns; k++)
+            offsets[n++] = (i * length[1] + k) * lanes;
+    if (rows < length[0] || columns < length[1])
+        memset(stage, 0, (size_t)(length[0] * length[1] * lanes * element));
+    for (ptrdiff_t n = 0; n < b->images; n++)
+        for (ptrdiff_t c = first; c < last; c++) {
+            ptrdiff_t channel = j->group * s->channels + c * lanes, count = fc_min(lanes, s->channels - c * lanes);
+            ptrdiff_t pixel = (begin[0] + low[0]) * width + begin[1] + low[1];
+            char *to = stage + (low[0] * length[1] + low[1]) * lanes * element;
+            if (rows && columns) {
+                if (pixels)
+                    for (ptrdiff_t r = 0; r < rows; r++)
+                        kernels->pixels_in(j->in + (((b->image + n) * plane + pixel + r * width) * channels + channel) * element, channels, count,
+                                           columns, to + r * length[1] * lanes * element);
+                else if (whole)
+                    kernels->planes_in(j->in + (((b->image + n) * channels + channel) * plane + pixel) * element, plane, count, rows * columns, false,
+                                       to, offsets);
+                else
+                    for (ptrdiff_t r = 0; r < rows; r++)
+                        kernels->planes_in(j->in + (((b->image + n) * channels + channel) * plane + pixel + r * width) * element, plane, count, columns,
+                                           false, to + r * length[1] * lanes * element, NULL);
+            }
+            ptrdiff_t table[POINTS], slots[SLOTS];
+            for (int p = 0; p < POINTS; p++)
+                table[p] = b->v[p] + c * b->tiles[p] * lanes;
+            for (ptrdiff_t d = b->first[0]; d < b->last[0]; d++)
+                for (ptrdiff_t a = b->first[1]; a < b->last[1]; a++) {
+                    slots_of(b, n, d, a, lanes, slots);
+                    ptrdiff_t at = (segment_start(&h->axis[0], d) - segment_start(&h->axis[0], b->first[0])) * length[1] +
+                                   segment_start(&h->axis[1], a) - segment_start(&h->axis[1], b->first[1]);
+                    kernels->winograd_input(stage + at * lanes * element, length[1] * lanes, segment_pairs(&h->axis[0], d), segment_pairs(&h->axis[1], a),
+                                            v, table, slots);
+                }
+        }
+}
+
+/* ---- products and output ---------------------------------------------------------------------------------- */
+
+/* m (+)= the product of v and u over channels from first to last, at every point. */
+static void multiply(const job *j, const block *b, ptrdiff_t panel_width, ptrdiff_t first, ptrdiff_t last, const char *v, const char *u,
+                     ptrdiff_t pitch, char *m)
+{
+    const shape *h = j->shape;
+    const fc_kernels *kernels = j->plan->kernels;
+    const ptrdiff_t element = (ptrdiff_t)fc_size_of(j->plan->problem.dtype), lanes = kernels->lanes;
+    const ptrdiff_t across = 2 * h->axis[1].pairs + 2;
+    fc_winograd_tile_kernel *const *kernel = kernels->winograd_tile[panel_width / lanes - 1];
+    for (ptrdiff_t i = 0; i < 2 * h->axis[0].pairs + 2; i++)
+        for (ptrdiff_t k = 0; k < across; k++) {
+            ptrdiff_t p = i * SIDE + k, tiles = b->tiles[p], parts = fc_ceil_div(tiles, kernels->rows[FC_NARROW]);
+            fc_winograd_tile t = {.u = u + (i * across + k) * pitch * element, .pitch = tiles * lanes, .depth = last - first, .accumulate = first > 0};
+            for (ptrdiff_t part = 0, tile = 0; part < parts; part++) {
+                ptrdiff_t rows = (tiles - tile) / (parts - part);
+                t.v = v + (b->v[p] + (first / lanes * tiles + tile) * lanes) * element;
+                t.m = m + (b->m[p] + tile * panel_width) * element;
+                kernel[rows - 1](&t);
+                tile += rows;
+            }
+        }
+}
+
+static void finish(const job *j, const block *b, ptrdiff_t panel, ptrdiff_t panel_width, const char *m, char *stage)
+{
+    const fc_sweep *s = j->sweep;
+    const shape *h = j->shape;
+    const fc_kernels *kernels = j->plan->kernels;
+    const ptrdiff_t element = (ptrdiff_t)fc_size_of(j->plan->problem.dtype), lanes = kernels->lanes;
+    const ptrdiff_t filters = s->groups * s->filters, width = h->axis[1].length, plane = h->axis[0].length * width;
+    ptrdiff_t begin[2], length[2];
+    for (int a = 0; a < 2; a++) {
+        begin[a] = segment_start(&h->axis[a], b->first[a]);
+        length[a] = fc_min(segment_start(&h->axis[a], b->last[a]), h->axis[a].length) - begin[a];
+    }
+    for (ptrdiff_t n = 0; n < b->images; n++)
+        for (ptrdiff_t i = 0; i < panel_width; i += lanes) {
+            ptrdiff_t filter = panel * h->width + i, count = fc_min(lanes, s->filters - filter);
+            double bias[TURN_MOST] = {0};
+            filter += j->group * s->filters;
+            if (j->bias)
+                kernels->copy(j->bias + filter * element, bias, count);
+            fc_winograd_out o = {.pitch = length[1] * lanes, .bias = bias, .relu = j->plan->problem.relu};
+            ptrdiff_t table[POINTS], slots[SLOTS];
+            for (int p = 0; p < POINTS; p++)
+                table[p] = b->m[p] + i;
+            for (ptrdiff_t d = b->first[0]; d < b->last[0]; d++)
+                for (ptrdiff_t a = b->first[1]; a < b->last[1]; a++) {
+                    slots_of(b, n, d, a, panel_width, slots);
+                    int down = segment_pairs(&h->axis[0], d), across = segment_pairs(&h->axis[1], a);
+                    ptrdiff_t row = segment_start(&h->axis[0], d) - begin[0], column = segment_start(&h->axis[1], a) - begin[1];
+                    o.to = stage + (row * length[1] + column) * lanes * element;
+                    o.rows = fc_min(2 * down, length[0] - row);
+                    o.columns = fc_min(2 * across, length[1] - column);
+                    kernels->winograd_output(m, table, slots, down, across, &o);
+                }
+            ptrdiff_t image = b->image + n, pixel = begin[0] * width + begin[1], run = length[1], runs = length[0];
+            if (run == width) {
+                run *= runs;
+                runs = 1;
+            }
+            for (ptrdiff_t r = 0; r < runs; r++) {
+                const char *from = stage + r * length[1] * lanes * element;
+                if (j->plan->problem.layout == FC_CHANNELS_LAST)
+                    kernels->pixels_out(from, run, j->out + ((image * plane + pixel + r * width) * filters + filter) * element, filters, count);
+                else
+                    kernels->planes_out(from, run, j->out + ((image * filters + filter) * plane + pixel + r * width) * element, plane, count);
+            }
+        }
+}
+
+/* ---- tasks ------------------------------------------------------------------------------------------------ */
+
+typedef struct space {
+    char *m, *stage, *taps, *own; /* own: v if kept, else u */
+    ptrdiff_t *offsets;
+} space;
+
+static space space_of(const job *j, int worker)
+{
+    const shape *h = j->shape;
+    const ptrdiff_t element = (ptrdiff_t)fc_size_of(j->plan->problem.dtype);
+    char *at = j->workspace + (size_t)worker * h->worker;
+    space s;
+    s.taps = fc_take(&at, h->taps * element);
+    s.m = fc_take(&at, h->m * element);
+    s.stage = fc_take(&at, h->stage * element);
+    s.own = fc_take(&at, (h->kept ? h->v : h->u) * element);
+    s.offsets = fc_take(&at, 0);
+    return s;
+}
+
+/* Kept: a block, start to end. */
+static void run_block(void *context, ptrdiff_t index, int worker)
+{
+    const job *j = context;
+    const shape *h = j->shape;
+    const ptrdiff_t element = (ptrdiff_t)fc_size_of(j->plan->problem.dtype), lanes = j->plan->kernels->lanes, channels = j->sweep->channels;
+    space s = space_of(j, worker);
+    block b = block_at(j, index);
+    transform_input(j, &b, 0, h->vectors, s.stage, s.offsets, s.own);
+    for (ptrdiff_t panel = 0; panel < h->panels; panel++) {
+        ptrdiff_t width = fc_min(h->width, fc_round_up(j->sweep->filters - panel * h->width, lanes));
+        multiply(j, &b, width, 0, channels, s.own, j->shared + panel * h->u * element, channels * width + lanes, s.m);
+        finish(j, &b, panel, width, s.m, s.stage);
+    }
+}
+
+enum { INPUT_VECTORS = 2 }; /* of a task */
+
+/* Not kept: first every block's input, in pieces, */
+static void run_input(void *context, ptrdiff_t index, int worker)
+{
+    const job *j = context;
+    const shape *h = j->shape;
+    const ptrdiff_t element = (ptrdiff_t)fc_size_of(j->plan->problem.dtype), pieces = fc_ceil_div(h->vectors, INPUT_VECTORS);
+    space s = space_of(j, worker);
+    block b = block_at(j, j->first_block + index / pieces);
+    ptrdiff_t first = index % pieces * INPUT_VECTORS;
+    transform_input(j, &b, first, fc_min(first + INPUT_VECTORS, h->vectors), s.stage, s.offsets, j->shared + index / pieces * h->v * element);
+}
+
+/* then every block with every panel. */
+static void run_panel(void *context, ptrdiff_t index, int worker)
+{
+    const job *j = context;
+    const shape *h = j->shape;
+    const ptrdiff_t element = (ptrdiff_t)fc_size_of(j->plan->problem.dtype), lanes = j->plan->kernels->lanes, channels = j->sweep->channels;
+    space s = space_of(j, worker);
+    ptrdiff_t of_round = index / h->panels, panel = index % h->panels;
+    ptrdiff_t width = fc_min(h->width, fc_round_up(j->sweep->filters - panel * h->width, lanes));
+    block b = block_at(j, j->first_block + of_round);
+    for (ptrdiff_t c = 0; c < channels; c += h->chunk) {
+        ptrdiff_t last = fc_min(c + h->chunk, channels), pitch = (last - c) * width + lanes;
+        transform_filters(j, panel, c, last, s.taps, s.own, pitch);
+        multiply(j, &b, width, c, last, j->shared + of_round * h->v * element, s.own, pitch, s.m);
+    }
+    finish(j, &b, panel, width, s.m, s.stage);
+}
+
+/* ---- the algorithm ---------------------------------------------------------------------------------------- */
+
+static const char *decline(const fc_conv_plan *plan)
+{
+    const fc_conv_problem *p = &plan->problem;
+    if (p->kernel[1] != 3 || p->kernel[2] != 3 || p->kernel[0] != 1 || p->input[0] != 1 || plan->output[0] != 1)
+        return "it does two-dimensional kernels of 3x3 only";
+    if (p->stride[1] != 1 || p->stride[2] != 1)
+        return "its tiles need a stride of 1";
+    if (p->dilation[1] != 1 || p->dilation[2] != 1)
+        return "its tiles need a dilation of 1";
+    if (p->pass == FC_BACKWARD_WEIGHT)
+        return "its weight gradient is not there yet";
+    return NULL;
+}
+
+static double cost(const fc_conv_plan *plan)
+{
+    fc_sweep s = sweep_of(plan);
+    shape h = shape_of(plan, &s);
+    return (double)h.blocks;
+}
+
+static size_t workspace(const fc_conv_plan *plan, int threads)
+{
+    fc_sweep s = sweep_of(plan);
+    shape h = shape_of(plan, &s);
+    return h.worker * (size_t)threads + h.shared;
+}
+
+static void run(const fc_conv_plan *plan, const fc_conv_arrays *arrays, void *space, int threads)
+{
+    fc_sweep s = sweep_of(plan);
+    shape h = shape_of(plan, &s);
+    bool forward = plan->problem.pass == FC_FORWARD;
+    job j = {.plan = plan, .sweep = &s, .shape = &h, .in = forward ? arrays->x : arrays->y, .weight = arrays->weight,
+             .bias = forward ? arrays->bias : NULL, .out = forward ? arrays->y : arrays->x, .workspace = space,
+             .shared = (char *)space + (size_t)threads * h.worker, .turned = !forward};
+    for (j.group = 0; j.group < s.groups; j.group++) {
+        if (h.kept) {
+            fc_parallel(threads, h.panels * fc_ceil_div(s.channels, KEPT_CHANNELS), keep_filters, &j);
+            fc_parallel(threads, h.blocks, run_block, &j);
+            continue;
+        }
+        for (j.first_block = 0; j.first_block < h.blocks; j.first_block += h.round) {
+            ptrdiff_t blocks = fc_min(h.round, h.blocks - j.first_block);
+            fc_parallel(threads, blocks * fc_ceil_div(h.vectors, INPUT_VECTORS), run_input, &j);
+            fc_parallel(threads, blocks * h.panels, run_panel, &j);
+        }
+    }
+}
+
+const fc_conv_algorithm fc_algorithm_winograd = {"winograd", decline, cost, workspace, run};
