@@ -1,0 +1,61 @@
+"""The examples in the documentation run, and print what they say they print."""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+import pkgutil
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import fastconv as fc
+
+ROOT = Path(__file__).parent.parent
+MODULES = [
+    module.name
+    for module in pkgutil.walk_packages(fc.__path__, "fastconv.")
+    if not module.name.endswith(("_native", "__main__"))
+]
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_docstrings(name: str) -> None:
+    """Every example in every docstring."""
+    with np.printoptions(legacy=False):
+        failed, _ = doctest.testmod(importlib.import_module(name))
+    assert failed == 0
+
+
+def test_public_functions_have_examples() -> None:
+    """Whatever can be called from the top has a docstring with an example."""
+    for name in fc.__all__:
+        thing = getattr(fc, name)
+        if callable(thing) and not (isinstance(thing, type) and issubclass(thing, Exception)):
+            assert ">>>" in (thing.__doc__ or ""), f"fastconv.{name} has no example"
+
+
+def test_readme() -> None:
+    """Every example in the README."""
+    failed, tried = doctest.testfile(str(ROOT / "README.md"), module_relative=False)
+    assert tried > 10
+    assert failed == 0
+
+
+def test_readme_links() -> None:
+    """Files that the README points to exist."""
+    for target in re.findall(r"\]\(([^)#:]+)\)", (ROOT / "README.md").read_text(encoding="utf-8")):
+        assert (ROOT / target).exists(), target
+
+
+def test_plain_numpy_training_loop(tmp_path: Path) -> None:
+    """The example of functions alone learns, in no more than 30 lines."""
+    script = ROOT / "examples" / "numpy_training_loop.py"
+    assert len(script.read_text(encoding="utf-8").splitlines()) <= 35
+    done = subprocess.run([sys.executable, str(script)], cwd=tmp_path, capture_output=True, text=True, check=True, timeout=120)
+    last = done.stdout.splitlines()[-1]
+    assert float(re.search(r"([0-9.]+)%", last)[1]) > 90, last  # type: ignore[index]
