@@ -22,7 +22,7 @@ from fastconv.activation import (
 from fastconv.conv import algorithms, conv2d, conv2d_backward, explain
 from fastconv.gradcheck import GradientError, gradcheck
 from fastconv.linear import linear, linear_backward
-from fastconv.loss import cross_entropy
+from fastconv.loss import cross_entropy, rbf_loss
 from fastconv.pooling import avg_pool2d, avg_pool2d_backward, max_pool2d, max_pool2d_backward
 from fastconv.runtime import __version__, get_num_threads, set_num_threads, show_config, threads
 
@@ -58,6 +58,7 @@ __all__ = [
     "models",
     "optim",
     "plot",
+    "rbf_loss",
     "relu",
     "relu_backward",
     "save",

@@ -73,9 +73,9 @@ def _parser() -> argparse.ArgumentParser:
     train = commands.add_parser(
         "train",
         help="train a network on the digits that come with scikit-learn",
-        description="Train a network on scikit-learn's 1,797 real handwritten digits: four fifths to learn from, one fifth "
-        "held out. Writes weights.safetensors, log.json and training.png into a folder. Nothing is written before "
-        "training is over: after Ctrl-C an earlier run's files are as they were.",
+        description="Train a network on scikit-learn's 1,797 real handwritten digits: four fifths to learn from, "
+        "one fifth held out. Writes weights.safetensors, log.json and training.png into a folder. Nothing is written "
+        "before training is over: after Ctrl-C an earlier run's files are as they were.",
         epilog="Example: fastconv train lenet5 --variant paper --epochs 60 --out runs/paper",
     )
     train.add_argument("model", choices=sorted({model for model, _ in _RECIPES}), help="the network")
@@ -87,9 +87,15 @@ def _parser() -> argparse.ArgumentParser:
     )
     train.add_argument("--epochs", type=_positive, metavar="N", help="passes over the training digits (default: 40)")
     train.add_argument("--batch-size", type=_positive, metavar="N", help="digits per step (default: 64)")
-    train.add_argument("--lr", type=_positive_float, metavar="RATE", help="highest learning rate (default: 0.003 or 0.05, by variant)")
-    train.add_argument("--seed", type=_seed, default=0, metavar="N", help="of weights, order and augmentation (default: 0)")
-    train.add_argument("--no-augment", action="store_true", help="do not turn, scale and shift the digits while learning")
+    train.add_argument(
+        "--lr", type=_positive_float, metavar="RATE", help="highest learning rate (default: 0.003 or 0.05, by variant)"
+    )
+    train.add_argument(
+        "--seed", type=_seed, default=0, metavar="N", help="of weights, order and augmentation (default: 0)"
+    )
+    train.add_argument(
+        "--no-augment", action="store_true", help="do not turn, scale and shift the digits while learning"
+    )
     train.add_argument("--out", default="", metavar="DIR", help="folder to write to (default: runs/MODEL)")
     _add_threads(train)
     train.set_defaults(run=_train)
@@ -108,8 +114,8 @@ def _parser() -> argparse.ArgumentParser:
     predict = commands.add_parser(
         "predict",
         help="tell which class images show",
-        description="Tell which class each image shows. Images may have any size, mode and format that Pillow reads, and "
-        "show one dark figure on light ground or the other way round.",
+        description="Tell which class each image shows. Images may have any size, mode and format that Pillow reads, "
+        "and show one dark figure on light ground or the other way round.",
         epilog="Example: fastconv predict runs/lenet5/weights.safetensors five.png seven.jpg",
     )
     predict.add_argument("weights", metavar="WEIGHTS", help="a file that 'fastconv train' wrote")
@@ -188,7 +194,8 @@ def _train(options: argparse.Namespace) -> int:
     model = get_model(options.model, variant=options.variant, rng=model_rng)
     parameters = sum(parameter.value.size for parameter in model.parameters())
     title = f"{_TITLES[options.model]} ({options.variant}), {parameters:,} parameters"
-    print(f"{title}: {len(digits.x_train):,} digits to learn from, {len(digits.x_test)} held out")
+    data_used = f"{len(digits.x_train):,} handwritten digits to learn from, {len(digits.x_test)} held out"
+    print(f"{title}: {data_used}")
     start = time.perf_counter()
     try:
         history = fit(
@@ -198,7 +205,9 @@ def _train(options: argparse.Namespace) -> int:
             validation=(digits.x_test, digits.y_test),
             epochs=recipe["epochs"],
             batch_size=recipe["batch_size"],
-            optimizer=SGD(model.parameters(), recipe["lr"], _MOMENTUM, nesterov=True, weight_decay=recipe["weight_decay"]),
+            optimizer=SGD(
+                model.parameters(), recipe["lr"], _MOMENTUM, nesterov=True, weight_decay=recipe["weight_decay"]
+            ),
             loss=getattr(losses, recipe["loss"]),
             augment=None if options.no_augment else data.random_affine(),
             rng=fit_rng,
@@ -209,7 +218,10 @@ def _train(options: argparse.Namespace) -> int:
     seconds = time.perf_counter() - start
     result = evaluate(model, digits.x_test, digits.y_test, loss=getattr(losses, recipe["loss"]))
     right = int(np.trace(result.confusion))
-    print(f"{right} of {len(digits.x_test)} held-out digits right: {result.accuracy:.2%}, after {seconds:.1f} s of training")
+    print(
+        f"{right} of {len(digits.x_test)} held-out digits right: {result.accuracy:.2%}, "
+        f"after {seconds:.1f} s of training"
+    )
 
     metadata = {
         "model": options.model,
@@ -239,7 +251,15 @@ def _train(options: argparse.Namespace) -> int:
     else:
         from fastconv.plot import training_figure
 
-        figure = training_figure(model, history, result, digits.x_test[0], classes=digits.classes, title=title)
+        figure = training_figure(
+            model,
+            history,
+            result,
+            digits.x_test[0],
+            classes=digits.classes,
+            title=title,
+            subtitle=f"{data_used}; {len(history)} epochs in {seconds:.1f} s",
+        )
         with replacing(folder.path("training.png")) as temporary:
             figure.savefig(temporary, format="png")
         written.append("training.png")

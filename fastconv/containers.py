@@ -48,8 +48,8 @@ class _Container(Layer):
 
 
 def _named(positional: tuple[Any, ...], named: dict[str, Layer]) -> dict[str, Layer]:
-    if len(positional) == 1 and isinstance(positional[0], Mapping):
-        positional, named = (), {**positional[0], **named}
+    if len(positional) == 1 and isinstance(positional[0], Mapping) and not named:
+        return dict(positional[0])
     if positional and named:
         raise TypeError("give the layers by position or by name, not both")
     return named or {str(i): layer for i, layer in enumerate(positional)}

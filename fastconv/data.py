@@ -18,8 +18,8 @@ __all__ = ["Dataset", "Preparation", "digits", "random_affine", "read_image"]
 class Preparation:
     """How a picture becomes a network's input; written into the weights file, so that prediction repeats it.
 
-    The picture's ink is cropped, brought to a raster of `raster` x `raster` grey cells (the form of scikit-learn's digits),
-    enlarged `zoom` times with an empty cell around it, padded to `size` x `size` and normalised.
+    The picture's ink is cropped, brought to a raster of `raster` x `raster` grey cells (the form of scikit-learn's
+    digits), enlarged `zoom` times with an empty cell around it, padded to `size` x `size` and normalised.
 
     Attributes
     ----------
@@ -65,7 +65,7 @@ class Preparation:
         top, left = (side - height) // 2, (side - width) // 2
         square = np.pad(ink, ((top, side - height - top), (left, side - width - left)))
         shrink = _area(side, self.raster)
-        return shrink @ square @ shrink.T
+        return np.asarray(shrink @ square @ shrink.T)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the attributes, for JSON."""
@@ -100,8 +100,8 @@ def digits() -> Dataset:
     """Load the 1,797 real handwritten digits that come with scikit-learn, as images of 32x32.
 
     Every fifth digit of each class is held out: a split that is stratified, covers all writers and never changes.
-    The digits are the test part of Alpaydin & Kaynak's "Optical recognition of handwritten digits" (UCI, 1998): counts of
-    ink in 8x8 cells of a 32x32 bitmap.
+    The digits are the test part of Alpaydin & Kaynak's "Optical recognition of handwritten digits" (UCI, 1998): counts
+    of ink in 8x8 cells of a 32x32 bitmap.
 
     Returns
     -------
@@ -116,14 +116,18 @@ def digits() -> Dataset:
     try:
         from sklearn.datasets import load_digits
     except ImportError as error:
-        raise ImportError('the digits come with scikit-learn, which is missing: pip install "fastconv[train]"') from error
+        raise ImportError(
+            'the digits come with scikit-learn, which is missing: pip install "fastconv[train]"'
+        ) from error
     raw = load_digits()
     cells, target = raw.images / 16.0, raw.target.astype(np.int64)
     held_out = np.zeros(len(target), bool)
     for digit in range(10):
         held_out[np.flatnonzero(target == digit)[4::5]] = True
     grey = Preparation(raster=8, zoom=3, size=32, mean=0.0, std=1.0).enlarge(cells[~held_out])
-    preparation = Preparation(raster=8, zoom=3, size=32, mean=round(float(grey.mean()), 6), std=round(float(grey.std()), 6))
+    preparation = Preparation(
+        raster=8, zoom=3, size=32, mean=round(float(grey.mean()), 6), std=round(float(grey.std()), 6)
+    )
     x = preparation.inputs(cells)
     return Dataset(
         "digits", x[~held_out], target[~held_out], x[held_out], target[held_out], tuple("0123456789"), preparation
@@ -131,7 +135,7 @@ def digits() -> Dataset:
 
 
 def random_affine(
-    *, rotate: float = 10, scale: float = 0.1, shear: float = 0.1, shift: float = 1.5
+    *, rotate: float = 15, scale: float = 0.15, shear: float = 0.2, shift: float = 2
 ) -> Callable[[np.ndarray, Rng], np.ndarray]:
     """Make a function that moves and bends each image of a batch a little, each time anew.
 
@@ -149,8 +153,8 @@ def random_affine(
     Returns
     -------
     callable
-        ``augment(x, rng)`` takes images (N, C, H, W) and returns new ones, sampled bilinearly; beyond the edges the nearest
-        pixel goes on.
+        ``augment(x, rng)`` takes images (N, C, H, W) and returns new ones, sampled bilinearly; beyond the edges the
+        nearest pixel goes on.
 
     Examples
     --------
@@ -179,13 +183,13 @@ def random_affine(
         here = plane + (top * width + left)[:, None]
 
         def take(step: int) -> np.ndarray:
-            return x.take(here + step, mode="clip")  # past the last pixel the share is zero
+            return np.asarray(x.take(here + step, mode="clip"))  # past the last pixel the share is zero
 
         upper, lower = take(0), take(width)
         upper += (take(1) - upper) * right
         lower += (take(width + 1) - lower) * right
         upper += (lower - upper) * down
-        return upper.reshape(x.shape)
+        return np.asarray(upper.reshape(x.shape))
 
     return augment
 
@@ -193,8 +197,8 @@ def random_affine(
 def read_image(path: str | os.PathLike[str]) -> np.ndarray:
     """Read an image file of any size and mode as grey values (height, width), float64.
 
-    Transparent parts count as white paper, unless nothing would be seen on it; then as black. The camera's orientation mark is
-    followed; of an animation the first picture is taken.
+    Transparent parts count as white paper, unless nothing would be seen on it; then as black. The camera's orientation
+    mark is followed; of an animation the first picture is taken.
 
     Raises
     ------
@@ -235,7 +239,7 @@ def _ink(image: np.ndarray) -> np.ndarray:
     if not ink.any():
         raise ValueError("the image shows nothing: all its pixels are alike")
     ink = ink / np.quantile(ink[ink > 0.5 * ink.max()], 0.5)
-    return np.clip((ink - 0.1) / 0.85, 0, 1)  # paper's grain to 0, uneven ink to 1
+    return np.asarray(np.clip((ink - 0.1) / 0.85, 0, 1))  # paper's grain to 0, uneven ink to 1
 
 
 def _cubic(size: int, larger: int) -> np.ndarray:

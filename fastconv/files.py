@@ -77,7 +77,8 @@ def save(model: Layer, path: Path, metadata: Mapping[str, Any] | None = None) ->
 def load(model: Layer, path: Path) -> None:
     """Set a model's parameters from a file; on an error none of them has changed.
 
-    Nothing in the file is executed, and its arrays are read only once their names and shapes are known to be the model's.
+    Nothing in the file is executed, and its arrays are read only once their names and shapes are known to be the
+    model's.
 
     Parameters
     ----------
@@ -196,7 +197,9 @@ def _blamed_on(path: Path) -> Iterator[None]:
     except ImportError:
         raise
     except Exception as error:  # a parser can stumble over hostile bytes in any way
-        raise ValueError(f"{os.fspath(path)}: damaged, or not a {_form(path)} file ({error or type(error).__name__})") from error
+        raise ValueError(
+            f"{os.fspath(path)}: damaged, or not a {_form(path)} file ({error or type(error).__name__})"
+        ) from error
 
 
 @contextmanager

@@ -215,7 +215,7 @@ class Layer:
 
 
 def check_state(shapes: Mapping[str, tuple[int, ...]], layer: Layer, where: str = "state") -> None:
-    """Raise ValueError, listing everything that is wrong, unless `shapes` are those of the layer's parameters by path."""
+    """Raise ValueError, listing all that is wrong, unless `shapes` are those of the layer's parameters by path."""
     expected = {path: parameter.value.shape for path, parameter in layer.named_parameters()}
     complaints = []
     if missing := [path for path in expected if path not in shapes]:
@@ -444,7 +444,17 @@ class TableConv2d(Conv2d):
             )
         out_channels, in_channels = self.table.shape
         super().__init__(
-            in_channels, out_channels, kernel_size, stride, padding, dilation, 1, bias, layout=layout, dtype=dtype, rng=rng
+            in_channels,
+            out_channels,
+            kernel_size,
+            stride,
+            padding,
+            dilation,
+            1,
+            bias,
+            layout=layout,
+            dtype=dtype,
+            rng=rng,
         )
         # Uniform in +-1 / sqrt(fan_in) stays so when scaled; an output's fan-in is what it is connected to.
         scale = np.sqrt(in_channels / self.table.sum(axis=1)).astype(dtype)

@@ -8,7 +8,7 @@ from typing import Any, Literal, overload
 from fastconv.arrays import same_dtype
 from fastconv.backends import backend_of
 
-__all__ = ["cross_entropy"]
+__all__ = ["cross_entropy", "rbf_loss"]
 
 
 @overload
@@ -100,3 +100,69 @@ def cross_entropy(logits: Any, target: Any, *, reduction: str = "mean", return_g
             total = total / losses.size if losses.size else math.nan
         loss = logits.dtype.type(total)
     return (loss, dlogits) if return_grad else loss
+
+
+@overload
+def rbf_loss(
+    scores: Any, target: Any, *, j: float = 5.0, reduction: str = "mean", return_grad: Literal[False] = False
+) -> Any: ...
+@overload
+def rbf_loss(
+    scores: Any, target: Any, *, j: float = 5.0, reduction: str = "mean", return_grad: Literal[True]
+) -> tuple[Any, Any]: ...
+def rbf_loss(
+    scores: Any, target: Any, *, j: float = 5.0, reduction: str = "mean", return_grad: bool = False
+) -> Any:
+    """LeNet-5's loss: pulls the right class's distance down and pushes the others up, as far as a rubbish class's.
+
+    It is the cross entropy with one more class of the fixed score ``-j``, which stands for what is no class at all:
+    ``-score[target] + log(exp(-j) + sum(exp(score)))``.
+
+    Parameters
+    ----------
+    scores : array, shape (N, C)
+        Negative squared distances, as `fastconv.layers.RBF` gives them; float32 or float64.
+    target : array of integers, shape (N,)
+        Class indices from 0 to C - 1.
+    j : float
+        Distances beyond it are far enough: they are pushed no further.
+    reduction, return_grad
+        As `cross_entropy` takes them.
+
+    Returns
+    -------
+    loss : scalar of scores' dtype, or array of shape (N,) for "none"
+    dscores : array, shape (N, C)
+        Only if return_grad.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `cross_entropy` does.
+
+    Notes
+    -----
+    LeCun et al., "Gradient-based learning applied to document recognition" (1998), eq. 9, where y = -score. The paper
+    gives no j.
+
+    Examples
+    --------
+    >>> import numpy as np, fastconv as fc
+    >>> round(float(fc.rbf_loss(np.array([[-1.0, -30.0]]), np.array([0]))), 6)
+    0.01815
+    """
+    backend = backend_of(scores, "rbf_loss")
+    scores = backend.dense(scores, "scores", 2)
+    rows, classes = scores.shape
+    if not backend.holds_integers(target):
+        raise TypeError("target: expected class indices, integers")
+    target = backend.integers(target, "target", "int64")
+    if target.size and target.max() >= classes:
+        raise ValueError(f"target: expected class indices from 0 to {classes - 1}, got {target.max()}")
+    wider = backend.empty((rows, classes + 1), scores.dtype)
+    wider[:, :classes] = scores
+    wider[:, classes] = -j
+    if not return_grad:
+        return cross_entropy(wider, target, reduction=reduction)
+    loss, dwider = cross_entropy(wider, target, reduction=reduction, return_grad=True)
+    return loss, dwider[:, :classes]

@@ -18,8 +18,8 @@ __all__ = ["SGD", "Adam", "CosineAnnealingLR"]
 class SGD:
     """Stochastic gradient descent with momentum.
 
-    With ``g = grad + weight_decay * value``, momentum keeps ``v = momentum * v + g`` (at first ``v = g``) and the step is
-    ``value -= lr * v``, or with Nesterov's momentum ``value -= lr * (g + momentum * v)``: PyTorch's form of
+    With ``g = grad + weight_decay * value``, momentum keeps ``v = momentum * v + g`` (at first ``v = g``) and the step
+    is ``value -= lr * v``, or with Nesterov's momentum ``value -= lr * (g + momentum * v)``: PyTorch's form of
     Sutskever et al. 2013, "On the importance of initialization and momentum".
 
     Parameters

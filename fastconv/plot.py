@@ -31,6 +31,7 @@ def training_figure(
     *,
     classes: Sequence[str],
     title: str = "",
+    subtitle: str = "",
 ) -> Figure:
     """Draw a training run: loss and accuracy, confusion matrix, learnt filters, feature maps of one image.
 
@@ -45,7 +46,7 @@ def training_figure(
     image : ndarray, shape (C, H, W)
         An input whose feature maps are shown.
     classes : sequence of str
-    title : str
+    title, subtitle : str
 
     Returns
     -------
@@ -62,7 +63,7 @@ def training_figure(
         from matplotlib.figure import Figure
     except ImportError as error:
         raise ImportError('figures need matplotlib, which is missing: pip install "fastconv[plot]"') from error
-    style = {
+    style: dict[Any, Any] = {
         "font.family": "DejaVu Sans",
         "font.size": 9,
         "text.color": _INK,
@@ -80,11 +81,12 @@ def training_figure(
     }
     with matplotlib.rc_context(style):
         figure = Figure(figsize=(13, 11.4), dpi=130, facecolor="white")
-        figure.text(0.05, 0.966, title, fontsize=17, fontweight="bold", va="center")
+        figure.text(0.05, 0.972, title, fontsize=17, fontweight="bold", va="center")
+        figure.text(0.05, 0.948, subtitle, fontsize=10.5, color=_QUIET, va="center")
         bands = figure.add_gridspec(
-            3, 1, height_ratios=[1.25, 1, 1], hspace=0.36, left=0.05, right=0.975, top=0.905, bottom=0.03
+            3, 1, height_ratios=[1.25, 1, 1], hspace=0.34, left=0.05, right=0.975, top=0.89, bottom=0.03
         )
-        loss, accuracy, confusion = (figure.add_subplot(cell) for cell in bands[0].subgridspec(1, 3, wspace=0.24))
+        loss, accuracy, confusion = (figure.add_subplot(cell) for cell in _cells(bands[0], [1, 1, 1], wspace=0.24))
         _curves(loss, history, "loss")
         _curves(accuracy, history, "accuracy")
         _confusion(confusion, evaluation.confusion, classes)
@@ -169,7 +171,9 @@ def _confusion(axes: Axes, confusion: np.ndarray, classes: Sequence[str]) -> Non
 
 
 def _filters(figure: Figure, band: SubplotSpec, model: Sequential) -> None:
-    tables, titles, columns = [], [], []
+    tables: list[np.ndarray] = []
+    titles: list[str] = []
+    columns: list[int] = []
     for name, layer in model.named_children():
         if isinstance(layer, Conv2d) and len(tables) < 2:
             kernels = layer.dense_weight()[:32, :16]  # (out, in, kh, kw)
@@ -182,7 +186,7 @@ def _filters(figure: Figure, band: SubplotSpec, model: Sequential) -> None:
         _mosaic(kernels.swapaxes(0, 1).reshape(-1, *kernels.shape[2:]), width, gap=1)
         for kernels, width in zip(tables, columns, strict=True)
     ]
-    cells = band.subgridspec(1, len(mosaics), width_ratios=_widths(mosaics), wspace=0.1)
+    cells = _cells(band, [mosaic.shape[1] / mosaic.shape[0] for mosaic in mosaics])
     for cell, mosaic, title in zip(cells, mosaics, titles, strict=True):
         limit = float(np.nanmax(np.abs(mosaic))) or 1.0
         _picture(figure, cell, mosaic, title, cmap="RdBu_r", vmin=-limit, vmax=limit)
@@ -194,13 +198,14 @@ def _maps(figure: Figure, band: SubplotSpec, model: Sequential, image: np.ndarra
         shown = maps[:32]
         mosaics.append(_mosaic(shown, max(1, round(len(shown) ** 0.5)), gap=max(1, maps.shape[2] // 12)))
         titles.append(f"{name}: {len(maps)} maps, {maps.shape[1]}×{maps.shape[2]}")
-    cells = band.subgridspec(1, len(mosaics), width_ratios=_widths(mosaics), wspace=0.1)
+    cells = _cells(band, [mosaic.shape[1] / mosaic.shape[0] for mosaic in mosaics])
     for i, (cell, mosaic, title) in enumerate(zip(cells, mosaics, titles, strict=True)):
         _picture(figure, cell, mosaic, title, cmap="magma" if i else "gray")
 
 
-def _widths(pictures: list[np.ndarray]) -> list[float]:
-    return [picture.shape[1] / picture.shape[0] for picture in pictures]
+def _cells(band: SubplotSpec, widths: Sequence[float], wspace: float = 0.1) -> list[SubplotSpec]:
+    grid = band.subgridspec(1, len(widths), width_ratios=widths, wspace=wspace)
+    return [grid[0, i] for i in range(len(widths))]
 
 
 def _picture(figure: Figure, cell: SubplotSpec, pixels: np.ndarray, title: str, **how: Any) -> None:

@@ -45,7 +45,9 @@ def pictures(tmp_path_factory):
     for digit in range(10):
         index = np.flatnonzero(raw.target == digit)[4]
         cells = raw.images[index] * 15.9
-        ink = Image.fromarray((cells if digit % 2 else 255 - cells).astype(np.uint8)).resize((120, 120), Image.Resampling.BICUBIC)
+        ink = Image.fromarray((cells if digit % 2 else 255 - cells).astype(np.uint8)).resize(
+            (120, 120), Image.Resampling.BICUBIC
+        )
         page = Image.new("L", (200, 160), 0 if digit % 2 else 255)
         page.paste(ink, (30, 20))
         paths.append(folder / f"{digit}.png")
@@ -187,10 +189,17 @@ def test_wrong_weights_are_status_1(tmp_path, capsys, quick):
     assert "silent.npz: does not say what" in failed(["eval", tmp_path / "silent.npz"], capsys)
     metadata = files.read_metadata(quick / "weights.safetensors")
     files.save(lenet5(), tmp_path / "other.npz", metadata)
-    assert "other.npz: does not fit this Sequential: missing conv1.weight" in failed(["eval", tmp_path / "other.npz"], capsys)
+    assert "other.npz: does not fit this Sequential: missing conv1.weight" in failed(
+        ["eval", tmp_path / "other.npz"], capsys
+    )
     files.save(lenet5(variant="modern"), tmp_path / "mnist.npz", {**metadata, "data": "mnist"})
     assert "was trained on 'mnist'" in failed(["eval", tmp_path / "mnist.npz"], capsys)
-    for key, value in (("options", {"variant": "old"}), ("options", {"dtype": "O"}), ("preparation", {"raster": 8}), ("model", [])):
+    for key, value in (
+        ("options", {"variant": "old"}),
+        ("options", {"dtype": "O"}),
+        ("preparation", {"raster": 8}),
+        ("model", []),
+    ):
         files.save(lenet5(), tmp_path / "odd.npz", {**metadata, key: value})
         assert "odd.npz: does not say what" in failed(["eval", tmp_path / "odd.npz"], capsys)
 

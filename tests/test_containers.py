@@ -29,7 +29,9 @@ def small_networks():
         "residual with shortcut": Residual(dense(4, 3, 0), dense(4, 3, 1), Tanh()),
         "residual of nothing": Residual(Identity()),
         "concat": Concat(dense(4, 2, 0), Sequential(dense(4, 3, 1), Tanh()), Identity()),
-        "nested": Sequential(Residual(Concat(dense(4, 1, 0), dense(4, 3, 1))), Tanh(), Concat(Residual(dense(4, 4, 2)))),
+        "nested": Sequential(
+            Residual(Concat(dense(4, 1, 0), dense(4, 3, 1))), Tanh(), Concat(Residual(dense(4, 4, 2)))
+        ),
     }
 
 
@@ -92,7 +94,12 @@ def test_training_reaches_the_children():
             self.training = training
             return x, lambda dy, needs_dx=True: dy
 
-    for wrap in (lambda m: Sequential(m), lambda m: Residual(m), lambda m: Concat(m), lambda m: Residual(Identity(), m)):
+    for wrap in (
+        lambda m: Sequential(m),
+        lambda m: Residual(m),
+        lambda m: Concat(m),
+        lambda m: Residual(Identity(), m),
+    ):
         mode = Mode()
         wrap(mode).forward(np.ones((1, 2)), training=False)
         assert mode.training is False
@@ -164,7 +171,9 @@ def test_residual_names_shapes_that_do_not_add():
 
 
 def test_printing():
-    network = Sequential(stem=Linear(2, 2), block=Residual(Sequential(fc=Linear(2, 2)), activation=ReLU()), join=Concat(ReLU(), axis=-1))
+    network = Sequential(
+        stem=Linear(2, 2), block=Residual(Sequential(fc=Linear(2, 2)), activation=ReLU()), join=Concat(ReLU(), axis=-1)
+    )
     assert repr(network) == (
         "Sequential(\n"
         "  (stem): Linear(2, 2)\n"

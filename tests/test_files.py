@@ -8,6 +8,7 @@ import pickle
 import stat
 import sys
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -159,10 +160,14 @@ def test_a_failed_save_leaves_the_old_file_and_no_litter(path):
 def test_replacing_is_all_or_nothing(tmp_path, error):
     target = tmp_path / "log.json"
     target.write_text("old")
-    with pytest.raises(type(error) if isinstance(error, Exception) else error), replacing(target) as temporary:
-        with open(temporary, "w") as file:
-            file.write("half")
-        raise error
+
+    def write_half():
+        with replacing(target) as temporary:
+            Path(temporary).write_text("half")
+            raise error
+
+    with pytest.raises(type(error) if isinstance(error, Exception) else error):
+        write_half()
     assert target.read_text() == "old"
     assert os.listdir(tmp_path) == ["log.json"]
 
@@ -237,9 +242,9 @@ def test_every_truncation_is_refused(path):
 
 
 def test_damage_is_refused_or_harmless(path):
-    """Any flipped byte gives a clear error, or (in safetensors' data, which has no checksum) other finite-sized weights."""
+    """A flipped byte gives a clear error, or other weights (in safetensors' data, which has no checksum)."""
     save(model(1), path)
-    whole = bytearray(path.read_bytes())
+    whole, refusals = bytearray(path.read_bytes()), []
     for i in range(0, len(whole), 3):
         damaged = whole.copy()
         damaged[i] ^= 0xA5
@@ -247,7 +252,9 @@ def test_damage_is_refused_or_harmless(path):
         try:
             load(model(2), path)
         except ValueError as error:
-            assert path.name in str(error)
+            refusals.append(str(error))
+    assert len(refusals) > 20
+    assert all(path.name in text for text in refusals)
 
 
 def test_other_content_is_refused(path):
@@ -315,7 +322,10 @@ def test_lying_npz_headers_are_refused_before_memory_is_asked_for(tmp_path):
     ):
         npz(path, {**good, "conv.weight.npy": header(text)})
         refused(path)
-    npz(path, {**good, "fastconv.metadata.npy": header("{'descr': '<U4000000000', 'fortran_order': False, 'shape': (), }\n")})
+    npz(
+        path,
+        {**good, "fastconv.metadata.npy": header("{'descr': '<U4000000000', 'fortran_order': False, 'shape': (), }\n")},
+    )
     refused(path)
     npz(path, {**good, "notes.txt": b"hello"})
     refused(path)

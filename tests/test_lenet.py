@@ -97,6 +97,41 @@ def test_gradient_of_the_whole_network(variant):
         assert np.sum(parameter.grad * direction) == pytest.approx(expected, rel=1e-4, abs=1e-7), path
 
 
+def test_rbf_loss_is_equation_9():
+    rng = np.random.default_rng(0)
+    distances, target = rng.uniform(0, 20, (6, 10)), rng.integers(0, 10, 6)
+    rows = np.arange(6)
+    expected = distances[rows, target] + np.log(np.exp(-7.0) + np.exp(-distances).sum(axis=1))
+    np.testing.assert_allclose(fc.rbf_loss(-distances, target, j=7.0, reduction="none"), expected, rtol=1e-12)
+    assert fc.rbf_loss(-distances, target, j=7.0) == pytest.approx(expected.mean(), rel=1e-12)
+    loss, gradient = fc.rbf_loss(-distances, target, j=7.0, return_grad=True)
+    assert loss == pytest.approx(expected.mean(), rel=1e-12)
+    shares = np.exp(-distances) / (np.exp(-distances).sum(axis=1, keepdims=True) + np.exp(-7.0))
+    np.testing.assert_allclose(gradient, (shares - np.eye(10)[target]) / 6, atol=1e-15)
+
+
+def test_rbf_loss_pushes_no_further_than_j():
+    _, gradient = fc.rbf_loss(np.array([[-1.0, -60.0]]), np.array([0]), return_grad=True)
+    assert abs(gradient[0, 1]) < 1e-20
+    assert fc.rbf_loss(np.array([[-80.0, -90.0]]), np.array([0])) == pytest.approx(75, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("scores", "target", "error", "text"),
+    [
+        (np.zeros((2, 3)), np.array([0, 3]), ValueError, "target: expected class indices from 0 to 2, got 3"),
+        (np.zeros((2, 3)), np.array([0, -1]), ValueError, "target: expected class indices"),
+        (np.zeros((2, 3)), np.zeros((2, 3)), TypeError, "target: expected class indices, integers"),
+        (np.zeros((2, 3)), np.array([0]), ValueError, "target"),
+        (np.zeros(3), np.array([0]), ValueError, "scores: expected 2 axes"),
+        (np.zeros((2, 3), np.int64), np.array([0, 1]), TypeError, "scores"),
+    ],
+)
+def test_rbf_loss_refuses(scores, target, error, text):
+    with pytest.raises(error, match=text):
+        fc.rbf_loss(scores, target)
+
+
 def test_modern_is_these_functions():
     model = lenet5(variant="modern", rng=0)
     assert count(model) == 61_706

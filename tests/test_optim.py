@@ -26,7 +26,8 @@ def run(make, steps=6):
 
 
 @pytest.mark.parametrize(
-    ("momentum", "nesterov", "decay"), [(0, False, 0), (0, False, 0.1), (0.9, False, 0), (0.8, True, 0), (0.9, True, 0.01)]
+    ("momentum", "nesterov", "decay"),
+    [(0, False, 0), (0, False, 0.1), (0.9, False, 0), (0.8, True, 0), (0.9, True, 0.01)],
 )
 def test_sgd(momentum, nesterov, decay):
     """torch.optim.SGD's algorithm, with dampening 0."""

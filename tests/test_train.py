@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import runpy
 import sys
+from itertools import chain, pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -39,7 +42,7 @@ def test_fit_learns_and_reports():
     assert history[-1].loss < history[0].loss / 3
     assert history[-1].val_accuracy > 0.95
     assert history[-1].lr == pytest.approx(0, abs=1e-9)
-    assert all(a.seconds < b.seconds for a, b in zip(history, history[1:], strict=False))
+    assert all(a.seconds < b.seconds for a, b in pairwise(history))
     assert history[-1].val_accuracy == evaluate(model, *blobs(60, 1)).accuracy
 
 
@@ -65,7 +68,7 @@ def test_fit_shows_every_item_once_an_epoch_and_augments():
 
     fit(Sequential(Linear(1, 2, rng=0)), x, y, epochs=2, batch_size=4, augment=note, rng=0, progress=False)
     assert [len(batch) for batch in seen] == [4, 4, 2, 4, 4, 2]
-    first, second = sum(seen[:3], []), sum(seen[3:], [])
+    first, second = list(chain(*seen[:3])), list(chain(*seen[3:]))
     assert sorted(first) == sorted(second) == list(range(10))
     assert first != second
 
@@ -115,9 +118,9 @@ def test_wrong_data_and_options():
 
 def test_a_loss_that_runs_away_stops_the_training():
     x, y = blobs(64)
-    with pytest.raises(ValueError, match=r"the loss became (nan|inf) in epoch .*: try a lower learning rate than 1e\+20"):
-        with np.errstate(all="ignore"):
-            fit(small(), x, y, lr=1e20, epochs=5, batch_size=16, progress=False)
+    text = r"the loss became (nan|inf) in epoch .*: try a lower learning rate than 1e\+20"
+    with pytest.raises(ValueError, match=text), np.errstate(all="ignore"):
+        fit(small(), x, y, lr=1e20, epochs=5, batch_size=16, progress=False)
 
 
 def test_missing_tqdm_says_what_to_do(monkeypatch):
@@ -156,12 +159,21 @@ def test_progress_bar_shows_loss_and_accuracy(capsys):
     assert "held out " in text
 
 
-@pytest.mark.parametrize("variant", ["modern"])
-def test_lenet_learns_real_digits(variant):
+def test_lenet_learns_real_digits():
     """A tenth of the full job; the whole of it is in test_cli.py."""
     pytest.importorskip("sklearn")
     data = digits()
-    model = lenet5(variant=variant, rng=0)
+    model = lenet5(variant="modern", rng=0)
     optimizer = SGD(model.parameters(), 0.05, momentum=0.9, nesterov=True)
     fit(model, data.x_train, data.y_train, epochs=5, optimizer=optimizer, rng=0, progress=False)
     assert evaluate(model, data.x_test, data.y_test).accuracy >= 0.95
+
+
+def test_the_readme_s_training_loop(capsys):
+    """Functions alone, at most 30 lines, and it learns."""
+    pytest.importorskip("sklearn")
+    path = Path(__file__).parent.parent / "examples" / "numpy_training_loop.py"
+    assert len(path.read_text().splitlines()) <= 30
+    runpy.run_path(str(path))
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert float(last.split(", ")[1].split("%")[0]) >= 95
