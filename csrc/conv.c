@@ -6,7 +6,7 @@
 #include <stdlib.h>
 
 /* In order of preference where costs are equal; the reference, which accepts everything, is last. */
-static const fc_conv_algorithm *const algorithms[] = {&fc_algorithm_winograd, &fc_algorithm_direct, &fc_algorithm_im2col, &fc_algorithm_reference};
+static const fc_conv_algorithm *const algorithms[] = {&fc_algorithm_depthwise, &fc_algorithm_winograd, &fc_algorithm_direct, &fc_algorithm_im2col, &fc_algorithm_reference};
 enum { ALGORITHMS = sizeof algorithms / sizeof algorithms[0] };
 
 /* Every size, coordinate and byte offset stays below this, so that sums and differences of a few cannot overflow. */

@@ -26,7 +26,7 @@ struct fc_conv_algorithm {
 
 #define FC_NOMINAL_HERTZ 3e9 /* turns estimated cycles into seconds; only ratios of estimates matter */
 
-extern const fc_conv_algorithm fc_algorithm_winograd, fc_algorithm_direct, fc_algorithm_im2col, fc_algorithm_reference;
+extern const fc_conv_algorithm fc_algorithm_depthwise, fc_algorithm_winograd, fc_algorithm_direct, fc_algorithm_im2col, fc_algorithm_reference;
 
 /* ---- sweep.c -------------------------------------------------------------------------------------------- */
 
@@ -96,6 +96,8 @@ typedef struct fc_stage {
 } fc_stage;
 
 fc_stage fc_stage_of(const fc_sweep *sweep, const fc_box *box);
+/* Input coordinate, along one axis, of the first element of a sub. */
+ptrdiff_t fc_stage_start(const fc_axis axis[3], const fc_stage *stage, int a, ptrdiff_t sub);
 /* Offsets of `count` reduction indices channel * taps + tap from k on, channels counted from `channel`. */
 void fc_stage_offsets(const fc_sweep *sweep, const fc_stage *stage, ptrdiff_t k, ptrdiff_t count, ptrdiff_t channel, ptrdiff_t *offsets);
 /* Number of positions from the box's first place to its last: those between that are no places hold what is of no use. */

@@ -151,6 +151,46 @@ typedef struct fc_winograd_tile {
 
 typedef void fc_winograd_tile_kernel(const fc_winograd_tile *tile);
 
+/* ---- depthwise kernels (kernels/depthwise.inc) ------------------------------------------------------------- */
+
+/* Rows of an image to be copied to where they are staged; from and to, pitches and step in elements. */
+typedef struct fc_patch {
+    ptrdiff_t from, from_pitch, step, to, to_pitch, rows, columns;
+} fc_patch;
+
+/* The taps of a window that share what they load: in columns of 1, 3 or 5 (channels first) or lines of 1, 3 or 5 (channels last), the
+ * places one step or two apart. */
+enum { FC_WINDOW_1, FC_WINDOW_3, FC_WINDOW_3_STEP_2, FC_WINDOW_5, FC_WINDOW_5_STEP_2, FC_WINDOWS };
+
+/* Rows of one plane. The taps are [slices][height][width], height 1, 3 or 5 as the window says. */
+typedef struct fc_depthwise {
+    const void *in; /* staged, the first place's position; a tap reads at its offset from the place's own */
+    ptrdiff_t in_pitch;
+    const ptrdiff_t *offsets;
+    ptrdiff_t slices, width;
+    ptrdiff_t rows, columns;
+    void *out; /* written in whole vectors up to out_end, what is spoilt thereby later; weight gradient: dy, read in whole vectors */
+    ptrdiff_t out_pitch;
+    const void *out_end;
+    const void *weight; /* as the taps */
+    const void *bias;   /* one, or NULL */
+    bool relu;
+    void *sums; /* weight gradient: a vector for each tap, added to */
+} fc_depthwise;
+
+/* Pixels of one row, channels last: at least a vector of channels. */
+typedef struct fc_depthwise_pixels {
+    int count;             /* 7, 4, 2 or 1 */
+    ptrdiff_t lines;       /* of the window, each of 1, 3 or 5 taps */
+    const void *const *in; /* [lines][step * (count - 1) + width] */
+    void *const *out;      /* [count]: written, or dy read */
+    ptrdiff_t channels;
+    const void *weight; /* [lines][width][channels] */
+    const void *bias;   /* [channels], or NULL */
+    bool relu;
+    void *sums; /* weight gradient: [lines][width][channels rounded up to vectors], added to; the last vector is that of the last channels */
+} fc_depthwise_pixels;
+
 /* ---- tables: one per instruction set, filled by isa_<name>.c --------------------------------------------- */
 
 typedef struct fc_kernels { /* one real type on one instruction set */
@@ -187,6 +227,14 @@ typedef struct fc_kernels { /* one real type on one instruction set */
     void (*winograd_output)(const void *from, const ptrdiff_t *table, const ptrdiff_t *slots, int down, int across, const fc_winograd_out *out);
     void (*winograd_filter)(const void *taps, bool turned, int down, int across, ptrdiff_t count, void *to, ptrdiff_t pitch, ptrdiff_t step);
     fc_winograd_tile_kernel *const *winograd_tile[2]; /* [vectors - 1][rows - 1], rows up to rows[FC_NARROW] */
+    /* nothing is read from from_end on; each row may be followed by less than a vector of zeros */
+    void (*place)(const fc_patch *patch, const void *from, const void *from_end, void *to);
+    /* to[2 i] = even[i], to[2 i + 1] = odd[i], n elements in all */
+    void (*interleave)(const void *even, const void *odd, void *to, ptrdiff_t n);
+    void (*depthwise[FC_WINDOWS])(const fc_depthwise *);
+    void (*depthwise_sum[FC_WINDOWS])(const fc_depthwise *);
+    void (*pixels[FC_WINDOWS])(const fc_depthwise_pixels *);
+    void (*pixels_sum[FC_WINDOWS])(const fc_depthwise_pixels *);
 } fc_kernels;
 
 typedef struct fc_isa_table {

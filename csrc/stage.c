@@ -62,6 +62,11 @@ static ptrdiff_t sub_base(const fc_axis *axis, bool phased, ptrdiff_t sub)
     return phased ? base % axis->step : base;
 }
 
+ptrdiff_t fc_stage_start(const fc_axis axis[3], const fc_stage *s, int a, ptrdiff_t sub)
+{
+    return axis[a].origin + s->box.first[a + 1] * axis[a].step + sub_base(&axis[a], s->phased[a], sub);
+}
+
 void fc_stage_offsets(const fc_sweep *sweep, const fc_stage *s, ptrdiff_t k, ptrdiff_t count, ptrdiff_t channel, ptrdiff_t *offsets)
 {
     const fc_axis *ax = sweep->axis;
@@ -130,7 +135,7 @@ void fc_stage_fill(const fc_conv_plan *plan, const fc_sweep *sweep, const fc_sta
                 for (sub[2] = 0; sub[2] < s->subs[2]; sub[2]++) {
                     ptrdiff_t start[3]; /* input coordinate of the sub's first element */
                     for (int a = 0; a < 3; a++)
-                        start[a] = ax[a].origin + s->box.first[a + 1] * ax[a].step + sub_base(&ax[a], s->phased[a], sub[a]);
+                        start[a] = fc_stage_start(ax, s, a, sub[a]);
                     /* rows that lie in the input as they lie here are copied in one go */
                     bool whole = start[2] == 0 && ax[2].step == 1 && length[2] == ax[2].input && ax[1].step == 1 && start[1] >= 0 &&
                                  start[1] + length[1] <= ax[1].input;
