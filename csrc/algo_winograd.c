@@ -50,23 +50,16 @@ typedef struct job {
 
 /* ---- geometry --------------------------------------------------------------------------------------------- */
 
-static axis axis_of(ptrdiff_t length, int pairs)
+/* `sixes` segments of 6, what is left by 4 and 2; never a whole segment in vain. */
+static axis axis_of(ptrdiff_t length, ptrdiff_t sixes)
 {
-    axis a = {.length = length, .pairs = pairs};
-    ptrdiff_t left = length;
-    for (int p = pairs; p > 1; p--) {
-        a.count[p - 1] = left / (2 * p);
-        left -= a.count[p - 1] * 2 * p;
-        if (left > 2 * p - 2) { /* one more with an output in vain beats two smaller */
-            a.count[p - 1]++;
-            left = 0;
-        }
-    }
-    a.count[0] = fc_ceil_div(left, 2);
-    /* 6 + 2 and 4 + 4 have the same number of points, but the second multiplies less in small rows */
+    axis a = {.length = length};
+    ptrdiff_t left = fc_max(length - 6 * sixes, 0);
+    a.count[2] = sixes;
+    a.count[1] = (left + 1) / 4; /* of 3, an output in vain costs less than another segment */
+    a.count[0] = fc_max(fc_ceil_div(left - 4 * a.count[1], 2), 0);
     a.segments = a.count[0] + a.count[1] + a.count[2];
-    while (a.pairs > 1 && !a.count[a.pairs - 1])
-        a.pairs--;
+    a.pairs = a.count[2] ? 3 : a.count[1] ? 2 : 1;
     return a;
 }
 
@@ -134,8 +127,74 @@ static fc_sweep sweep_of(const fc_conv_plan *plan)
     return plan->problem.pass == FC_FORWARD ? fc_sweep_forward(plan) : fc_sweep_backward_input(plan, 0);
 }
 
-#include <stdlib.h>
-static ptrdiff_t knob(const char *n, ptrdiff_t d){ const char *e = getenv(n); return e ? atol(e) : d; }
+/* Estimated cycles of a group, from what the kernels take on AVX-512, where two vectors are multiplied and added in a cycle. */
+static double cycles_of(const fc_conv_plan *plan, const fc_sweep *s, const axis *down, const axis *across)
+{
+    const double lanes = (double)plan->kernels->lanes, batch = (double)s->batch;
+    const double in = ceil((double)s->channels / lanes), out = ceil((double)s->filters / lanes); /* vectors */
+    double product = 0, points = 0, tiles = batch * (double)(down->segments * across->segments);
+    for (int i = 0; i < down->pairs; i++)
+        for (int k = 0; k < across->pairs; k++) {
+            double class_points = (i ? 2 : 4) * (k ? 2 : 4), users = batch * (double)segments_in(down, 0, down->segments, i) * (double)segments_in(across, 0, across->segments, k);
+            points += class_points * users;
+            product += class_points * (users > 5 ? users : 5) / 2; /* fewer rows wait for their own sums */
+        }
+    double filter = (3.5 * (2 * down->pairs + 2) * (2 * across->pairs + 2) + 75) * ceil(tiles / 256);
+    double pixels = batch * (double)(down->length * across->length);
+    return 4000 + (double)s->channels * out * (1.08 * product + filter) + in * (5 * points + 10 * pixels) + out * (4.5 * points + 8 * pixels);
+}
+
+/* The segments of both axes that cost least. */
+static double choose(const fc_conv_plan *plan, const fc_sweep *s, axis *chosen)
+{
+    double least = INFINITY;
+    axis candidates[2][4];
+    int counts[2] = {0, 0};
+    for (int a = 0; a < 2; a++) {
+        ptrdiff_t length = s->axis[a + 1].places, before = -1;
+        const ptrdiff_t sixes[4] = {0, length / 6 - 1, length / 6, fc_ceil_div(length, 6)};
+        for (int i = 0; i < 4; i++)
+            if (sixes[i] > before)
+                candidates[a][counts[a]++] = axis_of(length, before = sixes[i]);
+    }
+    for (int i = 0; i < counts[0]; i++)
+        for (int k = 0; k < counts[1]; k++) {
+            double cycles = cycles_of(plan, s, &candidates[0][i], &candidates[1][k]);
+            if (cycles < least) {
+                least = cycles;
+                chosen[0] = candidates[0][i];
+                chosen[1] = candidates[1][k];
+            }
+        }
+    return least;
+}
+
+enum { KEPT_BYTES = 6 << 20, KEPT_BLOCKS = 4, KEPT_CHANNELS = 32, KEPT_TILES = 42 }; /* of a task that transforms filters; of a block */
+enum { CHUNK = 32, BLOCK_BYTES = 704 << 10, MOST_TILES = 128 };
+
+/* Whose transformed input fits into half of the workspace. */
+static ptrdiff_t most_tiles(const fc_conv_plan *plan, ptrdiff_t channels)
+{
+    ptrdiff_t element = (ptrdiff_t)fc_size_of(plan->problem.dtype);
+    return (ptrdiff_t)(plan->limit / 2) / (POINTS * (channels + 2 * plan->kernels->lanes) * element);
+}
+
+/* Cuts the tiles into blocks of about `target`, in long stretches of rows: planes are best read and written so. */
+static void cut(const fc_sweep *s, ptrdiff_t target, shape *h)
+{
+    ptrdiff_t all = h->axis[0].segments * h->axis[1].segments, of[2];
+    h->images = all <= target ? fc_min(target / all, s->batch) : 1;
+    h->images = fc_ceil_div(s->batch, fc_ceil_div(s->batch, h->images));
+    of[1] = fc_min(h->axis[1].segments, target);
+    of[0] = fc_min(h->axis[0].segments, fc_max(target / of[1], 1));
+    for (int a = 0; a < 2; a++) {
+        h->axis[a].block = fc_ceil_div(h->axis[a].segments, fc_ceil_div(h->axis[a].segments, of[a]));
+        h->axis[a].blocks = fc_ceil_div(h->axis[a].segments, h->axis[a].block);
+    }
+    h->image_blocks = fc_ceil_div(s->batch, h->images);
+    h->blocks = h->image_blocks * h->axis[0].blocks * h->axis[1].blocks;
+    h->tiles = h->images * h->axis[0].block * h->axis[1].block;
+}
 
 static shape shape_of(const fc_conv_plan *plan, const fc_sweep *s)
 {
@@ -143,42 +202,26 @@ static shape shape_of(const fc_conv_plan *plan, const fc_sweep *s)
     const ptrdiff_t element = (ptrdiff_t)fc_size_of(plan->problem.dtype), lanes = kernels->lanes;
     shape h = {.vectors = fc_ceil_div(s->channels, lanes), .width = kernels->width[FC_NARROW]};
     h.panels = fc_ceil_div(s->filters, h.width);
-    for (int a = 0; a < 2; a++)
-        h.axis[a] = axis_of(s->axis[a + 1].places, (int)knob("W_PAIRS", 3));
+    choose(plan, s, h.axis);
     h.points = (2 * h.axis[0].pairs + 2) * (2 * h.axis[1].pairs + 2);
-    ptrdiff_t u = h.points * (fc_round_up(s->channels, lanes) * h.width + lanes);
-    h.kept = u * h.panels * element <= knob("W_KEPT", 4 << 20);
-    h.chunk = h.kept ? s->channels : fc_min(s->channels, knob("W_CHUNK", 64));
-    ptrdiff_t target = h.kept ? knob("W_TILES", fc_max(fc_min((768 << 10) / (h.points * h.vectors * lanes * element), 42), 6)) : knob("W_TILES", 56);
-    ptrdiff_t all = h.axis[0].segments * h.axis[1].segments;
-    if (all <= target) {
-        h.images = fc_min(fc_max(target / all, 1), s->batch);
-        h.images = fc_ceil_div(s->batch, fc_ceil_div(s->batch, h.images));
-        h.axis[0].block = h.axis[0].segments;
-        h.axis[1].block = h.axis[1].segments;
-    } else {
-        h.images = 1;
-        ptrdiff_t across = fc_max((ptrdiff_t)sqrt((double)target), fc_ceil_div(target, h.axis[0].segments));
-        h.axis[1].block = fc_min(h.axis[1].segments, across);
-        h.axis[1].block = fc_ceil_div(h.axis[1].segments, fc_ceil_div(h.axis[1].segments, h.axis[1].block));
-        h.axis[0].block = fc_min(h.axis[0].segments, fc_max(target / h.axis[1].block, 1));
-        h.axis[0].block = fc_ceil_div(h.axis[0].segments, fc_ceil_div(h.axis[0].segments, h.axis[0].block));
+    h.kept = h.points * (s->channels * h.width + lanes) * h.panels * element <= KEPT_BYTES;
+    if (h.kept) {
+        cut(s, fc_max(fc_min(BLOCK_BYTES / (h.points * h.vectors * lanes * element), KEPT_TILES), 1), &h);
+        h.kept = h.blocks >= KEPT_BLOCKS; /* else panels make more tasks */
     }
-    h.image_blocks = fc_ceil_div(s->batch, h.images);
+    if (!h.kept)
+        cut(s, fc_max(fc_min(fc_min(BLOCK_BYTES / (h.points * h.width * element), MOST_TILES), most_tiles(plan, s->channels)), 1), &h);
+    h.chunk = h.kept ? s->channels : fc_min(s->channels, fc_max(CHUNK, lanes));
     ptrdiff_t reach = 1, pixels = 1;
     for (int a = 0; a < 2; a++) {
-        axis *x = &h.axis[a];
-        x->blocks = fc_ceil_div(x->segments, x->block);
-        reach *= x->block * 2 * x->pairs + 2;
-        pixels *= x->block * 2 * x->pairs;
+        reach *= h.axis[a].block * 2 * h.axis[a].pairs + 2;
+        pixels *= h.axis[a].block * 2 * h.axis[a].pairs;
     }
-    h.blocks = h.image_blocks * h.axis[0].blocks * h.axis[1].blocks;
-    h.tiles = h.images * h.axis[0].block * h.axis[1].block;
     h.v = POINTS * ((h.vectors * h.tiles) | 1) * lanes;
     h.m = POINTS * (h.tiles * h.width + lanes);
     h.u = h.points * (h.chunk * h.width + lanes);
     h.stage = fc_max(reach, pixels) * lanes;
-    h.taps = h.kept ? fc_min(s->channels, 32) * TAPS * lanes : h.chunk * TAPS * lanes;
+    h.taps = h.kept ? fc_min(s->channels, KEPT_CHANNELS) * TAPS * lanes : h.chunk * TAPS * lanes;
     h.round = h.kept ? h.blocks : fc_max(fc_min((ptrdiff_t)(plan->limit / 2) / (h.v * element), h.blocks), 1);
     h.worker = (size_t)(fc_round_up((h.m + h.stage + h.taps + (h.kept ? h.v : h.u)) * element, FC_ALIGNMENT) + 8 * FC_ALIGNMENT +
                         fc_round_up(reach * (ptrdiff_t)sizeof(ptrdiff_t), FC_ALIGNMENT));
@@ -213,8 +256,6 @@ static void transform_filters(const job *j, ptrdiff_t panel, ptrdiff_t first, pt
         kernels->winograd_filter(taps, j->turned, h->axis[0].pairs, h->axis[1].pairs, last - first, to + i * element, pitch, width);
     }
 }
-
-enum { KEPT_CHANNELS = 32 }; /* of a task */
 
 static void keep_filters(void *context, ptrdiff_t index, int worker)
 {
@@ -439,14 +480,16 @@ static const char *decline(const fc_conv_plan *plan)
         return "its tiles need a dilation of 1";
     if (p->pass == FC_BACKWARD_WEIGHT)
         return "its weight gradient is not there yet";
+    if (most_tiles(plan, (p->pass == FC_FORWARD ? p->in_channels : p->out_channels) / p->groups) < 1)
+        return "one tile of so many channels is larger than its workspace may be";
     return NULL;
 }
 
 static double cost(const fc_conv_plan *plan)
 {
     fc_sweep s = sweep_of(plan);
-    shape h = shape_of(plan, &s);
-    return (double)h.blocks;
+    axis chosen[2];
+    return choose(plan, &s, chosen) * (double)s.groups / FC_NOMINAL_HERTZ;
 }
 
 static size_t workspace(const fc_conv_plan *plan, int threads)
