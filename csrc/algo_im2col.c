@@ -24,7 +24,8 @@ static size_t workspace(const fc_conv_plan *plan, int threads)
 {
     if (plan->problem.pass == FC_BACKWARD_WEIGHT)
         return fc_weights_workspace(plan, threads);
-    return plan->problem.layout == FC_CHANNELS_LAST ? fc_pixels_workspace(plan, threads) : fc_planes_workspace(plan, true, threads);
+    return plan->problem.layout == FC_CHANNELS_LAST ? fc_pixels_workspace(plan, threads)
+                                                    : fc_planes_workspace(plan, true, threads);
 }
 
 static void run(const fc_conv_plan *plan, const fc_conv_arrays *arrays, void *space, int threads)

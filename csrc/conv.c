@@ -6,7 +6,9 @@
 #include <stdlib.h>
 
 /* In order of preference where costs are equal; the reference, which accepts everything, is last. */
-static const fc_conv_algorithm *const algorithms[] = {&fc_algorithm_depthwise, &fc_algorithm_winograd, &fc_algorithm_direct, &fc_algorithm_im2col, &fc_algorithm_reference};
+static const fc_conv_algorithm *const algorithms[] = {&fc_algorithm_depthwise, &fc_algorithm_winograd,
+                                                      &fc_algorithm_direct, &fc_algorithm_im2col,
+                                                      &fc_algorithm_reference};
 enum { ALGORITHMS = sizeof algorithms / sizeof algorithms[0] };
 
 /* Every size, coordinate and byte offset stays below this, so that sums and differences of a few cannot overflow. */
@@ -19,8 +21,8 @@ static bool multiply(ptrdiff_t *product, ptrdiff_t factor)
     return *product <= largest;
 }
 
-ptrdiff_t fc_conv_output_length(ptrdiff_t input, ptrdiff_t kernel, ptrdiff_t stride, ptrdiff_t dilation, ptrdiff_t pad_before,
-                                ptrdiff_t pad_after)
+ptrdiff_t fc_conv_output_length(ptrdiff_t input, ptrdiff_t kernel, ptrdiff_t stride, ptrdiff_t dilation,
+                                ptrdiff_t pad_before, ptrdiff_t pad_after)
 {
     if (input < 1 || kernel < 1 || stride < 1 || dilation < 1 || pad_before < 0 || pad_after < 0 || input > largest ||
         kernel > largest || stride > largest || dilation > largest || pad_before > largest || pad_after > largest)
@@ -41,11 +43,12 @@ static fc_status check(const fc_conv_problem *p, fc_conv_plan *plan, char *reaso
         REFUSE("fewer than one channel or group");
     if (p->in_channels % p->groups || p->out_channels % p->groups)
         REFUSE("channels are not divisible by groups");
-    ptrdiff_t x = fc_max(p->batch, 1), y = x, weight = p->in_channels / p->groups, element = (ptrdiff_t)fc_size_of(p->dtype);
+    ptrdiff_t x = fc_max(p->batch, 1), y = x, weight = p->in_channels / p->groups,
+              element = (ptrdiff_t)fc_size_of(p->dtype);
     bool fits = multiply(&x, p->in_channels) && multiply(&y, p->out_channels) && multiply(&weight, p->out_channels);
     for (int a = 0; a < 3; a++) {
-        plan->output[a] = fc_conv_output_length(p->input[a], p->kernel[a], p->stride[a], p->dilation[a], p->pad_before[a],
-                                                p->pad_after[a]);
+        plan->output[a] = fc_conv_output_length(p->input[a], p->kernel[a], p->stride[a], p->dilation[a],
+                                                p->pad_before[a], p->pad_after[a]);
         if (plan->output[a] < 1)
             REFUSE("the kernel does not fit into the padded input");
         fits = fits && multiply(&x, p->input[a]) && multiply(&y, plan->output[a]) && multiply(&weight, p->kernel[a]);
@@ -56,9 +59,11 @@ static fc_status check(const fc_conv_problem *p, fc_conv_plan *plan, char *reaso
     return FC_OK;
 }
 
-static fc_status prepare(const fc_conv_problem *problem, size_t limit, fc_conv_plan *plan, char *reason, size_t reason_size)
+static fc_status prepare(const fc_conv_problem *problem, size_t limit, fc_conv_plan *plan, char *reason,
+                         size_t reason_size)
 {
-    *plan = (fc_conv_plan){.problem = *problem, .limit = limit ? limit : (size_t)64 << 20,
+    *plan = (fc_conv_plan){.problem = *problem,
+                           .limit = limit ? limit : (size_t)64 << 20,
                            .kernels = fc_isa_current()->kernels[problem->dtype]};
     plan->problem.relu = problem->relu && problem->pass == FC_FORWARD;
     return check(problem, plan, reason, reason_size);
@@ -136,7 +141,10 @@ ptrdiff_t fc_conv_plan_elements(const fc_conv_plan *plan, int array)
     }
 }
 
-size_t fc_conv_plan_workspace(const fc_conv_plan *plan, int threads) { return plan->algorithm->workspace(plan, threads); }
+size_t fc_conv_plan_workspace(const fc_conv_plan *plan, int threads)
+{
+    return plan->algorithm->workspace(plan, threads);
+}
 
 /* ---- the bias gradient, the same for every algorithm ------------------------------------------------------- */
 
@@ -223,7 +231,10 @@ void fc_conv_plan_run(const fc_conv_plan *plan, const fc_conv_arrays *arrays, vo
         plan->algorithm->run(plan, arrays, workspace, threads);
 }
 
-const char *fc_conv_algorithm_name(int index) { return index >= 0 && index < ALGORITHMS ? algorithms[index]->name : NULL; }
+const char *fc_conv_algorithm_name(int index)
+{
+    return index >= 0 && index < ALGORITHMS ? algorithms[index]->name : NULL;
+}
 
 fc_status fc_conv_algorithm_examine(int index, const fc_conv_problem *problem, const char **declined, double *cost)
 {

@@ -24,16 +24,19 @@ ptrdiff_t fc_pieces_of(const fc_sweep *s, ptrdiff_t group, ptrdiff_t k0, ptrdiff
     return count;
 }
 
-void fc_pieces_gather(const fc_conv_plan *plan, const fc_sweep *s, const fc_piece *pieces, ptrdiff_t piece_count, const void *in,
-                      ptrdiff_t first, ptrdiff_t count, void *to_, ptrdiff_t pitch)
+void fc_pieces_gather(const fc_conv_plan *plan, const fc_sweep *s, const fc_piece *pieces, ptrdiff_t piece_count,
+                      const void *in, ptrdiff_t first, ptrdiff_t count, void *to_, ptrdiff_t pitch)
 {
     const fc_axis *ax = s->axis;
-    const ptrdiff_t element = (ptrdiff_t)fc_size_of(plan->problem.dtype), all = s->groups * s->channels, row = ax[2].input * all;
+    const ptrdiff_t element = (ptrdiff_t)fc_size_of(plan->problem.dtype), all = s->groups * s->channels,
+                    row = ax[2].input * all;
     char *to = to_;
     for (ptrdiff_t i = first; i < first + count; i++, to += pitch * element) {
-        ptrdiff_t w = i % ax[2].places, h = i / ax[2].places % ax[1].places, d = i / ax[2].places / ax[1].places % ax[0].places;
+        ptrdiff_t w = i % ax[2].places, h = i / ax[2].places % ax[1].places,
+                  d = i / ax[2].places / ax[1].places % ax[0].places;
         ptrdiff_t n = i / ax[2].places / ax[1].places / ax[0].places;
-        ptrdiff_t id = ax[0].origin + d * ax[0].step, ih = ax[1].origin + h * ax[1].step, start = (ax[2].origin + w * ax[2].step) * all;
+        ptrdiff_t id = ax[0].origin + d * ax[0].step, ih = ax[1].origin + h * ax[1].step,
+                  start = (ax[2].origin + w * ax[2].step) * all;
         for (ptrdiff_t p = 0; p < piece_count; p++) {
             ptrdiff_t pd = id + pieces[p].axis[0], ph = ih + pieces[p].axis[1], length = pieces[p].length;
             char *out = to + pieces[p].to * element;
@@ -56,12 +59,12 @@ void fc_pieces_gather(const fc_conv_plan *plan, const fc_sweep *s, const fc_piec
 /* ---- a sweep ----------------------------------------------------------------------------------------------------- */
 
 typedef struct shape {
-    ptrdiff_t width, panels;       /* of filters: a panel's columns, and how many a group has */
-    ptrdiff_t rows;                /* places of a tile */
-    ptrdiff_t places;              /* of a task */
-    ptrdiff_t depth, depth_blocks; /* of the reduction */
+    ptrdiff_t width, panels;             /* of filters: a panel's columns, and how many a group has */
+    ptrdiff_t rows;                      /* places of a tile */
+    ptrdiff_t places;                    /* of a task */
+    ptrdiff_t depth, depth_blocks;       /* of the reduction */
     ptrdiff_t round_depth, round_panels; /* what is packed at once: rows of the reduction, panels of filters */
-    size_t worker;                 /* bytes a worker needs */
+    size_t worker;                       /* bytes a worker needs */
 } shape;
 
 typedef struct pixels {
@@ -69,7 +72,7 @@ typedef struct pixels {
     const fc_sweep *sweep;
     const shape *shape;
     const char *in, *weight, *bias;
-    char *out, *packed; /* packed: [panel][k][width], of the round */
+    char *out, *packed;                          /* packed: [panel][k][width], of the round */
     ptrdiff_t first_panel, panels, panel_blocks; /* of the round; panels are numbered through the groups */
     ptrdiff_t k0, k1;
     char *workspace;
@@ -86,7 +89,8 @@ static shape shape_of(const fc_conv_plan *plan, const fc_sweep *s)
     h.round_panels = fc_max(fc_min(room / fc_max(total, 1), s->groups * h.panels), 1);
     ptrdiff_t unit = fc_sweep_taps(s) == 1 ? h.depth : s->channels; /* rows that are packed together */
     h.round_depth = h.round_panels > 1 || room >= total ? total : fc_max(room / unit, 1) * unit;
-    h.worker = (size_t)((h.places * FC_LDA + h.rows * h.width + h.width) * element + FC_DEPTH * (ptrdiff_t)sizeof(fc_piece) + 4 * FC_ALIGNMENT);
+    h.worker = (size_t)((h.places * FC_LDA + h.rows * h.width + h.width) * element +
+                        FC_DEPTH * (ptrdiff_t)sizeof(fc_piece) + 4 * FC_ALIGNMENT);
     h.worker = (size_t)fc_round_up((ptrdiff_t)h.worker, FC_ALIGNMENT);
     return h;
 }
@@ -94,7 +98,8 @@ static shape shape_of(const fc_conv_plan *plan, const fc_sweep *s)
 static void pack_forward(const pixels *p, ptrdiff_t filter, ptrdiff_t columns, char *to)
 {
     const fc_sweep *s = p->sweep;
-    const ptrdiff_t element = (ptrdiff_t)fc_size_of(p->plan->problem.dtype), taps = fc_sweep_taps(s), total = fc_sweep_depth(s);
+    const ptrdiff_t element = (ptrdiff_t)fc_size_of(p->plan->problem.dtype), taps = fc_sweep_taps(s),
+                    total = fc_sweep_depth(s);
     const ptrdiff_t width = p->shape->width;
     const char *from = p->weight + filter * total * element;
     if (taps == 1) {
@@ -104,18 +109,23 @@ static void pack_forward(const pixels *p, ptrdiff_t filter, ptrdiff_t columns, c
     /* whole taps: row (tap, channel) comes from column (channel, tap) */
     ptrdiff_t t0 = p->k0 / s->channels, t1 = p->k1 / s->channels;
     for (ptrdiff_t c = 0; c < s->channels; c++)
-        p->plan->kernels->transpose(from + (c * taps + t0) * element, total, to + c * width * element, s->channels * width, columns, t1 - t0);
+        p->plan->kernels->transpose(from + (c * taps + t0) * element, total, to + c * width * element,
+                                    s->channels * width, columns, t1 - t0);
 }
 
 static void pack_backward(const pixels *p, ptrdiff_t group, ptrdiff_t filter, ptrdiff_t columns, char *to)
 {
     const fc_sweep *s = p->sweep;
     const fc_axis *ax = s->axis;
-    const ptrdiff_t element = (ptrdiff_t)fc_size_of(p->plan->problem.dtype), kernel = ax[0].kernel * ax[1].kernel * ax[2].kernel;
+    const ptrdiff_t element = (ptrdiff_t)fc_size_of(p->plan->problem.dtype),
+                    kernel = ax[0].kernel * ax[1].kernel * ax[2].kernel;
     for (ptrdiff_t k = p->k0; k < p->k1; k++, to += p->shape->width * element) {
-        ptrdiff_t c = k % s->channels, tap = k / s->channels, w = tap % ax[2].taps, h = tap / ax[2].taps % ax[1].taps, d = tap / ax[2].taps / ax[1].taps;
-        tap = ((ax[0].kernel_first + d * ax[0].kernel_step) * ax[1].kernel + ax[1].kernel_first + h * ax[1].kernel_step) * ax[2].kernel +
-              ax[2].kernel_first + w * ax[2].kernel_step;
+        ptrdiff_t c = k % s->channels, tap = k / s->channels, w = tap % ax[2].taps, h = tap / ax[2].taps % ax[1].taps,
+                  d = tap / ax[2].taps / ax[1].taps;
+        tap =
+            ((ax[0].kernel_first + d * ax[0].kernel_step) * ax[1].kernel + ax[1].kernel_first + h * ax[1].kernel_step) *
+                ax[2].kernel +
+            ax[2].kernel_first + w * ax[2].kernel_step;
         const char *from = p->weight + (((group * s->channels + c) * s->filters + filter) * kernel + tap) * element;
         p->plan->kernels->gather(from, kernel, to, columns);
     }
@@ -125,8 +135,10 @@ static void pack_panel(void *context, ptrdiff_t index, int worker)
 {
     (void)worker;
     const pixels *p = context;
-    const ptrdiff_t element = (ptrdiff_t)fc_size_of(p->plan->problem.dtype), width = p->shape->width, depth = p->k1 - p->k0;
-    ptrdiff_t panel = p->first_panel + index, group = panel / p->shape->panels, filter = panel % p->shape->panels * width;
+    const ptrdiff_t element = (ptrdiff_t)fc_size_of(p->plan->problem.dtype), width = p->shape->width,
+                    depth = p->k1 - p->k0;
+    ptrdiff_t panel = p->first_panel + index, group = panel / p->shape->panels,
+              filter = panel % p->shape->panels * width;
     ptrdiff_t columns = fc_min(width, p->sweep->filters - filter);
     char *to = p->packed + index * depth * width * element;
     if (columns < width)
@@ -149,17 +161,20 @@ static ptrdiff_t output_offset(const fc_sweep *s, ptrdiff_t place)
 }
 
 /* One tile whose rows or columns are not all there, or not evenly spaced, through a whole one. */
-static void put_tile(const pixels *p, fc_tile *t, fc_tile_kernel *kernel, ptrdiff_t place, ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t channel, char *whole)
+static void put_tile(const pixels *p, fc_tile *t, fc_tile_kernel *kernel, ptrdiff_t place, ptrdiff_t rows,
+                     ptrdiff_t columns, ptrdiff_t channel, char *whole)
 {
     const ptrdiff_t element = (ptrdiff_t)fc_size_of(p->plan->problem.dtype), width = p->shape->width;
     if (t->accumulate)
         for (ptrdiff_t i = 0; i < rows; i++)
-            memcpy(whole + i * width * element, p->out + (output_offset(p->sweep, place + i) + channel) * element, (size_t)(columns * element));
+            memcpy(whole + i * width * element, p->out + (output_offset(p->sweep, place + i) + channel) * element,
+                   (size_t)(columns * element));
     t->c = whole;
     t->ldc = width;
     kernel(t);
     for (ptrdiff_t i = 0; i < rows; i++)
-        memcpy(p->out + (output_offset(p->sweep, place + i) + channel) * element, whole + i * width * element, (size_t)(columns * element));
+        memcpy(p->out + (output_offset(p->sweep, place + i) + channel) * element, whole + i * width * element,
+               (size_t)(columns * element));
 }
 
 static void run_places(void *context, ptrdiff_t index, int worker)
@@ -168,9 +183,11 @@ static void run_places(void *context, ptrdiff_t index, int worker)
     const fc_sweep *s = p->sweep;
     const shape *h = p->shape;
     const fc_kernels *kernels = p->plan->kernels;
-    const ptrdiff_t element = (ptrdiff_t)fc_size_of(p->plan->problem.dtype), total = fc_sweep_depth(s), all = s->batch * fc_sweep_places(s);
+    const ptrdiff_t element = (ptrdiff_t)fc_size_of(p->plan->problem.dtype), total = fc_sweep_depth(s),
+                    all = s->batch * fc_sweep_places(s);
     ptrdiff_t place = index / p->panel_blocks * h->places, places = fc_min(h->places, all - place);
-    ptrdiff_t block = fc_ceil_div(p->panels, p->panel_blocks), j0 = index % p->panel_blocks * block, j1 = fc_min(j0 + block, p->panels);
+    ptrdiff_t block = fc_ceil_div(p->panels, p->panel_blocks), j0 = index % p->panel_blocks * block,
+              j1 = fc_min(j0 + block, p->panels);
     if (j0 >= j1)
         return;
 
@@ -190,7 +207,8 @@ static void run_places(void *context, ptrdiff_t index, int worker)
                 fc_pieces_gather(p->plan, s, pieces, count, p->in, place, places, rows, FC_LDA);
                 gathered = j_group;
             }
-            ptrdiff_t filter = (p->first_panel + j) % h->panels * h->width, columns = fc_min(h->width, s->filters - filter);
+            ptrdiff_t filter = (p->first_panel + j) % h->panels * h->width,
+                      columns = fc_min(h->width, s->filters - filter);
             ptrdiff_t channel = j_group * s->filters + filter;
             if (p->bias && finish) {
                 memset(bias, 0, (size_t)(h->width * element));
@@ -218,19 +236,30 @@ static void run_places(void *context, ptrdiff_t index, int worker)
     } while (k < p->k1);
 }
 
-static void run_sweep(const fc_conv_plan *plan, const fc_sweep *s, const char *in, const char *weight, const char *bias, char *out, char *workspace,
-                      int threads)
+static void run_sweep(const fc_conv_plan *plan, const fc_sweep *s, const char *in, const char *weight, const char *bias,
+                      char *out, char *workspace, int threads)
 {
     const shape h = shape_of(plan, s);
-    const ptrdiff_t total = fc_sweep_depth(s), panels = s->groups * h.panels, blocks = fc_ceil_div(s->batch * fc_sweep_places(s), h.places);
+    const ptrdiff_t total = fc_sweep_depth(s), panels = s->groups * h.panels,
+                    blocks = fc_ceil_div(s->batch * fc_sweep_places(s), h.places);
     if (blocks == 0)
         return;
     ptrdiff_t k = 0;
     do {
         for (ptrdiff_t j = 0; j < panels; j += h.round_panels) {
-            pixels p = {.plan = plan, .sweep = s, .shape = &h, .in = in, .weight = weight, .bias = bias, .out = out,
-                        .packed = workspace + (size_t)threads * h.worker, .first_panel = j, .panels = fc_min(h.round_panels, panels - j), .k0 = k,
-                        .k1 = fc_min(k + h.round_depth, total), .workspace = workspace};
+            pixels p = {.plan = plan,
+                        .sweep = s,
+                        .shape = &h,
+                        .in = in,
+                        .weight = weight,
+                        .bias = bias,
+                        .out = out,
+                        .packed = workspace + (size_t)threads * h.worker,
+                        .first_panel = j,
+                        .panels = fc_min(h.round_panels, panels - j),
+                        .k0 = k,
+                        .k1 = fc_min(k + h.round_depth, total),
+                        .workspace = workspace};
             fc_parallel(threads, p.panels, pack_panel, &p);
             ptrdiff_t wanted = threads == 1 ? 1 : fc_ceil_div(2 * threads, blocks);
             p.panel_blocks = fc_min(wanted, p.panels);
@@ -248,7 +277,8 @@ size_t fc_pixels_workspace(const fc_conv_plan *plan, int threads)
     for (ptrdiff_t i = 0; i < phases; i++) {
         fc_sweep s = forward ? fc_sweep_forward(plan) : fc_sweep_backward_input(plan, i);
         shape h = shape_of(plan, &s);
-        size_t size = h.worker * (size_t)threads + (size_t)(h.round_panels * h.round_depth * h.width) * fc_size_of(plan->problem.dtype);
+        size_t size = h.worker * (size_t)threads +
+                      (size_t)(h.round_panels * h.round_depth * h.width) * fc_size_of(plan->problem.dtype);
         most = size > most ? size : most;
     }
     return most;

@@ -19,10 +19,10 @@ typedef struct shape {
     ptrdiff_t width;      /* of a tile */
     ptrdiff_t panel_rows; /* of a panel of filters */
     ptrdiff_t depth, depth_blocks;
-    ptrdiff_t filters;                      /* of a task, at most */
-    ptrdiff_t tiles, runs;                  /* of a box, at most */
-    ptrdiff_t stage, panel, packed, slots;  /* elements */
-    size_t worker;                          /* bytes a worker needs */
+    ptrdiff_t filters;                     /* of a task, at most */
+    ptrdiff_t tiles, runs;                 /* of a box, at most */
+    ptrdiff_t stage, panel, packed, slots; /* elements */
+    size_t worker;                         /* bytes a worker needs */
 } shape;
 
 typedef struct planes {
@@ -31,8 +31,9 @@ typedef struct planes {
     const shape *shape;
     bool packed;
     const char *in, *bias;
-    const char *weight;   /* (groups, filters, channels, taps), the filters of one round */
-    const char *unturned; /* or, where one filter's turned weights alone are too many: (groups, channels, filters, kernel) */
+    const char *weight; /* (groups, filters, channels, taps), the filters of one round */
+    const char
+        *unturned; /* or, where one filter's turned weights alone are too many: (groups, channels, filters, kernel) */
     char *out;
     ptrdiff_t first_group, groups, first_filter, filters, filter_blocks; /* of the round */
     char *workspace;
@@ -62,30 +63,38 @@ static shape shape_of(const fc_conv_plan *plan, const fc_sweep *s, bool packed)
         h.panel = h.panel_rows * FC_LDA;
         /* all filters of a box at once, unless their unfinished sums would not fit */
         ptrdiff_t room = (ptrdiff_t)(plan->limit / 4) / element / (h.tiles * h.width);
-        h.filters = h.depth_blocks == 1 ? s->filters : fc_min(s->filters, fc_max(room / h.panel_rows, 1) * h.panel_rows);
-        h.slots = (h.depth_blocks == 1 ? h.panel_rows : fc_round_up(h.filters, h.panel_rows)) * h.width * (h.depth_blocks == 1 ? 1 : h.tiles);
-        h.worker = (size_t)(fc_round_up((h.stage + h.panel + h.packed + h.slots) * element, FC_ALIGNMENT) + 4 * FC_ALIGNMENT +
-                            fc_round_up(h.tiles * (ptrdiff_t)sizeof(tile) + 2 * h.runs * (ptrdiff_t)sizeof(fc_run) + FC_DEPTH * (ptrdiff_t)sizeof(ptrdiff_t), FC_ALIGNMENT));
+        h.filters =
+            h.depth_blocks == 1 ? s->filters : fc_min(s->filters, fc_max(room / h.panel_rows, 1) * h.panel_rows);
+        h.slots = (h.depth_blocks == 1 ? h.panel_rows : fc_round_up(h.filters, h.panel_rows)) * h.width *
+                  (h.depth_blocks == 1 ? 1 : h.tiles);
+        h.worker =
+            (size_t)(fc_round_up((h.stage + h.panel + h.packed + h.slots) * element, FC_ALIGNMENT) + 4 * FC_ALIGNMENT +
+                     fc_round_up(h.tiles * (ptrdiff_t)sizeof(tile) + 2 * h.runs * (ptrdiff_t)sizeof(fc_run) +
+                                     FC_DEPTH * (ptrdiff_t)sizeof(ptrdiff_t),
+                                 FC_ALIGNMENT));
         if (h.worker <= plan->limit / 2 || places == 1)
             return h;
     }
 }
 
 /* Lists, tile by tile, which stretches of columns are places: from the stage to the tile, and from the tile to the output. */
-static ptrdiff_t list_runs(const fc_sweep *s, const fc_stage *stage, bool packed, ptrdiff_t width, tile *tiles, fc_run *in, fc_run *out)
+static ptrdiff_t list_runs(const fc_sweep *s, const fc_stage *stage, bool packed, ptrdiff_t width, tile *tiles,
+                           fc_run *in, fc_run *out)
 {
     const fc_axis *ax = s->axis;
     const ptrdiff_t *n = stage->box.count, *first = stage->box.first, *length = stage->length;
     const ptrdiff_t plane = fc_sweep_output(s), channels = s->groups * s->filters;
     ptrdiff_t count = 0, dense = 0, last = -1;
-    memset(tiles, 0, (size_t)fc_ceil_div(packed ? fc_box_places(&stage->box) : fc_stage_positions(stage), width) * sizeof *tiles);
+    memset(tiles, 0,
+           (size_t)fc_ceil_div(packed ? fc_box_places(&stage->box) : fc_stage_positions(stage), width) * sizeof *tiles);
     for (ptrdiff_t i = 0; i < n[0]; i++)
         for (ptrdiff_t d = 0; d < n[1]; d++)
             for (ptrdiff_t h = 0; h < n[2]; h++) {
                 ptrdiff_t position = ((i * length[0] + d) * length[1] + h) * length[2];
                 ptrdiff_t to = (first[0] + i) * channels * plane +
-                               ((ax[0].output_first + (first[1] + d) * ax[0].output_step) * ax[1].output + ax[1].output_first +
-                                (first[2] + h) * ax[1].output_step) * ax[2].output +
+                               ((ax[0].output_first + (first[1] + d) * ax[0].output_step) * ax[1].output +
+                                ax[1].output_first + (first[2] + h) * ax[1].output_step) *
+                                   ax[2].output +
                                ax[2].output_first + first[3] * ax[2].output_step;
                 for (ptrdiff_t w = 0; w < n[3];) {
                     ptrdiff_t column = packed ? dense + w : position + w, t = column / width;
@@ -97,8 +106,8 @@ static ptrdiff_t list_runs(const fc_sweep *s, const fc_stage *stage, bool packed
                     fc_run *a = in + fc_max(count - 1, 0), *b = out + fc_max(count - 1, 0);
                     column -= t * width;
                     /* a run that goes on where the one before it ended, on both sides, is the same run */
-                    if (tiles[t].runs && b->from + b->length == column && ax[2].output_step == 1 && b->to + b->length == to + w &&
-                        (!packed || a->from + a->length == position + w)) {
+                    if (tiles[t].runs && b->from + b->length == column && ax[2].output_step == 1 &&
+                        b->to + b->length == to + w && (!packed || a->from + a->length == position + w)) {
                         a->length += step;
                         b->length += step;
                     } else {
@@ -113,7 +122,8 @@ static ptrdiff_t list_runs(const fc_sweep *s, const fc_stage *stage, bool packed
             }
     ptrdiff_t slots = 0;
     for (ptrdiff_t t = 0; t <= last; t++)
-        tiles[t].slot = tiles[t].runs == 1 && out[tiles[t].first_run].length == width && ax[2].output_step == 1 ? -1 : slots++;
+        tiles[t].slot =
+            tiles[t].runs == 1 && out[tiles[t].first_run].length == width && ax[2].output_step == 1 ? -1 : slots++;
     return last + 1;
 }
 
@@ -146,20 +156,24 @@ static ptrdiff_t kernel_index(const fc_sweep *s, ptrdiff_t tap)
 {
     const fc_axis *ax = s->axis;
     ptrdiff_t w = tap % ax[2].taps, h = tap / ax[2].taps % ax[1].taps, d = tap / ax[2].taps / ax[1].taps;
-    return ((ax[0].kernel_first + d * ax[0].kernel_step) * ax[1].kernel + ax[1].kernel_first + h * ax[1].kernel_step) * ax[2].kernel +
+    return ((ax[0].kernel_first + d * ax[0].kernel_step) * ax[1].kernel + ax[1].kernel_first + h * ax[1].kernel_step) *
+               ax[2].kernel +
            ax[2].kernel_first + w * ax[2].kernel_step;
 }
 
-static void turn_panel(const planes *p, ptrdiff_t group, ptrdiff_t filter, ptrdiff_t rows, ptrdiff_t k0, ptrdiff_t depth, char *panel)
+static void turn_panel(const planes *p, ptrdiff_t group, ptrdiff_t filter, ptrdiff_t rows, ptrdiff_t k0,
+                       ptrdiff_t depth, char *panel)
 {
     const fc_sweep *s = p->sweep;
     const ptrdiff_t element = (ptrdiff_t)fc_size_of(p->plan->problem.dtype), taps = fc_sweep_taps(s);
     const ptrdiff_t kernel = s->axis[0].kernel * s->axis[1].kernel * s->axis[2].kernel;
     for (ptrdiff_t k = 0; k < depth; k++) {
-        ptrdiff_t channel = (p->first_group + group) * s->channels + (k0 + k) / taps, tap = kernel_index(s, (k0 + k) % taps);
+        ptrdiff_t channel = (p->first_group + group) * s->channels + (k0 + k) / taps,
+                  tap = kernel_index(s, (k0 + k) % taps);
         for (ptrdiff_t i = 0; i < rows; i++)
             memcpy(panel + (i * FC_LDA + k) * element,
-                   p->unturned + ((channel * s->filters + p->first_filter + filter + i) * kernel + tap) * element, (size_t)element);
+                   p->unturned + ((channel * s->filters + p->first_filter + filter + i) * kernel + tap) * element,
+                   (size_t)element);
     }
 }
 
@@ -169,7 +183,8 @@ static void run_box(void *context, ptrdiff_t index, int worker)
     const fc_sweep *s = p->sweep;
     const shape *h = p->shape;
     const fc_kernels *kernels = p->plan->kernels;
-    const ptrdiff_t element = (ptrdiff_t)fc_size_of(p->plan->problem.dtype), taps = fc_sweep_taps(s), total_depth = s->channels * taps;
+    const ptrdiff_t element = (ptrdiff_t)fc_size_of(p->plan->problem.dtype), taps = fc_sweep_taps(s),
+                    total_depth = s->channels * taps;
     const ptrdiff_t output = fc_sweep_output(s), step = s->axis[2].output_step;
 
     /* neighbouring tasks share weights rather than images: images are staged again anyway */
@@ -212,7 +227,8 @@ static void run_box(void *context, ptrdiff_t index, int worker)
                 turn_panel(p, group, m, rows, k0, depth, panel);
             else
                 for (ptrdiff_t i = 0; i < rows; i++)
-                    kernels->copy(p->weight + ((group * p->filters + m + i) * total_depth + k0) * element, panel + i * FC_LDA * element, depth);
+                    kernels->copy(p->weight + ((group * p->filters + m + i) * total_depth + k0) * element,
+                                  panel + i * FC_LDA * element, depth);
             next = p->unturned ? 0 : next;
             fc_tile t = {.a = panel,
                          .depth = depth,
@@ -229,12 +245,14 @@ static void run_box(void *context, ptrdiff_t index, int worker)
                     t.c = p->out + (channel * output + runs->to) * element;
                     t.ldc = output;
                 } else {
-                    t.c = slots + (h->depth_blocks == 1 ? 0 : (tiles[i].slot * h->filters + m - first) * h->width) * element;
+                    t.c = slots +
+                          (h->depth_blocks == 1 ? 0 : (tiles[i].slot * h->filters + m - first) * h->width) * element;
                     t.ldc = h->width;
                 }
                 kernel[rows - 1](&t);
                 for (ptrdiff_t r = i * next / tile_count; r < (i + 1) * next / tile_count; r++)
-                    fetch(p->weight + ((group * p->filters + m + rows + r) * total_depth + k0) * element, depth * element);
+                    fetch(p->weight + ((group * p->filters + m + rows + r) * total_depth + k0) * element,
+                          depth * element);
                 if (finish && tiles[i].slot >= 0)
                     for (ptrdiff_t r = 0; r < rows; r++)
                         put_row((size_t)element, runs, tiles[i].runs, step, (char *)t.c + r * h->width * element,
@@ -262,10 +280,13 @@ static void turn_filters(void *context, ptrdiff_t index, int worker)
     const turned *t = context;
     const fc_sweep *s = t->sweep;
     const fc_axis *ax = s->axis;
-    const ptrdiff_t element = (ptrdiff_t)fc_size_of(t->plan->problem.dtype), kernel = ax[0].kernel * ax[1].kernel * ax[2].kernel;
+    const ptrdiff_t element = (ptrdiff_t)fc_size_of(t->plan->problem.dtype),
+                    kernel = ax[0].kernel * ax[1].kernel * ax[2].kernel;
     const ptrdiff_t taps = fc_sweep_taps(s), blocks = fc_ceil_div(t->filters, TURN_FILTERS);
-    ptrdiff_t group = index / blocks, first = index % blocks * TURN_FILTERS, count = fc_min(TURN_FILTERS, t->filters - first);
-    const char *from = t->weight + ((t->first_group + group) * s->channels * s->filters + t->first_filter + first) * kernel * element;
+    ptrdiff_t group = index / blocks, first = index % blocks * TURN_FILTERS,
+              count = fc_min(TURN_FILTERS, t->filters - first);
+    const char *from =
+        t->weight + ((t->first_group + group) * s->channels * s->filters + t->first_filter + first) * kernel * element;
     char *to = t->to + (group * t->filters + first) * s->channels * taps * element;
     if (kernel == 1) {
         t->plan->kernels->transpose(from, s->filters, to, s->channels, s->channels, count);
@@ -276,7 +297,10 @@ static void turn_filters(void *context, ptrdiff_t index, int worker)
             ptrdiff_t f = (c * s->filters + i) * kernel, o = (i * s->channels + c) * taps;
             for (ptrdiff_t d = 0; d < ax[0].taps; d++)
                 for (ptrdiff_t h = 0; h < ax[1].taps; h++) {
-                    ptrdiff_t tap = f + ((ax[0].kernel_first + d * ax[0].kernel_step) * ax[1].kernel + ax[1].kernel_first + h * ax[1].kernel_step) * ax[2].kernel +
+                    ptrdiff_t tap = f +
+                                    ((ax[0].kernel_first + d * ax[0].kernel_step) * ax[1].kernel + ax[1].kernel_first +
+                                     h * ax[1].kernel_step) *
+                                        ax[2].kernel +
                                     ax[2].kernel_first;
                     if (element == 4)
                         for (ptrdiff_t w = 0; w < ax[2].taps; w++)
@@ -296,7 +320,8 @@ static bool round_of(const fc_conv_plan *plan, const fc_sweep *s, ptrdiff_t *gro
     *filters = s->filters;
     if (plan->problem.pass == FC_FORWARD)
         return false;
-    ptrdiff_t room = (ptrdiff_t)(plan->limit / 2 / fc_size_of(plan->problem.dtype)) / fc_max(fc_sweep_depth(s), 1); /* filters */
+    ptrdiff_t room =
+        (ptrdiff_t)(plan->limit / 2 / fc_size_of(plan->problem.dtype)) / fc_max(fc_sweep_depth(s), 1); /* filters */
     if (room == 0)
         return false;
     *groups = fc_max(fc_min(s->groups, room / s->filters), 1);
@@ -304,16 +329,26 @@ static bool round_of(const fc_conv_plan *plan, const fc_sweep *s, ptrdiff_t *gro
     return true;
 }
 
-static void run_sweep(const fc_conv_plan *plan, const fc_sweep *s, bool packed, const char *in, const char *weight, const char *bias, char *out,
-                      char *workspace, int threads)
+static void run_sweep(const fc_conv_plan *plan, const fc_sweep *s, bool packed, const char *in, const char *weight,
+                      const char *bias, char *out, char *workspace, int threads)
 {
     shape h = shape_of(plan, s, packed);
     ptrdiff_t groups, filters;
     bool turn = round_of(plan, s, &groups, &filters);
     for (ptrdiff_t g = 0; g < s->groups; g += groups)
         for (ptrdiff_t f = 0; f < s->filters; f += filters) {
-            planes p = {.plan = plan, .sweep = s, .shape = &h, .packed = packed, .in = in, .weight = weight, .bias = bias, .out = out, .first_group = g,
-                        .groups = fc_min(groups, s->groups - g), .first_filter = f, .filters = fc_min(filters, s->filters - f),
+            planes p = {.plan = plan,
+                        .sweep = s,
+                        .shape = &h,
+                        .packed = packed,
+                        .in = in,
+                        .weight = weight,
+                        .bias = bias,
+                        .out = out,
+                        .first_group = g,
+                        .groups = fc_min(groups, s->groups - g),
+                        .first_filter = f,
+                        .filters = fc_min(filters, s->filters - f),
                         .workspace = workspace};
             if (plan->problem.pass != FC_FORWARD && !turn)
                 p.unturned = weight;
@@ -374,7 +409,8 @@ static double sweep_cost(const fc_conv_plan *plan, const fc_sweep *s, bool packe
     double panels = (double)fc_ceil_div(s->filters, h.panel_rows), rows = (double)h.panel_rows;
     double step = rows * vectors / 2, loads = rows / 2 + vectors;
     double feed = packed ? 0 : vectors / 2; /* the second line of a load that crosses two */
-    double cycles = panels * tiles * (step > loads + feed ? step : loads + feed) + (packed ? runs * 4 + tiles * vectors : 0);
+    double cycles =
+        panels * tiles * (step > loads + feed ? step : loads + feed) + (packed ? runs * 4 + tiles * vectors : 0);
     double staged = (double)stage.pitch / (double)fc_max(fc_sweep_taps(s), 1) / (double)plan->kernels->lanes * 3;
     return (cycles + staged) * (double)fc_sweep_depth(s) * (double)(h.boxes.total * s->groups);
 }

@@ -69,10 +69,12 @@ static void forward(void *context, ptrdiff_t index, int worker)
                         for (t[1] = 0; t[1] < kernel[1]; t[1]++)
                             for (t[2] = 0; t[2] < kernel[2]; t[2]++) {
                                 ptrdiff_t i = input_offset(r, o, t);
-                                ptrdiff_t w = (((k * r->channels + c) * kernel[0] + t[0]) * kernel[1] + t[1]) * kernel[2] + t[2];
+                                ptrdiff_t w =
+                                    (((k * r->channels + c) * kernel[0] + t[0]) * kernel[1] + t[1]) * kernel[2] + t[2];
                                 if (i >= 0)
-                                    sum += load(p->dtype, r->arrays->x, n * r->x.n + (g * r->channels + c) * r->x.c + i) *
-                                           load(p->dtype, r->arrays->weight, w);
+                                    sum +=
+                                        load(p->dtype, r->arrays->x, n * r->x.n + (g * r->channels + c) * r->x.c + i) *
+                                        load(p->dtype, r->arrays->weight, w);
                             }
                 if (r->arrays->bias)
                     sum += load(p->dtype, r->arrays->bias, k);
@@ -111,10 +113,14 @@ static void backward_input(void *context, ptrdiff_t index, int worker)
                                     inside = inside && (o[a] = output_place(r->plan, a, i[a], t[a])) >= 0;
                                 if (!inside)
                                     continue;
-                                ptrdiff_t w = (((k * r->channels + c % r->channels) * kernel[0] + t[0]) * kernel[1] + t[1]) * kernel[2] + t[2];
+                                ptrdiff_t w =
+                                    (((k * r->channels + c % r->channels) * kernel[0] + t[0]) * kernel[1] + t[1]) *
+                                        kernel[2] +
+                                    t[2];
                                 sum += load(p->dtype, r->arrays->weight, w) *
                                        load(p->dtype, r->arrays->y,
-                                            n * r->y.n + k * r->y.c + o[0] * r->y.axis[0] + o[1] * r->y.axis[1] + o[2] * r->y.axis[2]);
+                                            n * r->y.n + k * r->y.c + o[0] * r->y.axis[0] + o[1] * r->y.axis[1] +
+                                                o[2] * r->y.axis[2]);
                             }
                 store(p->dtype, r->arrays->x,
                       n * r->x.n + c * r->x.c + i[0] * r->x.axis[0] + i[1] * r->x.axis[1] + i[2] * r->x.axis[2], sum);
@@ -138,9 +144,11 @@ static void backward_weight(void *context, ptrdiff_t index, int worker)
                             for (o[2] = 0; o[2] < size[2]; o[2]++) {
                                 ptrdiff_t i = input_offset(r, o, t);
                                 if (i >= 0)
-                                    sum += load(p->dtype, r->arrays->x, n * r->x.n + (g * r->channels + c) * r->x.c + i) *
-                                           load(p->dtype, r->arrays->y,
-                                                n * r->y.n + k * r->y.c + o[0] * r->y.axis[0] + o[1] * r->y.axis[1] + o[2] * r->y.axis[2]);
+                                    sum +=
+                                        load(p->dtype, r->arrays->x, n * r->x.n + (g * r->channels + c) * r->x.c + i) *
+                                        load(p->dtype, r->arrays->y,
+                                             n * r->y.n + k * r->y.c + o[0] * r->y.axis[0] + o[1] * r->y.axis[1] +
+                                                 o[2] * r->y.axis[2]);
                             }
                 store(p->dtype, r->arrays->weight, index * kernel[0] * kernel[1] * kernel[2] + w, sum);
             }
@@ -169,8 +177,12 @@ static void run(const fc_conv_plan *plan, const fc_conv_arrays *arrays, void *sp
 {
     (void)space;
     const fc_conv_problem *p = &plan->problem;
-    reference r = {plan, arrays, strides_of(p->layout, p->in_channels, p->input), strides_of(p->layout, p->out_channels, plan->output),
-                   p->in_channels / p->groups, p->out_channels / p->groups};
+    reference r = {plan,
+                   arrays,
+                   strides_of(p->layout, p->in_channels, p->input),
+                   strides_of(p->layout, p->out_channels, plan->output),
+                   p->in_channels / p->groups,
+                   p->out_channels / p->groups};
     switch (p->pass) {
     case FC_FORWARD:
         fc_parallel(threads, p->batch * p->out_channels, forward, &r);

@@ -1,7 +1,10 @@
 /* stage.c -- copies the part of a channels-first image that a box of output places needs, padding and strides resolved. */
 #include "conv.h"
 
-static ptrdiff_t grid(const fc_sweep *sweep, int axis) { return axis == 0 ? sweep->batch : sweep->axis[axis - 1].places; }
+static ptrdiff_t grid(const fc_sweep *sweep, int axis)
+{
+    return axis == 0 ? sweep->batch : sweep->axis[axis - 1].places;
+}
 
 fc_boxes fc_boxes_of(const fc_sweep *sweep, ptrdiff_t places)
 {
@@ -67,7 +70,8 @@ ptrdiff_t fc_stage_start(const fc_axis axis[3], const fc_stage *s, int a, ptrdif
     return axis[a].origin + s->box.first[a + 1] * axis[a].step + sub_base(&axis[a], s->phased[a], sub);
 }
 
-void fc_stage_offsets(const fc_sweep *sweep, const fc_stage *s, ptrdiff_t k, ptrdiff_t count, ptrdiff_t channel, ptrdiff_t *offsets)
+void fc_stage_offsets(const fc_sweep *sweep, const fc_stage *s, ptrdiff_t k, ptrdiff_t count, ptrdiff_t channel,
+                      ptrdiff_t *offsets)
 {
     const fc_axis *ax = sweep->axis;
     const ptrdiff_t step[3] = {s->length[1] * s->length[2], s->length[2], 1}; /* of a shift */
@@ -81,7 +85,8 @@ void fc_stage_offsets(const fc_sweep *sweep, const fc_stage *s, ptrdiff_t k, ptr
     for (ptrdiff_t i = 0; i < count; i++) {
         for (int a = from; a < 3; a++) {
             ptrdiff_t sub = tap[a] % s->period[a];
-            part[a] = sub * sub_step[a] + (tap[a] * ax[a].tap_step - sub_base(&ax[a], s->phased[a], sub)) / ax[a].step * step[a];
+            part[a] = sub * sub_step[a] +
+                      (tap[a] * ax[a].tap_step - sub_base(&ax[a], s->phased[a], sub)) / ax[a].step * step[a];
         }
         offsets[i] = (k - channel) * s->pitch + part[0] + part[1] + part[2];
         from = 2;
@@ -102,11 +107,12 @@ ptrdiff_t fc_stage_positions(const fc_stage *s)
 
 /* Copies `length` elements that start at coordinate `first` and lie `step` apart in a row of `size`; zeros outside it. Rows are often
  * too short for calls of memset and memcpy. */
-static void fill_row(const fc_kernels *kernels, ptrdiff_t element, const char *row, ptrdiff_t first, ptrdiff_t step, ptrdiff_t size, char *to,
-                     ptrdiff_t length)
+static void fill_row(const fc_kernels *kernels, ptrdiff_t element, const char *row, ptrdiff_t first, ptrdiff_t step,
+                     ptrdiff_t size, char *to, ptrdiff_t length)
 {
     ptrdiff_t left = first >= 0 ? 0 : fc_min(step == 1 ? -first : fc_ceil_div(-first, step), length);
-    ptrdiff_t right = first >= size ? left : fc_max(left, fc_min(length, step == 1 ? size - first : fc_ceil_div(size - first, step)));
+    ptrdiff_t right =
+        first >= size ? left : fc_max(left, fc_min(length, step == 1 ? size - first : fc_ceil_div(size - first, step)));
     if (left)
         kernels->zero(to, left);
     if (right > left) {
@@ -120,8 +126,8 @@ static void fill_row(const fc_kernels *kernels, ptrdiff_t element, const char *r
         kernels->zero(to + right * element, length - right);
 }
 
-void fc_stage_fill(const fc_conv_plan *plan, const fc_sweep *sweep, const fc_stage *s, ptrdiff_t group, ptrdiff_t first_channel,
-                   ptrdiff_t last_channel, const void *in, void *to_)
+void fc_stage_fill(const fc_conv_plan *plan, const fc_sweep *sweep, const fc_stage *s, ptrdiff_t group,
+                   ptrdiff_t first_channel, ptrdiff_t last_channel, const void *in, void *to_)
 {
     const fc_axis *ax = sweep->axis;
     const ptrdiff_t element = (ptrdiff_t)fc_size_of(plan->problem.dtype), size = fc_sweep_input(sweep);
@@ -137,11 +143,14 @@ void fc_stage_fill(const fc_conv_plan *plan, const fc_sweep *sweep, const fc_sta
                     for (int a = 0; a < 3; a++)
                         start[a] = fc_stage_start(ax, s, a, sub[a]);
                     /* rows that lie in the input as they lie here are copied in one go */
-                    bool whole = start[2] == 0 && ax[2].step == 1 && length[2] == ax[2].input && ax[1].step == 1 && start[1] >= 0 &&
-                                 start[1] + length[1] <= ax[1].input;
+                    bool whole = start[2] == 0 && ax[2].step == 1 && length[2] == ax[2].input && ax[1].step == 1 &&
+                                 start[1] >= 0 && start[1] + length[1] <= ax[1].input;
                     char *to = to_sub;
                     for (ptrdiff_t n = 0; n < s->box.count[0]; n++) {
-                        const char *image = (const char *)in + ((s->box.first[0] + n) * sweep->groups * sweep->channels + group * sweep->channels + c) * size * element;
+                        const char *image =
+                            (const char *)in +
+                            ((s->box.first[0] + n) * sweep->groups * sweep->channels + group * sweep->channels + c) *
+                                size * element;
                         for (ptrdiff_t d = 0; d < length[0]; d++) {
                             ptrdiff_t id = start[0] + d * ax[0].step;
                             bool inside = id >= 0 && id < ax[0].input;
@@ -159,7 +168,8 @@ void fc_stage_fill(const fc_conv_plan *plan, const fc_sweep *sweep, const fc_sta
                                 if (ih < 0 || ih >= ax[1].input)
                                     memset(to, 0, (size_t)(length[2] * element));
                                 else
-                                    fill_row(plan->kernels, element, image + (id * ax[1].input + ih) * ax[2].input * element, start[2],
+                                    fill_row(plan->kernels, element,
+                                             image + (id * ax[1].input + ih) * ax[2].input * element, start[2],
                                              ax[2].step, ax[2].input, to, length[2]);
                             }
                         }

@@ -4,7 +4,10 @@
 fc_sweep fc_sweep_forward(const fc_conv_plan *plan)
 {
     const fc_conv_problem *p = &plan->problem;
-    fc_sweep s = {.batch = p->batch, .groups = p->groups, .channels = p->in_channels / p->groups, .filters = p->out_channels / p->groups};
+    fc_sweep s = {.batch = p->batch,
+                  .groups = p->groups,
+                  .channels = p->in_channels / p->groups,
+                  .filters = p->out_channels / p->groups};
     for (int a = 0; a < 3; a++)
         s.axis[a] = (fc_axis){
             .places = plan->output[a],
@@ -35,7 +38,8 @@ ptrdiff_t fc_sweep_phases(const fc_conv_plan *plan)
 static fc_axis backward_axis(const fc_conv_plan *plan, int a, ptrdiff_t phase)
 {
     const fc_conv_problem *p = &plan->problem;
-    ptrdiff_t stride = p->stride[a], dilation = p->dilation[a], common = fc_gcd(stride, dilation), period = stride / common;
+    ptrdiff_t stride = p->stride[a], dilation = p->dilation[a], common = fc_gcd(stride, dilation),
+              period = stride / common;
     ptrdiff_t first = 0; /* the first tap that divides */
     while (first < fc_min(period, p->kernel[a]) && (phase + p->pad_before[a] - first * dilation) % stride)
         first++;
@@ -44,7 +48,8 @@ static fc_axis backward_axis(const fc_conv_plan *plan, int a, ptrdiff_t phase)
     return (fc_axis){
         .places = fc_ceil_div(p->input[a] - phase, stride),
         .taps = taps,
-        .origin = taps ? (phase + p->pad_before[a] - last * dilation) / stride : 0, /* exact, though it may be negative */
+        .origin =
+            taps ? (phase + p->pad_before[a] - last * dilation) / stride : 0, /* exact, though it may be negative */
         .step = 1,
         .tap_step = dilation / common,
         .input = plan->output[a],
@@ -60,7 +65,10 @@ static fc_axis backward_axis(const fc_conv_plan *plan, int a, ptrdiff_t phase)
 fc_sweep fc_sweep_backward_input(const fc_conv_plan *plan, ptrdiff_t phase)
 {
     const fc_conv_problem *p = &plan->problem;
-    fc_sweep s = {.batch = p->batch, .groups = p->groups, .channels = p->out_channels / p->groups, .filters = p->in_channels / p->groups};
+    fc_sweep s = {.batch = p->batch,
+                  .groups = p->groups,
+                  .channels = p->out_channels / p->groups,
+                  .filters = p->in_channels / p->groups};
     for (int a = 2; a >= 0; a--) {
         s.axis[a] = backward_axis(plan, a, phase % axis_phases(p, a));
         phase /= axis_phases(p, a);

@@ -7,16 +7,16 @@
 #include "conv.h"
 
 typedef struct shape {
-    bool last;                                     /* channels last */
-    ptrdiff_t rows, columns;                       /* of the whole product, per group */
-    ptrdiff_t block_rows, block_columns;           /* of a block */
+    bool last;                           /* channels last */
+    ptrdiff_t rows, columns;             /* of the whole product, per group */
+    ptrdiff_t block_rows, block_columns; /* of a block */
     ptrdiff_t row_blocks, column_blocks, blocks, splits;
-    ptrdiff_t panel_rows, width;                   /* of a tile */
-    fc_boxes boxes;                                /* channels first: each a block of the reduction */
-    ptrdiff_t chunks;                              /* blocks of the reduction, either way */
-    ptrdiff_t stage_rows, stage, runs;             /* channels first: rows staged at once, elements, runs of a box */
-    ptrdiff_t a, b, sums;                          /* elements */
-    size_t worker, shared;                         /* bytes */
+    ptrdiff_t panel_rows, width;       /* of a tile */
+    fc_boxes boxes;                    /* channels first: each a block of the reduction */
+    ptrdiff_t chunks;                  /* blocks of the reduction, either way */
+    ptrdiff_t stage_rows, stage, runs; /* channels first: rows staged at once, elements, runs of a box */
+    ptrdiff_t a, b, sums;              /* elements */
+    size_t worker, shared;             /* bytes */
 } shape;
 
 typedef struct weights {
@@ -31,7 +31,8 @@ enum { BLOCK_ELEMENTS = 256 << 10, BLOCK_COLUMNS = 512, TASKS = 16, STAGE_CHANNE
 
 static shape shape_of(const fc_conv_plan *plan, const fc_sweep *s)
 {
-    const ptrdiff_t element = (ptrdiff_t)fc_size_of(plan->problem.dtype), taps = fc_sweep_taps(s), depth = s->channels * taps;
+    const ptrdiff_t element = (ptrdiff_t)fc_size_of(plan->problem.dtype), taps = fc_sweep_taps(s),
+                    depth = s->channels * taps;
     shape h = {.last = plan->problem.layout == FC_CHANNELS_LAST, .width = plan->kernels->width[FC_NARROW]};
     h.rows = h.last ? s->filters : depth;
     h.columns = h.last ? depth : s->filters;
@@ -63,8 +64,10 @@ static shape shape_of(const fc_conv_plan *plan, const fc_sweep *s)
     }
     ptrdiff_t room = fc_max((ptrdiff_t)plan->limit / 2 / element / (h.blocks * h.sums), 1);
     h.splits = fc_max(fc_min(fc_min(fc_ceil_div(TASKS, h.blocks), h.chunks), room), 1);
-    h.worker = (size_t)(fc_round_up((h.a + h.b + h.stage + (h.splits == 1 ? h.sums : 0)) * element, FC_ALIGNMENT) + 6 * FC_ALIGNMENT +
-                        fc_round_up(2 * h.runs * (ptrdiff_t)sizeof(fc_run) + FC_DEPTH * (ptrdiff_t)sizeof(fc_piece), FC_ALIGNMENT));
+    h.worker = (size_t)(fc_round_up((h.a + h.b + h.stage + (h.splits == 1 ? h.sums : 0)) * element, FC_ALIGNMENT) +
+                        6 * FC_ALIGNMENT +
+                        fc_round_up(2 * h.runs * (ptrdiff_t)sizeof(fc_run) + FC_DEPTH * (ptrdiff_t)sizeof(fc_piece),
+                                    FC_ALIGNMENT));
     h.shared = h.splits == 1 ? 0 : (size_t)(h.blocks * h.splits * h.sums * element);
     return h;
 }
@@ -76,7 +79,8 @@ typedef struct block {
 
 static block block_at(const shape *h, ptrdiff_t index)
 {
-    block b = {.column = index % h->column_blocks * h->block_columns, .row = index / h->column_blocks % h->row_blocks * h->block_rows,
+    block b = {.column = index % h->column_blocks * h->block_columns,
+               .row = index / h->column_blocks % h->row_blocks * h->block_rows,
                .group = index / h->column_blocks / h->row_blocks};
     b.rows = fc_min(h->block_rows, h->rows - b.row);
     b.columns = fc_min(h->block_columns, h->columns - b.column);
@@ -96,7 +100,9 @@ static ptrdiff_t list_lines(const fc_sweep *s, const fc_stage *stage, fc_run *in
         for (ptrdiff_t d = 0; d < n[1]; d++)
             for (ptrdiff_t h = 0; h < n[2]; h++, count++, to += n[3]) {
                 in[count] = (fc_run){((i * length[0] + d) * length[1] + h) * length[2], to, n[3]};
-                out[count] = (fc_run){(first[0] + i) * image + ((first[1] + d) * ax[1].output + first[2] + h) * ax[2].output + first[3], to, n[3]};
+                out[count] = (fc_run){(first[0] + i) * image +
+                                          ((first[1] + d) * ax[1].output + first[2] + h) * ax[2].output + first[3],
+                                      to, n[3]};
             }
     return count;
 }
@@ -118,8 +124,10 @@ static void sum_first(const weights *p, const block *b, ptrdiff_t chunk0, ptrdif
     const fc_sweep *s = p->sweep;
     const shape *h = p->shape;
     const fc_kernels *kernels = p->plan->kernels;
-    const ptrdiff_t element = (ptrdiff_t)fc_size_of(p->plan->problem.dtype), taps = fc_sweep_taps(s), plane = fc_sweep_output(s);
-    char *a = fc_take(&space, h->a * element), *packed = fc_take(&space, h->b * element), *staged = fc_take(&space, h->stage * element);
+    const ptrdiff_t element = (ptrdiff_t)fc_size_of(p->plan->problem.dtype), taps = fc_sweep_taps(s),
+                    plane = fc_sweep_output(s);
+    char *a = fc_take(&space, h->a * element), *packed = fc_take(&space, h->b * element),
+         *staged = fc_take(&space, h->stage * element);
     fc_run *in = fc_take(&space, 0), *out = in + h->runs;
     for (ptrdiff_t chunk = chunk0; chunk < chunk1; chunk++) {
         fc_box box = fc_box_at(s, &h->boxes, chunk);
@@ -132,8 +140,8 @@ static void sum_first(const weights *p, const block *b, ptrdiff_t chunk0, ptrdif
             if (columns < h->width)
                 memset(to, 0, (size_t)(places * h->width * element));
             for (ptrdiff_t r = 0; r < out_runs; r++)
-                kernels->transpose(p->dy + ((b->group * s->filters + b->column + j) * plane + out[r].from) * element, plane,
-                                   to + out[r].to * h->width * element, h->width, columns, out[r].length);
+                kernels->transpose(p->dy + ((b->group * s->filters + b->column + j) * plane + out[r].from) * element,
+                                   plane, to + out[r].to * h->width * element, h->width, columns, out[r].length);
         }
         for (ptrdiff_t first = 0; first < b->rows; first += h->stage_rows) {
             ptrdiff_t last = fc_min(first + h->stage_rows, b->rows), c0 = (b->row + first) / taps;
@@ -144,8 +152,12 @@ static void sum_first(const weights *p, const block *b, ptrdiff_t chunk0, ptrdif
                 for (ptrdiff_t r = 0; r < rows; r++)
                     kernels->copy_runs(in, in_runs, staged + offsets[r] * element, a + r * FC_LDA * element);
                 for (ptrdiff_t j = 0; j < b->columns; j += h->width) {
-                    fc_tile t = {.a = a, .b = packed + j * FC_DEPTH * element, .depth = places, .c = sums + (i * h->block_columns + j) * element,
-                                 .ldc = h->block_columns, .accumulate = chunk > chunk0};
+                    fc_tile t = {.a = a,
+                                 .b = packed + j * FC_DEPTH * element,
+                                 .depth = places,
+                                 .c = sums + (i * h->block_columns + j) * element,
+                                 .ldc = h->block_columns,
+                                 .accumulate = chunk > chunk0};
                     kernels->tile_rows[FC_NARROW][rows - 1](&t);
                 }
             }
@@ -160,7 +172,8 @@ static void sum_last(const weights *p, const block *b, ptrdiff_t chunk0, ptrdiff
     const fc_sweep *s = p->sweep;
     const shape *h = p->shape;
     const fc_kernels *kernels = p->plan->kernels;
-    const ptrdiff_t element = (ptrdiff_t)fc_size_of(p->plan->problem.dtype), all = s->batch * fc_sweep_places(s), filters = s->groups * s->filters;
+    const ptrdiff_t element = (ptrdiff_t)fc_size_of(p->plan->problem.dtype), all = s->batch * fc_sweep_places(s),
+                    filters = s->groups * s->filters;
     char *a = fc_take(&space, h->a * element), *packed = fc_take(&space, h->b * element);
     fc_piece *pieces = fc_take(&space, 0);
     for (ptrdiff_t chunk = chunk0; chunk < chunk1; chunk++) {
@@ -168,7 +181,8 @@ static void sum_last(const weights *p, const block *b, ptrdiff_t chunk0, ptrdiff
         for (ptrdiff_t i = 0; i < b->rows; i += h->panel_rows) { /* dy: [panel][place][rows] */
             ptrdiff_t rows = fc_min(h->panel_rows, b->rows - i);
             for (ptrdiff_t n = 0; n < places; n++)
-                kernels->copy(p->dy + ((first + n) * filters + b->group * s->filters + b->row + i) * element, a + (i * FC_DEPTH + n * rows) * element, rows);
+                kernels->copy(p->dy + ((first + n) * filters + b->group * s->filters + b->row + i) * element,
+                              a + (i * FC_DEPTH + n * rows) * element, rows);
         }
         for (ptrdiff_t j = 0; j < b->columns; j += h->width) {
             ptrdiff_t columns = fc_min(h->width, b->columns - j);
@@ -177,8 +191,12 @@ static void sum_last(const weights *p, const block *b, ptrdiff_t chunk0, ptrdiff
                 memset(packed, 0, (size_t)(places * h->width * element));
             fc_pieces_gather(p->plan, s, pieces, count, p->x, first, places, packed, h->width);
             for (ptrdiff_t i = 0; i < b->rows; i += h->panel_rows) {
-                fc_tile t = {.a = a + i * FC_DEPTH * element, .b = packed, .depth = places, .c = sums + (i * h->block_columns + j) * element,
-                             .ldc = h->block_columns, .accumulate = chunk > chunk0};
+                fc_tile t = {.a = a + i * FC_DEPTH * element,
+                             .b = packed,
+                             .depth = places,
+                             .c = sums + (i * h->block_columns + j) * element,
+                             .ldc = h->block_columns,
+                             .accumulate = chunk > chunk0};
                 kernels->tile_panel[fc_min(h->panel_rows, b->rows - i) - 1](&t);
             }
         }
@@ -191,10 +209,13 @@ static void sum_last(const weights *p, const block *b, ptrdiff_t chunk0, ptrdiff
 static void put(const weights *p, const block *b, const char *sums)
 {
     const fc_sweep *s = p->sweep;
-    const ptrdiff_t element = (ptrdiff_t)fc_size_of(p->plan->problem.dtype), taps = fc_sweep_taps(s), depth = s->channels * taps;
+    const ptrdiff_t element = (ptrdiff_t)fc_size_of(p->plan->problem.dtype), taps = fc_sweep_taps(s),
+                    depth = s->channels * taps;
     const ptrdiff_t pitch = p->shape->block_columns;
     if (!p->shape->last) {
-        p->plan->kernels->transpose(sums, pitch, p->dweight + ((b->group * s->filters + b->column) * depth + b->row) * element, depth, b->rows, b->columns);
+        p->plan->kernels->transpose(sums, pitch,
+                                    p->dweight + ((b->group * s->filters + b->column) * depth + b->row) * element,
+                                    depth, b->rows, b->columns);
         return;
     }
     for (ptrdiff_t i = 0; i < b->rows; i++) {
@@ -250,7 +271,8 @@ void fc_weights_run(const fc_conv_plan *plan, const fc_conv_arrays *arrays, void
 {
     fc_sweep s = fc_sweep_forward(plan);
     shape h = shape_of(plan, &s);
-    weights p = {plan, &s, &h, arrays->x, arrays->y, arrays->weight, workspace, (char *)workspace + (size_t)threads * h.worker};
+    weights p = {
+        plan, &s, &h, arrays->x, arrays->y, arrays->weight, workspace, (char *)workspace + (size_t)threads * h.worker};
     fc_parallel(threads, h.blocks * h.splits, run_split, &p);
     if (h.splits > 1)
         fc_parallel(threads, h.blocks, add_splits, &p);

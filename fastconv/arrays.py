@@ -36,7 +36,9 @@ def dense(value: Any, name: str, ndim: int | None = None) -> np.ndarray:
     if dtype not in FLOATS:
         native = dtype.newbyteorder("=")
         if native not in FLOATS:
-            raise TypeError(f"{name}: expected dtype float32 or float64, got {dtype}; convert it with .astype(np.float32)")
+            raise TypeError(
+                f"{name}: expected dtype float32 or float64, got {dtype}; convert it with .astype(np.float32)"
+            )
         value = value.astype(native)
     if ndim is not None and value.ndim != ndim:
         raise ValueError(f"{name}: expected {ndim} axes, got {value.ndim} (shape {value.shape})")
@@ -54,7 +56,9 @@ def _from_protocol(value: Any, name: str) -> np.ndarray:
         return np.from_dlpack(value)
     if hasattr(value, "__array__"):
         return np.asarray(value)
-    raise TypeError(f"{name}: expected an array, got {type(value).__name__}; convert it with np.asarray(value, dtype=np.float32)")
+    raise TypeError(
+        f"{name}: expected an array, got {type(value).__name__}; convert it with np.asarray(value, dtype=np.float32)"
+    )
 
 
 def same_dtype(first: np.ndarray, first_name: str, other: np.ndarray, other_name: str) -> None:

@@ -69,7 +69,9 @@ def _problem(
         )
     place = window(_spatial(x_shape, channels_last), w_shape[2:], stride, padding, dilation)
     if math.prod(place.output) * max(x_shape[0], 1) * w_shape[0] >= 2**57:
-        raise ValueError(f"padding: the result, {place.output} for each of {w_shape[0]} filters, is larger than memory can address")
+        raise ValueError(
+            f"padding: the result, {place.output} for each of {w_shape[0]} filters, is larger than memory can address"
+        )
     return _Problem(dtype, channels_last, x_shape[0], in_channels, w_shape[0], groups, place)
 
 
@@ -299,9 +301,7 @@ def _examine(x: Any, weight: Any, which: str, **options: Any) -> list[tuple[str,
         raise TypeError(f"unexpected option {', '.join(sorted(unknown))}")
     layout = options.pop("layout", {3: "NCW", 4: "NCHW", 5: "NCDHW"}.get(x.ndim))
     stride, padding, dilation = options.get("stride", 1), options.get("padding", 0), options.get("dilation", 1)
-    problem = _problem(
-        x.shape, weight.shape, x.dtype.name, stride, padding, dilation, options.get("groups", 1), layout
-    )
+    problem = _problem(x.shape, weight.shape, x.dtype.name, stride, padding, dilation, options.get("groups", 1), layout)
     return backend.conv_algorithms(which, *problem)
 
 

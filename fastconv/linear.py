@@ -30,7 +30,9 @@ def _check(backend: ModuleType, x: Any, weight: Any) -> tuple[Any, Any, int]:
     if min(weight.shape) < 1:
         raise ValueError(f"weight: every axis must have at least one element, got shape {weight.shape}")
     if x.ndim < 1 or x.shape[-1] != weight.shape[1]:
-        raise ValueError(f"x: expected shape (..., {weight.shape[1]}) for a weight of shape {weight.shape}, got {x.shape}")
+        raise ValueError(
+            f"x: expected shape (..., {weight.shape[1]}) for a weight of shape {weight.shape}, got {x.shape}"
+        )
     return x, weight, x.size // weight.shape[1]
 
 

@@ -110,9 +110,7 @@ def rbf_loss(
 def rbf_loss(
     scores: Any, target: Any, *, j: float = 5.0, reduction: str = "mean", return_grad: Literal[True]
 ) -> tuple[Any, Any]: ...
-def rbf_loss(
-    scores: Any, target: Any, *, j: float = 5.0, reduction: str = "mean", return_grad: bool = False
-) -> Any:
+def rbf_loss(scores: Any, target: Any, *, j: float = 5.0, reduction: str = "mean", return_grad: bool = False) -> Any:
     """LeNet-5's loss: pulls the right class's distance down and pushes the others up, as far as a rubbish class's.
 
     It is the cross entropy with one more class of the fixed score ``-j``, which stands for what is no class at all:
