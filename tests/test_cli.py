@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,7 +23,10 @@ FILES = ["log.json", "training.png", "weights.safetensors"]
 
 def fastconv(*arguments, **options):
     command = [sys.executable, "-W", "error", "-m", "fastconv", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, encoding="utf-8", timeout=300, **options)
+    environment = {**os.environ, "PYTHONPATH": str(Path(cli.__file__).parent.parent)}  # whatever the working folder
+    return subprocess.run(
+        command, capture_output=True, text=True, encoding="utf-8", timeout=300, env=environment, **options
+    )
 
 
 @pytest.fixture(scope="module")
