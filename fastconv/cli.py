@@ -225,7 +225,7 @@ def _train(options: argparse.Namespace) -> int:
 
     metadata = {
         "model": options.model,
-        "options": {"variant": options.variant},
+        "variant": options.variant,
         "data": digits.name,
         "classes": list(digits.classes),
         "preparation": digits.preparation.to_dict(),
@@ -309,9 +309,9 @@ def _load(path: str) -> tuple[Sequential, dict[str, Any], Preparation]:
 
     metadata = read_metadata(path)
     try:
-        model = get_model(metadata["model"], **metadata["options"])
-        preparation = Preparation(**metadata["preparation"])
         classes = [str(name) for name in metadata["classes"]]
+        model = get_model(metadata["model"], num_classes=len(classes), variant=metadata["variant"])
+        preparation = Preparation(**metadata["preparation"])
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path}: does not say what 'fastconv train' writes about its model ({error!r})") from error
     load(model, path)

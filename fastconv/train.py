@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -167,6 +168,7 @@ def fit(
     rng = np.random.default_rng(rng)
     if optimizer is None:
         optimizer = SGD(model.parameters(), lr, momentum=0.9, nesterov=True, weight_decay=5e-4)
+    rate = optimizer.lr
     batches = -(-len(x) // batch_size)
     schedule = CosineAnnealingLR(optimizer, epochs * batches)
     history: list[Epoch] = []
@@ -183,7 +185,7 @@ def fit(
                 scores, backward = model.forward(inputs)
                 value, dscores = loss(scores, target, return_grad=True)
                 if not np.isfinite(value):
-                    raise ValueError(f"the loss became {value} in epoch {epoch}: try a lower learning rate than {lr}")
+                    raise ValueError(f"the loss became {value} in epoch {epoch}: try a lower learning rate than {rate}")
                 optimizer.zero_grad()
                 backward(dscores, needs_dx=False)
                 optimizer.step()
@@ -231,4 +233,6 @@ def _bar(total: int) -> Any:
         from tqdm import tqdm
     except ImportError as error:
         raise ImportError('the progress bar needs tqdm, which is missing: pip install "fastconv[train]"') from error
-    return tqdm(total=total, desc="training", unit="batch", dynamic_ncols=True)
+    # Into a file or a pipe, where each refresh adds a line, the ends of epochs are enough.
+    pause = 0.1 if sys.stderr.isatty() else 3600
+    return tqdm(total=total, desc="training", unit="batch", dynamic_ncols=True, mininterval=pause)
