@@ -96,6 +96,15 @@ def evaluate(
     ------
     ValueError
         If `x` and `y` differ in length or are empty.
+
+    Examples
+    --------
+    >>> from fastconv.layers import Linear
+    >>> model = Linear(2, 2)
+    >>> model.load_state_dict({"weight": np.eye(2), "bias": np.zeros(2)})
+    >>> result = evaluate(model, np.array([[3, 0], [0, 3], [1, 0]], np.float32), np.array([0, 1, 1]))
+    >>> result.confusion.tolist()
+    [[1, 0], [1, 1]]
     """
     _check_data(x, y, "x", "y")
     scores = np.concatenate([model(x[i : i + batch_size]) for i in range(0, len(x), batch_size)])
@@ -114,7 +123,7 @@ def fit(
     epochs: int = 10,
     batch_size: int = 64,
     optimizer: SGD | Adam | None = None,
-    lr: float = 0.05,
+    lr: float = 0.02,
     loss: Callable[..., Any] = cross_entropy,
     augment: Callable[[np.ndarray, Rng], np.ndarray] | None = None,
     rng: Rng = None,
@@ -158,6 +167,14 @@ def fit(
         If data are empty or differ in length, a number is out of range, or the loss stops being finite.
     ImportError
         If `progress` is asked for and tqdm is missing.
+
+    Examples
+    --------
+    >>> from fastconv.layers import Linear
+    >>> x = np.random.default_rng(0).standard_normal((200, 2), np.float32)
+    >>> history = fit(Linear(2, 2, rng=0), x, (x[:, 0] > 0).astype(int), epochs=5, rng=0, progress=False)
+    >>> history[-1].accuracy > 0.9
+    True
     """
     _check_data(x, y, "x", "y")
     if validation is not None:
