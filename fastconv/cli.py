@@ -22,7 +22,7 @@ __all__ = ["main"]
 # What `train` does unless told otherwise, by network and variant.
 _RECIPES: dict[tuple[str, str], dict[str, Any]] = {
     ("lenet5", "paper"): {"epochs": 40, "batch_size": 64, "lr": 0.003, "weight_decay": 0.0, "loss": "rbf_loss"},
-    ("lenet5", "modern"): {"epochs": 40, "batch_size": 64, "lr": 0.05, "weight_decay": 5e-4, "loss": "cross_entropy"},
+    ("lenet5", "modern"): {"epochs": 40, "batch_size": 64, "lr": 0.02, "weight_decay": 5e-4, "loss": "cross_entropy"},
 }
 _MOMENTUM = 0.9  # Nesterov's
 
@@ -88,7 +88,7 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--epochs", type=_positive, metavar="N", help="passes over the training digits (default: 40)")
     train.add_argument("--batch-size", type=_positive, metavar="N", help="digits per step (default: 64)")
     train.add_argument(
-        "--lr", type=_positive_float, metavar="RATE", help="highest learning rate (default: 0.003 or 0.05, by variant)"
+        "--lr", type=_positive_float, metavar="RATE", help="highest learning rate (default: 0.003 or 0.02, by variant)"
     )
     train.add_argument(
         "--seed", type=_seed, default=0, metavar="N", help="of weights, order and augmentation (default: 0)"
@@ -225,7 +225,7 @@ def _train(options: argparse.Namespace) -> int:
 
     metadata = {
         "model": options.model,
-        "options": {"variant": options.variant},
+        "variant": options.variant,
         "data": digits.name,
         "classes": list(digits.classes),
         "preparation": digits.preparation.to_dict(),
@@ -309,9 +309,9 @@ def _load(path: str) -> tuple[Sequential, dict[str, Any], Preparation]:
 
     metadata = read_metadata(path)
     try:
-        model = get_model(metadata["model"], **metadata["options"])
-        preparation = Preparation(**metadata["preparation"])
         classes = [str(name) for name in metadata["classes"]]
+        model = get_model(metadata["model"], num_classes=len(classes), variant=metadata["variant"])
+        preparation = Preparation(**metadata["preparation"])
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path}: does not say what 'fastconv train' writes about its model ({error!r})") from error
     load(model, path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -33,6 +34,15 @@ class Preparation:
     size: int
     mean: float
     std: float
+
+    def __post_init__(self) -> None:  # it may come from a file
+        cells = [self.raster, self.zoom, self.size]
+        if not all(isinstance(n, int) and 0 < n <= 4096 for n in cells) or (self.raster + 2) * self.zoom > self.size:
+            raise ValueError(
+                f"preparation: {self.raster} cells and a border, each of {self.zoom} pixels, in {self.size}"
+            )
+        if not (math.isfinite(self.mean) and math.isfinite(self.std) and self.std > 0):
+            raise ValueError(f"preparation: expected a finite mean and a std above 0, got {self.mean} and {self.std}")
 
     def inputs(self, cells: np.ndarray) -> np.ndarray:
         """Bring rasters (N, raster, raster) of ink between 0 and 1 to inputs (N, 1, size, size), float32."""

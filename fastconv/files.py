@@ -95,6 +95,19 @@ def load(model: Layer, path: Path) -> None:
         As `open`.
     ImportError
         If safetensors is missing, with the command that installs it.
+
+    Examples
+    --------
+    >>> import os, tempfile
+    >>> from fastconv.layers import Linear
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = os.path.join(folder, "weights.npz")
+    ...     save(Linear(3, 2), path)
+    ...     try:
+    ...         load(Linear(3, 4), path)
+    ...     except ValueError as error:
+    ...         print(str(error)[len(path) :])
+    : does not fit this Linear: misshapen weight is (2, 3), expected (4, 3), bias is (2,), expected (4,)
     """
     with _open(path) as file:
         check_state(file.shapes, model, os.fspath(path))

@@ -193,11 +193,12 @@ def _filters(figure: Figure, band: SubplotSpec, model: Sequential) -> None:
 
 
 def _maps(figure: Figure, band: SubplotSpec, model: Sequential, image: np.ndarray) -> None:
-    mosaics, titles = [image[0]], ["One digit"]
+    # Titles in the notation of LeNet-5's figure 2.
+    mosaics, titles = [image[0]], ["Maps of one digit"]
     for name, maps in feature_maps(model, image)[:4]:
         shown = maps[:32]
         mosaics.append(_mosaic(shown, max(1, round(len(shown) ** 0.5)), gap=max(1, maps.shape[2] // 12)))
-        titles.append(f"{name}: {len(maps)} maps, {maps.shape[1]}×{maps.shape[2]}")
+        titles.append(f"{name}: {len(maps)}@{maps.shape[1]}×{maps.shape[2]}")
     cells = _cells(band, [mosaic.shape[1] / mosaic.shape[0] for mosaic in mosaics])
     for i, (cell, mosaic, title) in enumerate(zip(cells, mosaics, titles, strict=True)):
         _picture(figure, cell, mosaic, title, cmap="magma" if i else "gray")

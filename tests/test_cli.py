@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,7 +23,10 @@ FILES = ["log.json", "training.png", "weights.safetensors"]
 
 def fastconv(*arguments, **options):
     command = [sys.executable, "-W", "error", "-m", "fastconv", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, encoding="utf-8", timeout=300, **options)
+    environment = {**os.environ, "PYTHONPATH": str(Path(cli.__file__).parent.parent)}  # whatever the working folder
+    return subprocess.run(
+        command, capture_output=True, text=True, encoding="utf-8", timeout=300, env=environment, **options
+    )
 
 
 @pytest.fixture(scope="module")
@@ -194,13 +198,20 @@ def test_wrong_weights_are_status_1(tmp_path, capsys, quick):
     )
     files.save(lenet5(variant="modern"), tmp_path / "mnist.npz", {**metadata, "data": "mnist"})
     assert "was trained on 'mnist'" in failed(["eval", tmp_path / "mnist.npz"], capsys)
+    good = metadata["preparation"]
     for key, value in (
-        ("options", {"variant": "old"}),
-        ("options", {"dtype": "O"}),
-        ("preparation", {"raster": 8}),
+        ("variant", "old"),
+        ("variant", None),
         ("model", []),
+        ("classes", "012"),
+        ("classes", 10),
+        ("preparation", {"raster": 8}),
+        ("preparation", {**good, "raster": 10**9}),
+        ("preparation", {**good, "size": 16}),
+        ("preparation", {**good, "std": 0}),
+        ("preparation", {**good, "mean": "much"}),
     ):
-        files.save(lenet5(), tmp_path / "odd.npz", {**metadata, key: value})
+        files.save(lenet5(), tmp_path / "odd.npz", {**metadata, "variant": "paper", key: value})
         assert "odd.npz: does not say what" in failed(["eval", tmp_path / "odd.npz"], capsys)
 
 

@@ -31,7 +31,7 @@ FORBIDDEN = {("layers", "containers")}
 # Those who call C, and those who choose who computes.
 MAY_SEE = {
     "_native": {"backends", "runtime"},
-    "backends": {"activation", "conv", "linear", "loss", "normalization", "pooling"},
+    "backends": {"activation", "conv", "linear", "loss", "normalization", "optim", "pooling"},
 }
 LEVEL_OF = {module: level for level, modules in enumerate(LEVELS) for module in modules}
 

@@ -55,7 +55,7 @@ def test_figure(variant, epochs, validation):
     assert titles[1].endswith("held out") == validation
     assert titles[2] == "Confusion: 2 of 352 wrong"
     assert any(title.startswith("Filters of c") for title in titles)
-    assert any("16 maps, 5×5" in title for title in titles)
+    assert any("16@5×5" in title for title in titles)
 
 
 def test_drawing_changes_no_global_style():

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import runpy
 import sys
 from itertools import chain, pairwise
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -164,16 +162,6 @@ def test_lenet_learns_real_digits():
     pytest.importorskip("sklearn")
     data = digits()
     model = lenet5(variant="modern", rng=0)
-    optimizer = SGD(model.parameters(), 0.05, momentum=0.9, nesterov=True)
+    optimizer = SGD(model.parameters(), 0.02, momentum=0.9, nesterov=True)
     fit(model, data.x_train, data.y_train, epochs=5, optimizer=optimizer, rng=0, progress=False)
     assert evaluate(model, data.x_test, data.y_test).accuracy >= 0.95
-
-
-def test_the_readme_s_training_loop(capsys):
-    """Functions alone, at most 30 lines, and it learns."""
-    pytest.importorskip("sklearn")
-    path = Path(__file__).parent.parent / "examples" / "numpy_training_loop.py"
-    assert len(path.read_text().splitlines()) <= 30
-    runpy.run_path(str(path))
-    last = capsys.readouterr().out.splitlines()[-1]
-    assert float(last.split(", ")[1].split("%")[0]) >= 95
