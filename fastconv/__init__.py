@@ -1,7 +1,7 @@
 """fastconv: convolution for people who live in NumPy.
 
-Functions take and return plain arrays (`conv2d`, `max_pool2d`, `cross_entropy`, ...); `layers` and `containers` build networks of them,
-`models` has the classic ones, `fit` trains, `save` and `load` keep the weights.
+Functions take and return plain arrays (`conv2d`, `max_pool2d`, `cross_entropy`, ...); `layers` and `containers` build
+networks of them, `models` has the classic ones, `fit` trains, `save` and `load` keep the weights.
 """
 
 from __future__ import annotations

@@ -53,7 +53,8 @@ def _from_protocol(value: Any, name: str) -> np.ndarray:
             raise TypeError(f"{name}: masked arrays are not supported, use .filled(value)")
         return value.view(np.ndarray)
     if hasattr(value, "__dlpack__") and hasattr(value, "__dlpack_device__") and not isinstance(value, np.generic):
-        return np.from_dlpack(value)
+        array: np.ndarray = np.from_dlpack(value)
+        return array
     if hasattr(value, "__array__"):
         return np.asarray(value)
     raise TypeError(
@@ -65,7 +66,8 @@ def same_dtype(first: np.ndarray, first_name: str, other: np.ndarray, other_name
     """Raise TypeError, naming both, if two arrays differ in dtype."""
     if first.dtype != other.dtype:
         raise TypeError(
-            f"{other_name}: dtype {other.dtype} does not match {first_name}'s {first.dtype}; convert one of them with .astype()"
+            f"{other_name}: dtype {other.dtype} does not match {first_name}'s {first.dtype}; "
+            "convert one of them with .astype()"
         )
 
 

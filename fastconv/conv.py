@@ -60,12 +60,13 @@ def _problem(
         raise ValueError(f"weight: every axis must have at least one element, got shape {w_shape}")
     if in_channels % groups or w_shape[0] % groups:
         raise ValueError(
-            f"groups: {groups} does not divide both the input's {in_channels} channels and the weight's {w_shape[0]} filters"
+            f"groups: {groups} does not divide both the input's {in_channels} channels and the weight's "
+            f"{w_shape[0]} filters"
         )
     if w_shape[1] != in_channels // groups:
         raise ValueError(
-            f"weight: expected shape (out_channels, {in_channels // groups}, ...) for an input of {in_channels} channels in "
-            f"{groups} group{'s' * (groups > 1)} ({layout}), got {w_shape}"
+            f"weight: expected shape (out_channels, {in_channels // groups}, ...) for an input of {in_channels} "
+            f"channels in {groups} group{'s' * (groups > 1)} ({layout}), got {w_shape}"
         )
     place = window(_spatial(x_shape, channels_last), w_shape[2:], stride, padding, dilation)
     if math.prod(place.output) * max(x_shape[0], 1) * w_shape[0] >= 2**57:
@@ -142,8 +143,9 @@ def conv2d(
     stride : int or (int, int)
         Pixels from one window to the next, down and across.
     padding : int, (int, int), ((int, int), (int, int)) or {"valid", "same", "full"}
-        Zeros around the image: on all sides, per axis, per axis before and after; or by name. ``"same"`` is TensorFlow's rule
-        (output ``ceil(n / stride)``, the odd element after), ``"full"`` is ``dilation * (k - 1)`` on both sides.
+        Zeros around the image: on all sides, per axis, per axis before and after; or by name. ``"same"`` is
+        TensorFlow's rule (output ``ceil(n / stride)``, the odd element after), ``"full"`` is ``dilation * (k - 1)`` on
+        both sides.
     dilation : int or (int, int)
         Pixels from one filter tap to the next.
     groups : int
@@ -175,8 +177,8 @@ def conv2d(
 
     Notes
     -----
-    Dumoulin & Visin, "A guide to convolution arithmetic for deep learning" (2016), sections 2 and 5.1. An infinite or NaN weight
-    may give NaN where it meets padding: whether zeros are multiplied or skipped is the algorithm's.
+    Dumoulin & Visin, "A guide to convolution arithmetic for deep learning" (2016), sections 2 and 5.1. An infinite or
+    NaN weight may give NaN where it meets padding: whether zeros are multiplied or skipped is the algorithm's.
 
     Examples
     --------
@@ -253,7 +255,8 @@ def conv2d_backward(
 
     Notes
     -----
-    Dumoulin & Visin (2016), section 4: the input gradient is a transposed convolution; the weight gradient correlates x with dy.
+    Dumoulin & Visin (2016), section 4: the input gradient is a transposed convolution; the weight gradient correlates
+    x with dy.
 
     Examples
     --------
@@ -302,7 +305,8 @@ def _examine(x: Any, weight: Any, which: str, **options: Any) -> list[tuple[str,
     layout = options.pop("layout", {3: "NCW", 4: "NCHW", 5: "NCDHW"}.get(x.ndim))
     stride, padding, dilation = options.get("stride", 1), options.get("padding", 0), options.get("dilation", 1)
     problem = _problem(x.shape, weight.shape, x.dtype.name, stride, padding, dilation, options.get("groups", 1), layout)
-    return backend.conv_algorithms(which, *problem)
+    found: list[tuple[str, str | None, float]] = backend.conv_algorithms(which, *problem)
+    return found
 
 
 def algorithms(x: Any, weight: Any, *, which: str = "forward", **options: Any) -> list[str]:

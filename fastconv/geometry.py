@@ -217,7 +217,8 @@ def window(
         if room < 0 or n < 1:
             raise ValueError(
                 f"kernel: a window of {d * (k - 1) + 1} ({k} with dilation {d}) does not fit into the "
-                f"{_AXIS_NAMES[rank][axis]} of {n} + {before} + {after} (input and padding); use a smaller kernel or more padding"
+                f"{_AXIS_NAMES[rank][axis]} of {n} + {before} + {after} (input and padding); "
+                "use a smaller kernel or more padding"
             )
         places = room // s + 1
         if ceil_mode and room % s and places * s < n + before:

@@ -265,9 +265,9 @@ def test_an_array_of_its_own_inputs_may_be_in_one_piece() -> None:
     ids=str,
 )
 def test_windows_that_do_not_fit(x: np.ndarray, weight: np.ndarray, options: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="does not fit|less than 2"):
+    with pytest.raises(ValueError, match=r"does not fit|less than 2"):
         fc.conv2d(x, weight, **options)
-    with pytest.raises(ValueError, match="does not fit|less than 2"):
+    with pytest.raises(ValueError, match=r"does not fit|less than 2"):
         fc.conv2d_backward(f32(1, 1, 1, 1), x, weight, **options)
 
 

@@ -32,5 +32,5 @@ def backend_of(array: Any, function: str) -> ModuleType:
 
 
 def on_change(forget: Callable[[], None]) -> None:
-    """Have `forget` called when plans made so far are no longer what a backend would make: who caches plans drops them."""
+    """Have `forget` called when a backend would no longer make the plans that it made: who caches them drops them."""
     cpu.on_change(forget)

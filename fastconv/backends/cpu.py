@@ -1,7 +1,7 @@
 """The CPU backend: NumPy arrays, computed by the C library.
 
-The functional modules call these with arrays that they have checked and shapes that they have worked out; another backend has the
-same functions.
+The functional modules call these with arrays that they have checked and shapes that they have worked out; another
+backend has the same functions.
 """
 
 from __future__ import annotations
@@ -177,7 +177,7 @@ def holds_integers(value: Any) -> bool:
 
 
 def integers(value: Any, name: str, dtype: str = "") -> np.ndarray:
-    """Return `value` as a dense array of int32 or int64: of `dtype`, by default of its own if it is one of these, else int64.
+    """Return `value` as a dense array of int32 or int64: of `dtype`, or of its own if it is one of these, or int64.
 
     Raises
     ------
