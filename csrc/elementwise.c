@@ -26,7 +26,8 @@ static void map_task(void *context, ptrdiff_t index, int worker)
     m->kernel(m->a + offset, m->b + offset, m->out + offset, fc_min(TASK, m->n - index * TASK));
 }
 
-static fc_status map(fc_map_kernel *kernel, fc_dtype dtype, const void *a, const void *b, void *out, ptrdiff_t n, int threads)
+static fc_status map(fc_map_kernel *kernel, fc_dtype dtype, const void *a, const void *b, void *out, ptrdiff_t n,
+                     int threads)
 {
     map_call call = {kernel, a, b, out, n, fc_size_of(dtype)};
     if (n < 0 || n > LARGEST)
@@ -40,7 +41,8 @@ fc_status fc_activate(fc_activation kind, fc_dtype dtype, const void *x, void *y
     return map(kernels_of(dtype)->activate[kind], dtype, x, x, y, n, threads);
 }
 
-fc_status fc_activate_backward(fc_activation kind, fc_dtype dtype, const void *dy, const void *y, void *dx, ptrdiff_t n, int threads)
+fc_status fc_activate_backward(fc_activation kind, fc_dtype dtype, const void *dy, const void *y, void *dx, ptrdiff_t n,
+                               int threads)
 {
     return map(kernels_of(dtype)->activate_backward[kind], dtype, dy, y, dx, n, threads);
 }
@@ -64,7 +66,10 @@ ptrdiff_t fc_softmax_elements(const fc_softmax_problem *p)
     return n;
 }
 
-static const void *plus(const void *p, ptrdiff_t elements, size_t size) { return p ? (const char *)p + elements * (ptrdiff_t)size : NULL; }
+static const void *plus(const void *p, ptrdiff_t elements, size_t size)
+{
+    return p ? (const char *)p + elements * (ptrdiff_t)size : NULL;
+}
 
 /* The job of `count` columns from `column` on of outer element `outer`. */
 static void softmax_part(softmax_call *call, ptrdiff_t outer, ptrdiff_t column, ptrdiff_t count)
@@ -102,7 +107,8 @@ static void softmax_task(void *context, ptrdiff_t index, int worker)
     }
 }
 
-static fc_status softmax_run(softmax_call *call, fc_softmax_kernel *const kernels[2], const fc_softmax_problem *p, int threads)
+static fc_status softmax_run(softmax_call *call, fc_softmax_kernel *const kernels[2], const fc_softmax_problem *p,
+                             int threads)
 {
     if (fc_softmax_elements(p) < 0)
         return FC_INVALID;
@@ -114,7 +120,8 @@ static fc_status softmax_run(softmax_call *call, fc_softmax_kernel *const kernel
     call->job.step = p->inner;
     call->rows = fc_max(1, TASK / p->classes);
     call->columns = fc_round_up(fc_max(1, TASK / p->classes), 64);
-    const ptrdiff_t tasks = p->inner == 1 ? fc_ceil_div(p->outer, call->rows) : p->outer * fc_ceil_div(p->inner, call->columns);
+    const ptrdiff_t tasks =
+        p->inner == 1 ? fc_ceil_div(p->outer, call->rows) : p->outer * fc_ceil_div(p->inner, call->columns);
     fc_parallel(threads, tasks, softmax_task, call);
     return call->bad ? FC_INVALID : FC_OK;
 }
@@ -131,12 +138,17 @@ fc_status fc_softmax_backward(const fc_softmax_problem *p, const void *dy, const
     return softmax_run(&call, kernels_of(p->dtype)->softmax_backward, p, threads);
 }
 
-fc_status fc_cross_entropy(const fc_softmax_problem *p, const void *logits, const int64_t *classes, const void *probabilities,
-                           void *loss, void *dlogits, double scale, int threads)
+fc_status fc_cross_entropy(const fc_softmax_problem *p, const void *logits, const int64_t *classes,
+                           const void *probabilities, void *loss, void *dlogits, double scale, int threads)
 {
     if ((classes == NULL) == (probabilities == NULL))
         return FC_INVALID;
-    softmax_call call = {.job = {.x = logits, .y = dlogits, .target = classes, .probabilities = probabilities, .loss = loss, .scale = scale}};
+    softmax_call call = {.job = {.x = logits,
+                                 .y = dlogits,
+                                 .target = classes,
+                                 .probabilities = probabilities,
+                                 .loss = loss,
+                                 .scale = scale}};
     return softmax_run(&call, kernels_of(p->dtype)->cross_entropy, p, threads);
 }
 
@@ -160,7 +172,8 @@ static void sgd_task(void *context, ptrdiff_t index, int worker)
               fc_min(TASK, s->n - index * TASK));
 }
 
-fc_status fc_sgd(const fc_sgd_step *step, fc_dtype dtype, void *value, const void *grad, void *velocity, ptrdiff_t n, int threads)
+fc_status fc_sgd(const fc_sgd_step *step, fc_dtype dtype, void *value, const void *grad, void *velocity, ptrdiff_t n,
+                 int threads)
 {
     if (n < 0 || n > LARGEST)
         return FC_INVALID;

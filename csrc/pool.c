@@ -15,7 +15,8 @@ static bool multiply(ptrdiff_t *product, ptrdiff_t factor)
 ptrdiff_t fc_pool_elements(const fc_pool_problem *p, int array)
 {
     ptrdiff_t x = 1, y = 1;
-    bool fits = multiply(&x, p->batch) && multiply(&x, p->channels) && multiply(&y, p->batch) && multiply(&y, p->channels);
+    bool fits =
+        multiply(&x, p->batch) && multiply(&x, p->channels) && multiply(&y, p->batch) && multiply(&y, p->channels);
     for (int a = 0; a < 3; a++) {
         ptrdiff_t span = 1, reach = 1;
         fits = fits && multiply(&x, p->input[a]) && multiply(&y, p->output[a]);
@@ -98,7 +99,8 @@ fc_status fc_max_pool(const fc_pool_problem *problem, const void *x, void *y, vo
         narrow.wide = 1;
     else if (!switches)
         narrow.wide = 0;
-    pool_call call = {.job = {&narrow, x, y, switches}, .kernel = kernels_of(problem->dtype)->max_pool[problem->layout]};
+    pool_call call = {.job = {&narrow, x, y, switches},
+                      .kernel = kernels_of(problem->dtype)->max_pool[problem->layout]};
     pool_rows(&call, narrow.output, threads);
     return FC_OK;
 }
@@ -108,7 +110,8 @@ fc_status fc_max_pool_backward(const fc_pool_problem *p, const void *dy, const v
     if (fc_pool_elements(p, 0) < 0 || too_narrow(p))
         return FC_INVALID;
     const ptrdiff_t x = fc_pool_elements(p, 0), y = fc_pool_elements(p, 1);
-    pool_call call = {.job = {p, dy, dx, (void *)switches}, .scatter = kernels_of(p->dtype)->max_pool_backward[p->layout]};
+    pool_call call = {.job = {p, dy, dx, (void *)switches},
+                      .scatter = kernels_of(p->dtype)->max_pool_backward[p->layout]};
     const ptrdiff_t units =
         p->batch * (p->layout == FC_CHANNELS_FIRST ? p->channels : fc_ceil_div(p->channels, FC_SCATTER_CHANNELS));
     if (units > 0)
