@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import settings
 
+import fastconv
 from fastconv import _native
+
+# A module that was built in place is found from the sources' folder alone; tests start Python in others too.
+_home = Path(fastconv.__file__).parent.parent
+if (_home / "setup.py").is_file():
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(_home), os.environ.get("PYTHONPATH")]))
 
 # A test's time depends on the machine and its load, which is no failure.
 settings.register_profile("fastconv", deadline=None, print_blob=True)
