@@ -36,16 +36,35 @@ typedef struct shape {
     ptrdiff_t v, u, m, stage, taps; /* elements */
     ptrdiff_t round; /* blocks whose v is held at once, unless kept */
     size_t worker, shared; /* bytes */
+    /* of the weight gradient */
+    ptrdiff_t range;                       /* panels whose sums are held at once */
+    ptrdiff_t task_vectors, task_panels;   /* of a task: vectors of channels, panels of filters */
+    ptrdiff_t tasks[2];                    /* of a range, along channels and panels */
+    ptrdiff_t d, sums;                     /* elements: dy of a block, sums of a task */
 } shape;
+
+/* What is transformed tile by tile: x, or dy. */
+typedef struct operand {
+    const char *data;
+    ptrdiff_t channels, groups; /* channels of a group */
+    ptrdiff_t size[2], origin[2]; /* of its plane; of the first tile */
+    ptrdiff_t margin; /* of a tile beyond its outputs */
+    ptrdiff_t first;  /* vector of channels that lies first in v */
+    fc_winograd_in *transform;
+} operand;
 
 typedef struct job {
     const fc_conv_plan *plan;
     const fc_sweep *sweep;
     const shape *shape;
-    const char *in, *weight, *bias;
+    operand in, dy; /* dy: of the weight gradient */
+    const char *weight, *bias;
     char *out, *workspace, *shared;
     bool turned;
     ptrdiff_t group, first_block;
+    /* of the weight gradient */
+    ptrdiff_t blocks; /* of the round */
+    ptrdiff_t range, range_vectors; /* first vector of filters, and how many */
 } job;
 
 /* ---- geometry --------------------------------------------------------------------------------------------- */
@@ -86,7 +105,8 @@ typedef struct block {
     ptrdiff_t v[POINTS], m[POINTS];      /* where the point begins */
 } block;
 
-static block block_at(const job *j, ptrdiff_t index)
+/* v: of so many vectors of channels. */
+static block block_at(const job *j, ptrdiff_t index, ptrdiff_t vectors)
 {
     const shape *h = j->shape;
     const ptrdiff_t lanes = j->plan->kernels->lanes;
@@ -106,7 +126,7 @@ static block block_at(const job *j, ptrdiff_t index)
         b.v[p] = v;
         b.m[p] = m;
         /* an odd number of cache lines, so that the points of a tile do not share sets */
-        v += ((h->vectors * b.tiles[p]) | 1) * lanes;
+        v += ((vectors * b.tiles[p]) | 1) * lanes;
         m += b.tiles[p] * h->width + lanes;
     }
     return b;
@@ -124,7 +144,7 @@ static void slots_of(const block *b, ptrdiff_t image, ptrdiff_t down, ptrdiff_t 
 
 static fc_sweep sweep_of(const fc_conv_plan *plan)
 {
-    return plan->problem.pass == FC_FORWARD ? fc_sweep_forward(plan) : fc_sweep_backward_input(plan, 0);
+    return plan->problem.pass == FC_BACKWARD_INPUT ? fc_sweep_backward_input(plan, 0) : fc_sweep_forward(plan);
 }
 
 /* Estimated cycles of a group, from what the kernels take on AVX-512, where two vectors are multiplied and added in a cycle. */
@@ -132,16 +152,17 @@ static double cycles_of(const fc_conv_plan *plan, const fc_sweep *s, const axis 
 {
     const double lanes = (double)plan->kernels->lanes, batch = (double)s->batch;
     const double in = ceil((double)s->channels / lanes), out = ceil((double)s->filters / lanes); /* vectors */
+    const bool gradient = plan->problem.pass == FC_BACKWARD_WEIGHT;
     double product = 0, points = 0, tiles = batch * (double)(down->segments * across->segments);
     for (int i = 0; i < down->pairs; i++)
         for (int k = 0; k < across->pairs; k++) {
             double class_points = (i ? 2 : 4) * (k ? 2 : 4), users = batch * (double)segments_in(down, 0, down->segments, i) * (double)segments_in(across, 0, across->segments, k);
             points += class_points * users;
-            product += class_points * (users > 5 ? users : 5) / 2; /* fewer rows wait for their own sums */
+            product += class_points * (users > 5 || gradient ? users : 5) / 2; /* fewer rows wait for their own sums */
         }
-    double filter = (3.5 * (2 * down->pairs + 2) * (2 * across->pairs + 2) + 75) * ceil(tiles / 256);
+    double filter = (3.5 * (2 * down->pairs + 2) * (2 * across->pairs + 2) + 75) * (gradient ? 1 : ceil(tiles / 256));
     double pixels = batch * (double)(down->length * across->length);
-    return 4000 + (double)s->channels * out * (1.08 * product + filter) + in * (5 * points + 10 * pixels) + out * (4.5 * points + 8 * pixels);
+    return 4000 + (double)s->channels * out * ((gradient ? 1.25 : 1.08) * product + filter) + in * (5 * points + 10 * pixels) + out * (4.5 * points + 8 * pixels);
 }
 
 /* The segments of both axes that cost least. */
@@ -196,6 +217,15 @@ static void cut(const fc_sweep *s, ptrdiff_t target, shape *h)
     h->tiles = h->images * h->axis[0].block * h->axis[1].block;
 }
 
+/* What a worker needs to stage a block. */
+static ptrdiff_t reach_of(const shape *h)
+{
+    ptrdiff_t reach = 1;
+    for (int a = 0; a < 2; a++)
+        reach *= h->axis[a].block * 2 * h->axis[a].pairs + 2;
+    return reach;
+}
+
 static shape shape_of(const fc_conv_plan *plan, const fc_sweep *s)
 {
     const fc_kernels *kernels = plan->kernels;
@@ -212,20 +242,52 @@ static shape shape_of(const fc_conv_plan *plan, const fc_sweep *s)
     if (!h.kept)
         cut(s, fc_max(fc_min(fc_min(BLOCK_BYTES / (h.points * h.width * element), MOST_TILES), most_tiles(plan, s->channels)), 1), &h);
     h.chunk = h.kept ? s->channels : fc_min(s->channels, fc_max(CHUNK, lanes));
-    ptrdiff_t reach = 1, pixels = 1;
-    for (int a = 0; a < 2; a++) {
-        reach *= h.axis[a].block * 2 * h.axis[a].pairs + 2;
-        pixels *= h.axis[a].block * 2 * h.axis[a].pairs;
-    }
     h.v = POINTS * ((h.vectors * h.tiles) | 1) * lanes;
     h.m = POINTS * (h.tiles * h.width + lanes);
     h.u = h.points * (h.chunk * h.width + lanes);
-    h.stage = fc_max(reach, pixels) * lanes;
+    h.stage = reach_of(&h) * lanes;
     h.taps = h.kept ? fc_min(s->channels, KEPT_CHANNELS) * TAPS * lanes : h.chunk * TAPS * lanes;
     h.round = h.kept ? h.blocks : fc_max(fc_min((ptrdiff_t)(plan->limit / 2) / (h.v * element), h.blocks), 1);
     h.worker = (size_t)(fc_round_up((h.m + h.stage + h.taps + (h.kept ? h.v : h.u)) * element, FC_ALIGNMENT) + 8 * FC_ALIGNMENT +
-                        fc_round_up(reach * (ptrdiff_t)sizeof(ptrdiff_t), FC_ALIGNMENT));
+                        fc_round_up(reach_of(&h) * (ptrdiff_t)sizeof(ptrdiff_t), FC_ALIGNMENT));
     h.shared = (size_t)((h.kept ? h.panels * h.u : h.round * h.v) * element);
+    return h;
+}
+
+enum { WAVE_BYTES = 16 << 20, TASK_CHANNELS = 32, TASK_FILTERS = 64 };
+
+static shape shape_of_weights(const fc_conv_plan *plan, const fc_sweep *s, int threads)
+{
+    const fc_kernels *kernels = plan->kernels;
+    const ptrdiff_t element = (ptrdiff_t)fc_size_of(plan->problem.dtype), lanes = kernels->lanes, half = (ptrdiff_t)(plan->limit / 2);
+    shape h = {.vectors = fc_ceil_div(s->channels, lanes), .width = kernels->width[FC_NARROW]};
+    h.panels = fc_ceil_div(s->filters, h.width);
+    choose(plan, s, h.axis);
+    h.points = (2 * h.axis[0].pairs + 2) * (2 * h.axis[1].pairs + 2);
+    cut(s, fc_max(fc_min(MOST_TILES, most_tiles(plan, s->channels + s->filters)), 1), &h);
+    h.v = POINTS * ((h.vectors * h.tiles) | 1) * lanes;
+    h.d = POINTS * ((h.panels * h.width / lanes * h.tiles) | 1) * lanes;
+    ptrdiff_t panel_sums = h.points * (h.vectors * lanes + 1) * h.width * element, wave = h.panels * panel_sums > WAVE_BYTES ? half : fc_min(half, WAVE_BYTES);
+    h.round = fc_max(fc_min(wave / ((h.v + h.d) * element), h.blocks), 1);
+    h.range = h.round == h.blocks ? h.panels : fc_max(fc_min(half / panel_sums, h.panels), 1);
+    h.task_vectors = fc_min(fc_max(TASK_CHANNELS / lanes, 1), h.vectors);
+    h.task_panels = fc_min(fc_max(TASK_FILTERS / h.width, 1), h.range);
+    for (;;) {
+        h.tasks[0] = fc_ceil_div(h.vectors, h.task_vectors);
+        h.tasks[1] = fc_ceil_div(h.range, h.task_panels);
+        if (h.tasks[0] * h.tasks[1] >= 2 * threads || (h.task_panels == 1 && h.task_vectors == 1))
+            break;
+        if (h.task_panels > 1)
+            h.task_panels = fc_ceil_div(h.task_panels, 2);
+        else
+            h.task_vectors = fc_ceil_div(h.task_vectors, 2);
+    }
+    h.sums = h.points * (h.task_vectors * lanes * h.task_panels * h.width + lanes);
+    h.stage = reach_of(&h) * lanes;
+    h.taps = h.task_vectors * lanes * TAPS * lanes;
+    h.worker = (size_t)(fc_round_up((h.stage + h.taps + (h.round == h.blocks ? h.sums : 0)) * element, FC_ALIGNMENT) + 8 * FC_ALIGNMENT +
+                        fc_round_up(reach_of(&h) * (ptrdiff_t)sizeof(ptrdiff_t), FC_ALIGNMENT));
+    h.shared = (size_t)((h.round * (h.v + h.d) + (h.round == h.blocks ? 0 : h.tasks[0] * h.tasks[1] * h.sums)) * element);
     return h;
 }
 
@@ -271,20 +333,19 @@ static void keep_filters(void *context, ptrdiff_t index, int worker)
 /* ---- the input -------------------------------------------------------------------------------------------- */
 
 /* Transforms vectors of channels from first to last of a block. */
-static void transform_input(const job *j, const block *b, ptrdiff_t first, ptrdiff_t last, char *stage, ptrdiff_t *offsets, char *v)
+static void transform_input(const job *j, const operand *x, const block *b, ptrdiff_t first, ptrdiff_t last, char *stage, ptrdiff_t *offsets, char *v)
 {
-    const fc_sweep *s = j->sweep;
     const shape *h = j->shape;
     const fc_kernels *kernels = j->plan->kernels;
     const ptrdiff_t element = (ptrdiff_t)fc_size_of(j->plan->problem.dtype), lanes = kernels->lanes;
     const bool pixels = j->plan->problem.layout == FC_CHANNELS_LAST;
-    const ptrdiff_t height = s->axis[1].input, width = s->axis[2].input, plane = height * width, channels = s->groups * s->channels;
+    const ptrdiff_t width = x->size[1], plane = x->size[0] * width, channels = x->groups * x->channels;
     ptrdiff_t begin[2], length[2], low[2], high[2]; /* of the region; and where the input lies in it */
     for (int a = 0; a < 2; a++) {
-        begin[a] = segment_start(&h->axis[a], b->first[a]) + s->axis[a + 1].origin;
-        length[a] = segment_start(&h->axis[a], b->last[a]) + s->axis[a + 1].origin + 2 - begin[a];
+        begin[a] = segment_start(&h->axis[a], b->first[a]) + x->origin[a];
+        length[a] = segment_start(&h->axis[a], b->last[a]) + x->origin[a] + x->margin - begin[a];
         low[a] = fc_min(fc_max(-begin[a], 0), length[a]);
-        high[a] = fc_max(fc_min(s->axis[a + 1].input - begin[a], length[a]), low[a]);
+        high[a] = fc_max(fc_min(x->size[a] - begin[a], length[a]), low[a]);
     }
     const ptrdiff_t rows = high[0] - low[0], columns = high[1] - low[1];
     const bool whole = columns == width; /* rows follow one another */
@@ -295,34 +356,40 @@ static void transform_input(const job *j, const block *b, ptrdiff_t first, ptrdi
         memset(stage, 0, (size_t)(length[0] * length[1] * lanes * element));
     for (ptrdiff_t n = 0; n < b->images; n++)
         for (ptrdiff_t c = first; c < last; c++) {
-            ptrdiff_t channel = j->group * s->channels + c * lanes, count = fc_min(lanes, s->channels - c * lanes);
+            ptrdiff_t channel = j->group * x->channels + c * lanes, count = fc_min(lanes, x->channels - c * lanes);
             ptrdiff_t pixel = (begin[0] + low[0]) * width + begin[1] + low[1];
             char *to = stage + (low[0] * length[1] + low[1]) * lanes * element;
             if (rows && columns) {
                 if (pixels)
                     for (ptrdiff_t r = 0; r < rows; r++)
-                        kernels->pixels_in(j->in + (((b->image + n) * plane + pixel + r * width) * channels + channel) * element, channels, count,
+                        kernels->pixels_in(x->data + (((b->image + n) * plane + pixel + r * width) * channels + channel) * element, channels, count,
                                            columns, to + r * length[1] * lanes * element);
                 else if (whole)
-                    kernels->planes_in(j->in + (((b->image + n) * channels + channel) * plane + pixel) * element, plane, count, rows * columns, false,
+                    kernels->planes_in(x->data + (((b->image + n) * channels + channel) * plane + pixel) * element, plane, count, rows * columns, false,
                                        to, offsets);
                 else
                     for (ptrdiff_t r = 0; r < rows; r++)
-                        kernels->planes_in(j->in + (((b->image + n) * channels + channel) * plane + pixel + r * width) * element, plane, count, columns,
+                        kernels->planes_in(x->data + (((b->image + n) * channels + channel) * plane + pixel + r * width) * element, plane, count, columns,
                                            false, to + r * length[1] * lanes * element, NULL);
             }
             ptrdiff_t table[POINTS], slots[SLOTS];
             for (int p = 0; p < POINTS; p++)
-                table[p] = b->v[p] + c * b->tiles[p] * lanes;
+                table[p] = b->v[p] + (c - x->first) * b->tiles[p] * lanes;
             for (ptrdiff_t d = b->first[0]; d < b->last[0]; d++)
                 for (ptrdiff_t a = b->first[1]; a < b->last[1]; a++) {
                     slots_of(b, n, d, a, lanes, slots);
                     ptrdiff_t at = (segment_start(&h->axis[0], d) - segment_start(&h->axis[0], b->first[0])) * length[1] +
                                    segment_start(&h->axis[1], a) - segment_start(&h->axis[1], b->first[1]);
-                    kernels->winograd_input(stage + at * lanes * element, length[1] * lanes, segment_pairs(&h->axis[0], d), segment_pairs(&h->axis[1], a),
-                                            v, table, slots);
+                    x->transform(stage + at * lanes * element, length[1] * lanes, segment_pairs(&h->axis[0], d), segment_pairs(&h->axis[1], a), v, table,
+                                 slots);
                 }
         }
+}
+
+static operand operand_of(const fc_conv_plan *plan, const fc_sweep *s, const void *data)
+{
+    return (operand){data, s->channels, s->groups, {s->axis[1].input, s->axis[2].input}, {s->axis[1].origin, s->axis[2].origin}, 2, 0,
+                     plan->kernels->winograd_input};
 }
 
 /* ---- products and output ---------------------------------------------------------------------------------- */
@@ -426,8 +493,8 @@ static void run_block(void *context, ptrdiff_t index, int worker)
     const shape *h = j->shape;
     const ptrdiff_t element = (ptrdiff_t)fc_size_of(j->plan->problem.dtype), lanes = j->plan->kernels->lanes, channels = j->sweep->channels;
     space s = space_of(j, worker);
-    block b = block_at(j, index);
-    transform_input(j, &b, 0, h->vectors, s.stage, s.offsets, s.own);
+    block b = block_at(j, index, h->vectors);
+    transform_input(j, &j->in, &b, 0, h->vectors, s.stage, s.offsets, s.own);
     for (ptrdiff_t panel = 0; panel < h->panels; panel++) {
         ptrdiff_t width = fc_min(h->width, fc_round_up(j->sweep->filters - panel * h->width, lanes));
         multiply(j, &b, width, 0, channels, s.own, j->shared + panel * h->u * element, channels * width + lanes, s.m);
@@ -444,9 +511,9 @@ static void run_input(void *context, ptrdiff_t index, int worker)
     const shape *h = j->shape;
     const ptrdiff_t element = (ptrdiff_t)fc_size_of(j->plan->problem.dtype), pieces = fc_ceil_div(h->vectors, INPUT_VECTORS);
     space s = space_of(j, worker);
-    block b = block_at(j, j->first_block + index / pieces);
+    block b = block_at(j, j->first_block + index / pieces, h->vectors);
     ptrdiff_t first = index % pieces * INPUT_VECTORS;
-    transform_input(j, &b, first, fc_min(first + INPUT_VECTORS, h->vectors), s.stage, s.offsets, j->shared + index / pieces * h->v * element);
+    transform_input(j, &j->in, &b, first, fc_min(first + INPUT_VECTORS, h->vectors), s.stage, s.offsets, j->shared + index / pieces * h->v * element);
 }
 
 /* then every block with every panel. */
@@ -458,13 +525,103 @@ static void run_panel(void *context, ptrdiff_t index, int worker)
     space s = space_of(j, worker);
     ptrdiff_t of_round = index / h->panels, panel = index % h->panels;
     ptrdiff_t width = fc_min(h->width, fc_round_up(j->sweep->filters - panel * h->width, lanes));
-    block b = block_at(j, j->first_block + of_round);
+    block b = block_at(j, j->first_block + of_round, h->vectors);
     for (ptrdiff_t c = 0; c < channels; c += h->chunk) {
         ptrdiff_t last = fc_min(c + h->chunk, channels), pitch = (last - c) * width + lanes;
         transform_filters(j, panel, c, last, s.taps, s.own, pitch);
         multiply(j, &b, width, c, last, j->shared + of_round * h->v * element, s.own, pitch, s.m);
     }
     finish(j, &b, panel, width, s.m, s.stage);
+}
+
+/* ---- the weight gradient ------------------------------------------------------------------------------------ */
+
+/* dw = G' [ sum over tiles of (A dY A') . (B' x B) ] G: at every point a product of channels by filters that reduces over tiles.
+ * d, a block's transformed dy: as v. The sums of a task: [point][channel][filter]. They stay with the worker if one round takes all blocks. */
+
+static void run_gradient_input(void *context, ptrdiff_t index, int worker)
+{
+    const job *j = context;
+    const shape *h = j->shape;
+    const ptrdiff_t element = (ptrdiff_t)fc_size_of(j->plan->problem.dtype), pieces = fc_ceil_div(h->vectors, INPUT_VECTORS);
+    char *at = j->workspace + (size_t)worker * h->worker, *stage = fc_take(&at, h->stage * element);
+    block b = block_at(j, j->first_block + index / pieces, h->vectors);
+    ptrdiff_t first = index % pieces * INPUT_VECTORS;
+    transform_input(j, &j->in, &b, first, fc_min(first + INPUT_VECTORS, h->vectors), stage, fc_take(&at, 0), j->shared + index / pieces * h->v * element);
+}
+
+static void run_gradient_output(void *context, ptrdiff_t index, int worker)
+{
+    const job *j = context;
+    const shape *h = j->shape;
+    const ptrdiff_t element = (ptrdiff_t)fc_size_of(j->plan->problem.dtype), pieces = fc_ceil_div(j->range_vectors, INPUT_VECTORS);
+    char *at = j->workspace + (size_t)worker * h->worker, *stage = fc_take(&at, h->stage * element);
+    block b = block_at(j, j->first_block + index / pieces, j->range_vectors);
+    ptrdiff_t first = index % pieces * INPUT_VECTORS;
+    transform_input(j, &j->dy, &b, j->range + first, j->range + fc_min(first + INPUT_VECTORS, j->range_vectors), stage, fc_take(&at, 0),
+                    j->shared + (h->round * h->v + index / pieces * h->d) * element);
+}
+
+static void run_sums(void *context, ptrdiff_t index, int worker)
+{
+    const job *j = context;
+    const shape *h = j->shape;
+    const fc_kernels *kernels = j->plan->kernels;
+    const ptrdiff_t element = (ptrdiff_t)fc_size_of(j->plan->problem.dtype), lanes = kernels->lanes, across = 2 * h->axis[1].pairs + 2;
+    const ptrdiff_t task_filters = h->task_panels * h->width / lanes; /* vectors */
+    const ptrdiff_t c0 = index % h->tasks[0] * h->task_vectors, c1 = fc_min(c0 + h->task_vectors, h->vectors);
+    const ptrdiff_t f0 = index / h->tasks[0] * task_filters, f1 = fc_min(f0 + task_filters, j->range_vectors);
+    if (f0 >= f1)
+        return;
+    char *at = j->workspace + (size_t)worker * h->worker, *taps = fc_take(&at, h->taps * element);
+    char *sums = h->round == h->blocks ? fc_take(&at, h->sums * element) : j->shared + (h->round * (h->v + h->d) + index * h->sums) * element;
+    const ptrdiff_t columns = (f1 - f0) * lanes, pitch = (c1 - c0) * lanes * columns + lanes;
+    for (ptrdiff_t n = 0; n < j->blocks; n++) {
+        block b = block_at(j, j->first_block + n, h->vectors), d = block_at(j, j->first_block + n, j->range_vectors);
+        const char *v = j->shared + n * h->v * element, *dv = j->shared + (h->round * h->v + n * h->d) * element;
+        for (ptrdiff_t i = 0; i < 2 * h->axis[0].pairs + 2; i++)
+            for (ptrdiff_t k = 0; k < across; k++) {
+                ptrdiff_t p = i * SIDE + k, step = b.tiles[p] * lanes;
+                fc_winograd_outer o = {.dy_pitch = step, .tiles = b.tiles[p], .pitch = columns, .accumulate = j->first_block + n > 0};
+                for (ptrdiff_t c = c0; c < c1; c++)
+                    for (ptrdiff_t f = f0; f < f1; f += 2) {
+                        o.x = v + (b.v[p] + c * step) * element;
+                        o.dy = dv + (d.v[p] + f * step) * element;
+                        o.s = sums + ((i * across + k) * pitch + (c - c0) * lanes * columns + (f - f0) * lanes) * element;
+                        kernels->winograd_outer[fc_min(f1 - f, 2) - 1](&o);
+                    }
+            }
+    }
+    if (j->first_block + j->blocks < h->blocks)
+        return;
+    const ptrdiff_t channels = j->in.channels, filters = j->dy.channels, count = fc_min(c1 * lanes, channels) - c0 * lanes;
+    for (ptrdiff_t f = f0; f < f1; f++) {
+        ptrdiff_t filter = (j->range + f) * lanes;
+        kernels->winograd_taps(sums + (f - f0) * lanes * element, pitch, columns, h->axis[0].pairs, h->axis[1].pairs, count, taps);
+        kernels->planes_out(taps, count * TAPS, j->out + ((j->group * filters + filter) * channels + c0 * lanes) * TAPS * element, channels * TAPS,
+                            fc_min(lanes, filters - filter));
+    }
+}
+
+static void run_weights(const fc_conv_plan *plan, const fc_conv_arrays *arrays, char *space, int threads)
+{
+    fc_sweep s = fc_sweep_forward(plan);
+    shape h = shape_of_weights(plan, &s, threads);
+    const ptrdiff_t panel_vectors = h.width / plan->kernels->lanes, vectors = fc_ceil_div(s.filters, plan->kernels->lanes);
+    job j = {.plan = plan, .sweep = &s, .shape = &h, .in = operand_of(plan, &s, arrays->x), .out = arrays->weight, .workspace = space,
+             .shared = space + (size_t)threads * h.worker};
+    j.dy = (operand){arrays->y, s.filters, s.groups, {s.axis[1].places, s.axis[2].places}, {0, 0}, 0, 0, plan->kernels->winograd_spread};
+    for (j.group = 0; j.group < s.groups; j.group++)
+        for (j.range = 0; j.range < vectors; j.range += h.range * panel_vectors) {
+            j.dy.first = j.range;
+            j.range_vectors = fc_min(h.range * panel_vectors, vectors - j.range);
+            for (j.first_block = 0; j.first_block < h.blocks; j.first_block += h.round) {
+                j.blocks = fc_min(h.round, h.blocks - j.first_block);
+                fc_parallel(threads, j.blocks * fc_ceil_div(h.vectors, INPUT_VECTORS), run_gradient_input, &j);
+                fc_parallel(threads, j.blocks * fc_ceil_div(j.range_vectors, INPUT_VECTORS), run_gradient_output, &j);
+                fc_parallel(threads, h.tasks[0] * h.tasks[1], run_sums, &j);
+            }
+        }
 }
 
 /* ---- the algorithm ---------------------------------------------------------------------------------------- */
@@ -478,9 +635,8 @@ static const char *decline(const fc_conv_plan *plan)
         return "its tiles need a stride of 1";
     if (p->dilation[1] != 1 || p->dilation[2] != 1)
         return "its tiles need a dilation of 1";
-    if (p->pass == FC_BACKWARD_WEIGHT)
-        return "its weight gradient is not there yet";
-    if (most_tiles(plan, (p->pass == FC_FORWARD ? p->in_channels : p->out_channels) / p->groups) < 1)
+    ptrdiff_t x = p->pass == FC_BACKWARD_INPUT ? 0 : p->in_channels, y = p->pass == FC_FORWARD ? 0 : p->out_channels;
+    if (most_tiles(plan, (x + y) / p->groups) < 1)
         return "one tile of so many channels is larger than its workspace may be";
     return NULL;
 }
@@ -495,16 +651,20 @@ static double cost(const fc_conv_plan *plan)
 static size_t workspace(const fc_conv_plan *plan, int threads)
 {
     fc_sweep s = sweep_of(plan);
-    shape h = shape_of(plan, &s);
+    shape h = plan->problem.pass == FC_BACKWARD_WEIGHT ? shape_of_weights(plan, &s, threads) : shape_of(plan, &s);
     return h.worker * (size_t)threads + h.shared;
 }
 
 static void run(const fc_conv_plan *plan, const fc_conv_arrays *arrays, void *space, int threads)
 {
+    if (plan->problem.pass == FC_BACKWARD_WEIGHT) {
+        run_weights(plan, arrays, space, threads);
+        return;
+    }
     fc_sweep s = sweep_of(plan);
     shape h = shape_of(plan, &s);
     bool forward = plan->problem.pass == FC_FORWARD;
-    job j = {.plan = plan, .sweep = &s, .shape = &h, .in = forward ? arrays->x : arrays->y, .weight = arrays->weight,
+    job j = {.plan = plan, .sweep = &s, .shape = &h, .in = operand_of(plan, &s, forward ? arrays->x : arrays->y), .weight = arrays->weight,
              .bias = forward ? arrays->bias : NULL, .out = forward ? arrays->y : arrays->x, .workspace = space,
              .shared = (char *)space + (size_t)threads * h.worker, .turned = !forward};
     for (j.group = 0; j.group < s.groups; j.group++) {

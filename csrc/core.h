@@ -151,6 +151,17 @@ typedef struct fc_winograd_tile {
 
 typedef void fc_winograd_tile_kernel(const fc_winograd_tile *tile);
 
+typedef struct fc_winograd_outer {
+    const void *x, *dy; /* [tile][lanes], and so for each vector of filters, dy_pitch apart */
+    ptrdiff_t dy_pitch, tiles;
+    void *s; /* [channel][filter], channels `pitch` apart */
+    ptrdiff_t pitch;
+    bool accumulate;
+} fc_winograd_outer;
+
+/* A transform of a tile, spatial to points: x or dy. */
+typedef void fc_winograd_in(const void *from, ptrdiff_t pitch, int down, int across, void *to, const ptrdiff_t *table, const ptrdiff_t *slots);
+
 /* ---- depthwise kernels (kernels/depthwise.inc) ------------------------------------------------------------- */
 
 /* Rows of an image to be copied to where they are staged; from and to, pitches and step in elements. */
@@ -223,9 +234,11 @@ typedef struct fc_kernels { /* one real type on one instruction set */
     void (*planes_out)(const void *from, ptrdiff_t n, void *to, ptrdiff_t pitch, ptrdiff_t rows);
     void (*pixels_in)(const void *from, ptrdiff_t pitch, ptrdiff_t rows, ptrdiff_t n, void *to);
     void (*pixels_out)(const void *from, ptrdiff_t n, void *to, ptrdiff_t pitch, ptrdiff_t rows);
-    void (*winograd_input)(const void *from, ptrdiff_t pitch, int down, int across, void *to, const ptrdiff_t *table, const ptrdiff_t *slots);
+    fc_winograd_in *winograd_input, *winograd_spread;
     void (*winograd_output)(const void *from, const ptrdiff_t *table, const ptrdiff_t *slots, int down, int across, const fc_winograd_out *out);
     void (*winograd_filter)(const void *taps, bool turned, int down, int across, ptrdiff_t count, void *to, ptrdiff_t pitch, ptrdiff_t step);
+    void (*winograd_taps)(const void *from, ptrdiff_t pitch, ptrdiff_t step, int down, int across, ptrdiff_t count, void *taps);
+    void (*winograd_outer[2])(const fc_winograd_outer *outer); /* [vectors - 1] */
     fc_winograd_tile_kernel *const *winograd_tile[2]; /* [vectors - 1][rows - 1], rows up to rows[FC_NARROW] */
     /* nothing is read from from_end on; each row may be followed by less than a vector of zeros */
     void (*place)(const fc_patch *patch, const void *from, const void *from_end, void *to);

@@ -44,7 +44,8 @@ def dense(value: Any, name: str, ndim: int | None = None) -> np.ndarray:
         raise ValueError(f"{name}: expected {ndim} axes, got {value.ndim} (shape {value.shape})")
     if not (value.flags.c_contiguous and value.flags.aligned):
         value = np.require(value, requirements=["C", "A"])
-    return value
+    array: np.ndarray = value
+    return array
 
 
 def _from_protocol(value: Any, name: str) -> np.ndarray:
@@ -53,8 +54,7 @@ def _from_protocol(value: Any, name: str) -> np.ndarray:
             raise TypeError(f"{name}: masked arrays are not supported, use .filled(value)")
         return value.view(np.ndarray)
     if hasattr(value, "__dlpack__") and hasattr(value, "__dlpack_device__") and not isinstance(value, np.generic):
-        array: np.ndarray = np.from_dlpack(value)
-        return array
+        return np.from_dlpack(value)
     if hasattr(value, "__array__"):
         return np.asarray(value)
     raise TypeError(

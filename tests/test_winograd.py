@@ -125,12 +125,12 @@ def test_sizes_share_the_filter():
 
 # ---- the algorithm -----------------------------------------------------------------------------------------------
 
-PASSES = ("forward", "backward_input")
+PASSES = ("forward", "backward_input", "backward_weight")
 BOUND = {"float32": 1e-5, "float64": 1e-13}
 
 
 def arrays(rng, dtype, layout, batch, channels, filters, groups, size, padding):
-    out = [n + sum(p) - 2 for n, p in zip(size, padding)]
+    out = [n + sum(p) - 2 for n, p in zip(size, padding, strict=True)]
     shape = (lambda c, s: (batch, c, *s)) if layout == "NCHW" else (lambda c, s: (batch, *s, c))
     x, dy = (rng.standard_normal(shape(c, s)).astype(dtype) for c, s in ((channels, size), (filters, out)))
     w = rng.standard_normal((filters, channels // groups, 3, 3)).astype(dtype)
@@ -149,7 +149,8 @@ def check(which, dtype, layout, batch, channels, filters, groups, size, padding,
     options = {"padding": padding, "groups": groups, "layout": layout}
     expected = compute(which, "reference", *data, **options)
     got = compute(which, "winograd", *data, **options)
-    assert got.shape == expected.shape and got.dtype == expected.dtype
+    assert got.shape == expected.shape
+    assert got.dtype == expected.dtype
     error = np.linalg.norm((got - expected).astype("float64")) / np.linalg.norm(expected.astype("float64"))
     assert error <= BOUND[dtype], (which, dtype, layout, batch, channels, filters, groups, size, padding, error)
     return data, options, got
@@ -206,7 +207,7 @@ def test_many_blocks_and_chunks_on_any_number_of_threads(which, batch, channels,
 
 @pytest.mark.parametrize("which", PASSES)
 def test_accuracy_of_deep_sums(which):
-    """The bound that the documentation states, where the sum is long and the values are those of a trained network's range."""
+    """The bound that the documentation states, where the sum is long and the values are of a trained network's range."""
     check(which, "float32", "NCHW", 1, 512, 512, 1, (14, 14), ((1, 1), (1, 1)))
 
 
