@@ -172,7 +172,7 @@ def fit(
     --------
     >>> from fastconv.layers import Linear
     >>> x = np.random.default_rng(0).standard_normal((200, 2), np.float32)
-    >>> history = fit(Linear(2, 2, rng=0), x, (x[:, 0] > 0).astype(int), epochs=5, rng=0, progress=False)
+    >>> history = fit(Linear(2, 2, rng=0), x, (x[:, 0] > 0).astype(int), epochs=20, rng=0, progress=False)
     >>> history[-1].accuracy > 0.9
     True
     """
