@@ -583,9 +583,14 @@ static void run_sums(void *context, ptrdiff_t index, int worker)
             for (ptrdiff_t k = 0; k < across; k++) {
                 ptrdiff_t p = i * SIDE + k, step = b.tiles[p] * lanes;
                 fc_winograd_outer o = {.dy_pitch = step, .tiles = b.tiles[p], .pitch = columns, .accumulate = j->first_block + n > 0};
+                /* the next point's operands come from afar: each product fetches two vectors' worth of them */
+                ptrdiff_t next = k + 1 < across ? p + 1 : fc_min(p / SIDE + 1, SIDE - 1) * SIDE, part = 0, parts = (c1 - c0 + 1) / 2;
                 for (ptrdiff_t c = c0; c < c1; c++)
-                    for (ptrdiff_t f = f0; f < f1; f += 2) {
+                    for (ptrdiff_t f = f0; f < f1; f += 2, part++) {
                         o.x = v + (b.v[p] + c * step) * element;
+                        o.next = part < parts ? v + (b.v[next] + (c0 + 2 * part) * b.tiles[next] * lanes) * element
+                                 : f0 + 2 * (part - parts) < f1 ? dv + (d.v[next] + (f0 + 2 * (part - parts)) * b.tiles[next] * lanes) * element
+                                                                : o.x;
                         o.dy = dv + (d.v[p] + f * step) * element;
                         o.s = sums + ((i * across + k) * pitch + (c - c0) * lanes * columns + (f - f0) * lanes) * element;
                         kernels->winograd_outer[fc_min(f1 - f, 2) - 1](&o);

@@ -154,6 +154,7 @@ typedef void fc_winograd_tile_kernel(const fc_winograd_tile *tile);
 typedef struct fc_winograd_outer {
     const void *x, *dy; /* [tile][lanes], and so for each vector of filters, dy_pitch apart */
     ptrdiff_t dy_pitch, tiles;
+    const void *next; /* fetched meanwhile, lanes / outer_rows vectors a tile */
     void *s; /* [channel][filter], channels `pitch` apart */
     ptrdiff_t pitch;
     bool accumulate;
