@@ -11,6 +11,7 @@ import shutil
 import sys
 import sysconfig
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy
 from setuptools import Extension, setup
@@ -167,7 +168,10 @@ class BuildLibraries(build_clib):
         for _, build_info in built:
             build_info["include_dirs"] = ["csrc"]
         libraries[:] = built  # the same list that get_library_names reads
-        super().build_libraries(libraries)
+        # Side by side: the kernels of one instruction set take the better part of a minute.
+        build_one = super().build_libraries
+        with ThreadPoolExecutor(min(len(built), os.cpu_count() or 1)) as pool:
+            list(pool.map(build_one, [[library] for library in built]))
 
     def write_stamp(self, content):
         """A file that changes when the flags or the compiler do, for objects to depend on."""
