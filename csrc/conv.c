@@ -14,6 +14,9 @@ enum { ALGORITHMS = sizeof algorithms / sizeof algorithms[0] };
 /* Every size, coordinate and byte offset stays below this, so that sums and differences of a few cannot overflow. */
 static const ptrdiff_t largest = PTRDIFF_MAX / 64;
 
+/* A thread must have this much to do, or waking it costs more than it brings. */
+#define THREAD_SECONDS 20e-6
+
 static bool multiply(ptrdiff_t *product, ptrdiff_t factor)
 {
     if (factor < 0 || __builtin_mul_overflow(*product, factor, product))
@@ -115,6 +118,8 @@ fc_status fc_conv_plan_create(const fc_conv_problem *problem, const char *algori
             return FC_UNSUPPORTED;
         }
     }
+    double estimate = plan.algorithm->cost(&plan) / THREAD_SECONDS;
+    plan.threads = estimate < 1024 ? 1 + (int)estimate : 1024;
     *plan_out = malloc(sizeof plan);
     if (!*plan_out)
         return FC_NOMEM;
@@ -211,6 +216,7 @@ static void bias_block(void *context, ptrdiff_t index, int worker)
 void fc_conv_plan_run(const fc_conv_plan *plan, const fc_conv_arrays *arrays, void *workspace, int threads)
 {
     const fc_conv_problem *p = &plan->problem;
+    threads = threads < plan->threads ? threads : plan->threads;
     if (p->batch == 0) { /* an empty sum where there is anything to write */
         if (p->pass == FC_BACKWARD_WEIGHT) {
             if (arrays->weight)

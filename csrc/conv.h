@@ -13,6 +13,7 @@ struct fc_conv_plan {
     size_t limit; /* workspace bytes per thread */
     const fc_kernels *kernels;
     const fc_conv_algorithm *algorithm;
+    int threads; /* that it can keep busy */
 };
 
 /* An algorithm looks at a plan whose problem is valid and whose algorithm is not yet set. */
