@@ -8,10 +8,12 @@
 #include "conv.h"
 
 enum {
-    STAGE_BYTES = 16 << 10, /* of one plane, staged: stays in the first-level cache beside what is written */
+    STAGE_BYTES = 64 << 10, /* of a box, staged: most planes are one box, and so are read in one go */
+    MOST_STAGE_BYTES = 512 << 10, /* of all planes that are summed up into one: stays in the second-level cache */
     TASK_ELEMENTS = 32 << 10, /* of a task: makes up for its setup */
+    ADD_FILTERS = 64, /* of a task that adds up splits */
     TASKS = 32,     /* of a weight gradient: more threads than that wait */
-    PATIENCE = 128, /* steps that float sums take before they are added to double ones */
+    PATIENCE = 256, /* steps that a sum takes before it is added to a double one */
 };
 
 /* Element strides of an (N,C,D,H,W) or (N,D,H,W,C) array. */
@@ -98,6 +100,7 @@ typedef struct phase {
     int window;
     ptrdiff_t slices, width, taps; /* slices include the channels reduced over */
     ptrdiff_t weights;             /* offset of the first group's */
+    ptrdiff_t count[3];            /* places in the box: phases of an axis may differ by one */
     ptrdiff_t *offsets;
 } phase;
 
@@ -108,6 +111,7 @@ typedef struct shape {
     bool direct; /* rows are written, or dy's read, as they lie */
     fc_boxes boxes;
     ptrdiff_t patches;           /* of a channel, at most */
+    ptrdiff_t staged;            /* elements of a group, all boxes together */
     ptrdiff_t stage, line, temp; /* elements: of all inputs, of a row of temp, of temp */
     ptrdiff_t taps;              /* of a group, all phases together */
     ptrdiff_t sums;              /* weight gradient: elements, of a task's groups */
@@ -129,7 +133,7 @@ static shape shape_of(const fc_conv_plan *plan)
     h.taps = h.inputs * p->kernel[0] * p->kernel[1] * p->kernel[2];
     h.direct = p->layout == FC_CHANNELS_FIRST && h.phases == 1;
     ptrdiff_t places = STAGE_BYTES / element;
-    for (;; places = fc_max(places / 2, 1)) {
+    for (;; places = fc_max(places * 3 / 4, 1)) {
         h.boxes = fc_boxes_of(&h.grid, places);
         fc_box box = {.count = {h.boxes.count[0], h.boxes.count[1], h.boxes.count[2], h.boxes.count[3]}};
         fc_stage stage = fc_stage_of(&h.grid, &box);
@@ -154,7 +158,9 @@ static shape shape_of(const fc_conv_plan *plan)
                             fc_round_up(h.sums * element, FC_ALIGNMENT) + fc_round_up(h.patches * (ptrdiff_t)sizeof(fc_patch), FC_ALIGNMENT) +
                             fc_round_up(h.phases * (ptrdiff_t)sizeof(phase), FC_ALIGNMENT) +
                             fc_round_up(h.taps * (ptrdiff_t)sizeof(ptrdiff_t), FC_ALIGNMENT) + FC_ALIGNMENT);
-        if (h.worker <= plan->limit / 2 || places == 1)
+        h.staged = h.boxes.total * h.inputs * stage.pitch;
+        bool fits = stage.pitch * element <= STAGE_BYTES && h.inputs * stage.pitch * element <= MOST_STAGE_BYTES;
+        if ((h.worker <= plan->limit / 2 && (fits || fc_box_places(&box) < 256)) || places == 1)
             return h;
     }
 }
@@ -170,6 +176,25 @@ typedef struct bench {
     ptrdiff_t patch_count;
     phase *phases;
 } bench;
+
+/* Of `taps` in a row, places `step` apart. */
+static int window_of(ptrdiff_t taps, ptrdiff_t step)
+{
+    switch (step > 2 ? 0 : 10 * taps + step) {
+    case 31:
+        return FC_WINDOW_3;
+    case 32:
+        return FC_WINDOW_3_STEP_2;
+    case 51:
+        return FC_WINDOW_5;
+    case 52:
+        return FC_WINDOW_5_STEP_2;
+    case 71:
+        return FC_WINDOW_7;
+    default:
+        return FC_WINDOW_1;
+    }
+}
 
 /* Whether the taps of each column read `step` rows that follow one another. */
 static bool regular(const ptrdiff_t *offsets, ptrdiff_t height, ptrdiff_t width, ptrdiff_t step, ptrdiff_t pitch)
@@ -191,6 +216,8 @@ static void prepare_phases(bench *b, ptrdiff_t *offsets)
         *f = (phase){.sweep = sweep_of(b->plan, i), .offsets = offsets, .weights = weights};
         const fc_axis *ax = f->sweep.axis;
         ptrdiff_t taps = fc_sweep_taps(&f->sweep), shift = 0;
+        for (int a = 0; a < 3; a++)
+            f->count[a] = fc_max(fc_min(ax[a].places - b->box.first[a + 1], b->box.count[a + 1]), 0);
         f->taps = h->inputs * taps;
         offsets += f->taps;
         weights += b->plan->problem.groups * f->taps;
@@ -204,19 +231,14 @@ static void prepare_phases(bench *b, ptrdiff_t *offsets)
                 shift += (ax[a].origin - h->grid.axis[a].origin) * step[a];
         for (ptrdiff_t t = 0; t < f->taps; t++)
             f->offsets[t] += shift;
-        if (ax[1].taps != 3 && ax[1].taps != 5)
-            continue;
-        int one = ax[1].taps == 3 ? FC_WINDOW_3 : FC_WINDOW_5;
-        bool shared = true;
-        if (regular(f->offsets, ax[1].taps, ax[2].taps, 1, pitch))
-            f->window = one;
-        else if (regular(f->offsets, ax[1].taps, ax[2].taps, 2, pitch))
-            f->window = one + 1;
-        else
-            shared = false;
-        if (shared) {
+        for (ptrdiff_t step = 1; step <= 2; step++) {
+            int window = window_of(ax[1].taps, step);
+            if (window == FC_WINDOW_1 || !regular(f->offsets, ax[1].taps, ax[2].taps, step, pitch))
+                continue;
+            f->window = window;
             f->width = ax[2].taps;
             f->slices = f->taps / (ax[1].taps * ax[2].taps);
+            break;
         }
     }
 }
@@ -276,16 +298,10 @@ static void stage_channel(const bench *b, const char *from, const char *from_end
         b->plan->kernels->place(&b->patches[i], from, from_end, to);
 }
 
-/* Places of a phase in the box: phases of the same axis differ by one. */
-static void counts_of(const bench *b, const phase *f, ptrdiff_t count[3])
-{
-    for (int a = 0; a < 3; a++)
-        count[a] = fc_max(fc_min(f->sweep.axis[a].places - b->box.first[a + 1], b->box.count[a + 1]), 0);
-}
-
 static fc_depthwise job_of(const bench *b, const phase *f)
 {
-    return (fc_depthwise){.in_pitch = b->stage.length[2], .offsets = f->offsets, .slices = f->slices, .width = f->width};
+    return (fc_depthwise){.in_pitch = b->stage.length[2], .offsets = f->offsets, .slices = f->slices, .width = f->width,
+                          .rows = f->count[1], .columns = f->count[2], .relu = b->plan->problem.relu};
 }
 
 /* ---- planes: forward and input gradient -------------------------------------------------------------------------------- */
@@ -304,8 +320,7 @@ static void put_rows(const planes *p, const bench *b, const phase *f, char *to)
 {
     const shape *h = b->shape;
     const ptrdiff_t element = (ptrdiff_t)fc_size_of(p->plan->problem.dtype), plane = b->box.count[1] * b->box.count[2] * h->line;
-    ptrdiff_t count[3], other[3];
-    counts_of(b, f, count);
+    const ptrdiff_t *count = f->count;
     const fc_axis *ax = f->sweep.axis;
     for (ptrdiff_t d = 0; d < count[0]; d++)
         for (ptrdiff_t r = 0; r < count[1]; r++) {
@@ -317,23 +332,36 @@ static void put_rows(const planes *p, const bench *b, const phase *f, char *to)
                 char *first = to + (place + (w->output_first + b->box.first[3] * w->output_step) * p->out.axis[2]) * element;
                 const char *from = row + i * plane * element;
                 ptrdiff_t step = w->output_step * p->out.axis[2];
-                counts_of(b, &f[i], other);
+                const ptrdiff_t columns = f[i].count[2];
                 if (h->row_phases == 2 && step == 2) {
-                    ptrdiff_t odd[3];
-                    counts_of(b, &f[1], odd);
-                    p->plan->kernels->interleave(from, from + plane * element, first, other[2] + odd[2]);
+                    p->plan->kernels->interleave(from, from + plane * element, first, columns + f[1].count[2]);
                     break;
                 }
                 if (step == 1)
-                    p->plan->kernels->copy(from, first, other[2]);
+                    p->plan->kernels->copy(from, first, columns);
                 else if (element == 4)
-                    for (ptrdiff_t j = 0; j < other[2]; j++)
+                    for (ptrdiff_t j = 0; j < columns; j++)
                         ((float *)first)[j * step] = ((const float *)from)[j];
                 else
-                    for (ptrdiff_t j = 0; j < other[2]; j++)
+                    for (ptrdiff_t j = 0; j < columns; j++)
                         ((double *)first)[j * step] = ((const double *)from)[j];
             }
         }
+}
+
+/* While a plane is computed, the next group's is fetched, and, where rows are not written as they are computed, this one's output. */
+static void look_ahead(const planes *p, const shape *h, fc_depthwise *job, const char *next, const char *to, ptrdiff_t output,
+                       ptrdiff_t phase, const ptrdiff_t count[3])
+{
+    const ptrdiff_t element = (ptrdiff_t)fc_size_of(p->plan->problem.dtype), parts = h->phases > 1 ? h->phases / 2 : 1;
+    const ptrdiff_t calls = fc_max(count[0] * count[1], 1) * parts;
+    if (h->boxes.total > 1 || count[0] != 1)
+        return;
+    if (next && output == 0 && phase >= h->phases - parts)
+        job->ahead[0] = (fc_ahead){next + (phase - (h->phases - parts)) * count[1] * (h->inputs * p->in.channel * element / calls),
+                                   h->inputs * p->in.channel * element / calls};
+    if (h->phases > 1 && phase < parts)
+        job->ahead[1] = (fc_ahead){to + phase * count[1] * (p->out.channel * element / calls), p->out.channel * element / calls};
 }
 
 static void run_planes(void *context, ptrdiff_t index, int worker)
@@ -359,14 +387,11 @@ static void run_planes(void *context, ptrdiff_t index, int worker)
             char *to = out + channel * p->out.channel * element;
             for (ptrdiff_t i = 0; i < h->phases; i++) {
                 const phase *f = &b.phases[i];
-                ptrdiff_t count[3], in_row = i % h->row_phases;
-                counts_of(&b, f, count);
+                const ptrdiff_t *count = f->count, in_row = i % h->row_phases;
                 fc_depthwise job = job_of(&b, f);
-                job.rows = count[1];
-                job.columns = count[2];
                 job.weight = p->weight + (f->weights + channel * f->taps) * element;
                 job.bias = p->bias ? p->bias + channel * element : NULL;
-                job.relu = problem->relu;
+                look_ahead(p, h, &job, g + 1 < last ? image + (g + 1) * h->inputs * p->in.channel * element : NULL, to, o, i, count);
                 char *from;
                 ptrdiff_t out_step;
                 if (h->direct) {
@@ -467,22 +492,10 @@ typedef struct gradient {
     strides x_strides, y_strides;
     const char *x, *dy;
     char *workspace;
-    double *totals; /* [split][filter][tap] */
-    ptrdiff_t splits;
+    double *totals; /* [split][filter][tap], or, pitch being not 0, [split][tap][pitch] */
+    ptrdiff_t splits, taps, pitch;
     void *dweight;
 } gradient;
-
-/* Adds the lanes of vectors of sums, in order, to double sums, and clears them. */
-static void flush(fc_dtype dtype, void *sums, ptrdiff_t vectors, ptrdiff_t lanes, double *totals)
-{
-    for (ptrdiff_t i = 0; i < vectors; i++) {
-        double total = 0;
-        for (ptrdiff_t j = 0; j < lanes; j++)
-            total += dtype == FC_FLOAT32 ? (double)((const float *)sums)[i * lanes + j] : ((const double *)sums)[i * lanes + j];
-        totals[i] += total;
-    }
-    memset(sums, 0, (size_t)(vectors * lanes) * fc_size_of(dtype));
-}
 
 static void run_gradient(void *context, ptrdiff_t index, int worker)
 {
@@ -517,8 +530,13 @@ static void run_gradient(void *context, ptrdiff_t index, int worker)
                 ptrdiff_t filter = g * h->outputs + o;
                 const char *dy = p->dy + (n * out->image + filter * out->channel + start) * element;
                 fc_depthwise job = job_of(&b, b.phases);
-                job.rows = count[1];
-                job.columns = count[2];
+                if (h->boxes.total == 1 && count[0] == 1) {
+                    bool more = g + 1 < last;
+                    const char *x = p->x + (more ? n * p->x_strides.image + (g + 1) * p->x_strides.channel : (n + 1) * p->x_strides.image + first * p->x_strides.channel) * element;
+                    if (o == 0)
+                        job.ahead[0] = (fc_ahead){x, p->x_strides.channel * element / count[1]};
+                    job.ahead[1] = (fc_ahead){dy + out->channel * element, out->channel * element / count[1]};
+                }
                 job.sums = b.sums + (filter - first * h->outputs) * h->taps * kernels->lanes * element;
                 for (ptrdiff_t d = 0; d < count[0]; d++) {
                     const char *rows = dy + d * out->axis[0] * element;
@@ -537,39 +555,53 @@ static void run_gradient(void *context, ptrdiff_t index, int worker)
         }
         pending += count[0] * count[1] * fc_ceil_div(count[2], kernels->lanes);
         if (pending >= PATIENCE || unit == unit1 - 1) {
-            flush(problem->dtype, b.sums, vectors, kernels->lanes, totals);
+            kernels->fold(b.sums, vectors, totals);
             pending = 0;
         }
     }
 }
 
-/* Adds the splits in order. */
-static void add_splits(const gradient *p, ptrdiff_t i, ptrdiff_t split_size, ptrdiff_t from)
+/* Adds the splits in order. The last vector of channels of a pixels' sum is that of the last channels. */
+static void add_splits(void *context, ptrdiff_t index, int worker)
 {
-    double total = 0;
-    for (ptrdiff_t split = 0; split < p->splits; split++)
-        total += p->totals[split * split_size + from];
-    if (p->plan->problem.dtype == FC_FLOAT32)
-        ((float *)p->dweight)[i] = (float)total;
-    else
-        ((double *)p->dweight)[i] = total;
+    (void)worker;
+    const gradient *p = context;
+    const ptrdiff_t taps = p->taps, filters = p->plan->problem.out_channels, lanes = p->plan->kernels->lanes;
+    const ptrdiff_t size = taps * (p->pitch ? p->pitch : filters);
+    for (ptrdiff_t k = index * ADD_FILTERS; k < fc_min((index + 1) * ADD_FILTERS, filters); k++) {
+        ptrdiff_t vector = k / lanes * lanes, lane = vector + lanes <= filters ? k : vector + k - (filters - lanes);
+        for (ptrdiff_t t = 0; t < taps; t++) {
+            double total = 0;
+            for (ptrdiff_t split = 0; split < p->splits; split++)
+                total += p->totals[split * size + (p->pitch ? t * p->pitch + lane : k * taps + t)];
+            if (p->plan->problem.dtype == FC_FLOAT32)
+                ((float *)p->dweight)[k * taps + t] = (float)total;
+            else
+                ((double *)p->dweight)[k * taps + t] = total;
+        }
+    }
 }
 
 static void gradient_run(const fc_conv_plan *plan, const fc_conv_arrays *arrays, char *space, int threads)
 {
     shape h = shape_of(plan);
-    gradient p = {.plan = plan, .shape = &h, .x = arrays->x, .dy = arrays->y, .dweight = arrays->weight, .splits = h.splits};
+    gradient p = {.plan = plan, .shape = &h, .x = arrays->x, .dy = arrays->y, .dweight = arrays->weight, .splits = h.splits, .taps = h.taps};
     p.x_strides = strides_of_x(&plan->problem);
     p.y_strides = strides_of_y(plan);
     p.totals = fc_take(&space, (ptrdiff_t)h.shared);
     p.workspace = space;
     fc_parallel(threads, h.blocks * h.splits, run_gradient, &p);
-    ptrdiff_t size = plan->problem.out_channels * h.taps;
-    for (ptrdiff_t i = 0; i < size; i++)
-        add_splits(&p, i, size, i);
+    fc_parallel(threads, fc_ceil_div(plan->problem.out_channels, ADD_FILTERS), add_splits, &p);
 }
 
 /* ---- pixels -------------------------------------------------------------------------------------------------------------- */
+
+/* A window of a sweep, as the kernels take it. */
+typedef struct lines {
+    fc_sweep sweep;
+    int window;
+    ptrdiff_t count, width, step; /* lines, taps of a line, and between the places of a row */
+} lines;
 
 typedef struct pixels_shape {
     ptrdiff_t phases, rows; /* rows of the grid, depth and height together */
@@ -601,6 +633,7 @@ static pixels_shape pixels_shape_of(const fc_conv_plan *plan)
     h.pitch = fc_round_up(p->groups, plan->kernels->lanes);
     ptrdiff_t zeros = fc_round_up(p->groups * element, FC_ALIGNMENT);
     h.worker = (size_t)fc_round_up((h.table + 7) * (ptrdiff_t)sizeof(void *), FC_ALIGNMENT);
+    h.worker += (size_t)fc_round_up(h.phases * (ptrdiff_t)sizeof(lines), FC_ALIGNMENT);
     if (p->pass == FC_BACKWARD_WEIGHT) {
         ptrdiff_t sums = h.taps * h.pitch;
         h.worker += (size_t)fc_round_up(sums * element, FC_ALIGNMENT);
@@ -613,23 +646,16 @@ static pixels_shape pixels_shape_of(const fc_conv_plan *plan)
     return h;
 }
 
-/* A window of a sweep, as the kernels take it. */
-typedef struct lines {
-    fc_sweep sweep;
-    int window;
-    ptrdiff_t count, width, step; /* lines, taps of a line, and between the places of a row */
-} lines;
-
 static lines lines_of(const fc_conv_plan *plan, ptrdiff_t phase)
 {
     lines l = {.sweep = sweep_of(plan, phase), .width = 1, .step = 1};
     const fc_axis *w = &l.sweep.axis[2];
     l.count = fc_sweep_taps(&l.sweep);
-    if ((w->taps == 3 || w->taps == 5) && w->tap_step == 1 && w->step <= 2) {
+    l.window = w->tap_step == 1 ? window_of(w->taps, w->step) : FC_WINDOW_1;
+    if (l.window != FC_WINDOW_1) {
         l.width = w->taps;
         l.step = w->step;
         l.count /= l.width;
-        l.window = (w->taps == 3 ? FC_WINDOW_3 : FC_WINDOW_5) + (w->step == 2);
     }
     return l;
 }
@@ -657,6 +683,23 @@ static void list_pixels(const pixels *p, const lines *l, const char *image, ptrd
 
 static int next_count(ptrdiff_t left) { return left >= 7 ? 7 : left >= 4 ? 4 : left >= 2 ? 2 : 1; }
 
+/* The next row is fetched: what it is the first to read, and what it writes. */
+static void look_ahead_pixels(const pixels *p, const lines *l, const char *image, ptrdiff_t d, ptrdiff_t h, ptrdiff_t w, const char *row,
+                              fc_depthwise_pixels *job)
+{
+    const fc_axis *ax = l->sweep.axis;
+    const ptrdiff_t element = (ptrdiff_t)fc_size_of(p->plan->problem.dtype), pixel = job->channels * element;
+    ptrdiff_t id = ax[0].origin + d * ax[0].step + (ax[0].taps - 1) * ax[0].tap_step;
+    ptrdiff_t ih = ax[1].origin + (h + 1) * ax[1].step + (ax[1].taps - 1) * ax[1].tap_step;
+    ptrdiff_t iw = fc_max(ax[2].origin, 0) + w * ax[2].step;
+    ptrdiff_t vector = p->plan->kernels->lanes * element;
+    job->ahead[0] = job->ahead[1] = (fc_ahead){NULL, 0};
+    if (id >= 0 && id < ax[0].input && ih >= 0 && ih < ax[1].input)
+        job->ahead[0] = (fc_ahead){image + ((id * ax[1].input + ih) * ax[2].input + iw) * pixel, job->count * ax[2].step * vector};
+    if (ax[2].output_first == 0 && h + 1 < ax[1].places)
+        job->ahead[1] = (fc_ahead){row + (ax[1].output_step * ax[2].output + w * ax[2].output_step) * pixel, job->count * ax[2].output_step * vector};
+}
+
 /* One row of the places of a sweep: forward, input gradient, or the weight gradient's sums. */
 static void run_row(const pixels *p, const lines *l, ptrdiff_t n, ptrdiff_t d, ptrdiff_t h, fc_depthwise_pixels *job, const void **table)
 {
@@ -675,6 +718,7 @@ static void run_row(const pixels *p, const lines *l, ptrdiff_t n, ptrdiff_t d, p
         list_pixels(p, l, image, d, h, w, job->count, table);
         for (int q = 0; q < job->count; q++)
             out[q] = row + (w + q) * ax[2].output_step * channels * element;
+        look_ahead_pixels(p, l, image, d, h, w, row, job);
         if (problem->pass == FC_BACKWARD_WEIGHT)
             p->plan->kernels->pixels_sum[l->window](job);
         else
@@ -690,18 +734,21 @@ static void run_pixels(void *context, ptrdiff_t index, int worker)
     const ptrdiff_t element = (ptrdiff_t)fc_size_of(problem->dtype);
     ptrdiff_t n = index / p->blocks, block = index % p->blocks;
     ptrdiff_t first = block * h->rows / p->blocks, last = (block + 1) * h->rows / p->blocks;
-    const void **table = (const void **)(p->workspace + (size_t)worker * h->worker);
-    const char *weight = p->weight;
-    fc_sweep grid = sweep_of(p->plan, 0);
-    for (ptrdiff_t i = 0; i < h->phases; i++) {
-        lines l = lines_of(p->plan, i);
-        fc_depthwise_pixels job = {.channels = problem->groups, .weight = weight, .bias = p->bias, .relu = problem->relu};
-        for (ptrdiff_t r = first; r < last; r++) {
-            ptrdiff_t d = r / grid.axis[1].places, y = r % grid.axis[1].places;
-            if (d < l.sweep.axis[0].places && y < l.sweep.axis[1].places)
-                run_row(p, &l, n, d, y, &job, table);
+    char *space = p->workspace + (size_t)worker * h->worker;
+    const void **table = fc_take(&space, (h->table + 7) * (ptrdiff_t)sizeof(void *));
+    lines *l = fc_take(&space, h->phases * (ptrdiff_t)sizeof(lines));
+    for (ptrdiff_t i = 0; i < h->phases; i++)
+        l[i] = lines_of(p->plan, i);
+    for (ptrdiff_t r = first; r < last; r++) {
+        const char *weight = p->weight;
+        for (ptrdiff_t i = 0; i < h->phases; i++) {
+            const fc_axis *ax = l[i].sweep.axis;
+            ptrdiff_t d = r / l->sweep.axis[1].places, y = r % l->sweep.axis[1].places;
+            fc_depthwise_pixels job = {.channels = problem->groups, .weight = weight, .bias = p->bias, .relu = problem->relu};
+            if (d < ax[0].places && y < ax[1].places)
+                run_row(p, &l[i], n, d, y, &job, table);
+            weight += fc_sweep_taps(&l[i].sweep) * problem->groups * element;
         }
-        weight += fc_sweep_taps(&l.sweep) * problem->groups * element;
     }
 }
 
@@ -752,7 +799,7 @@ static void run_pixels_gradient(void *context, ptrdiff_t split, int worker)
         run_row(p, &l, n, r / l.sweep.axis[1].places, r % l.sweep.axis[1].places, &job, table);
         pending += l.sweep.axis[2].places;
         if (pending >= PATIENCE || unit == last - 1) {
-            flush(problem->dtype, space, size, 1, totals);
+            p->plan->kernels->drain(space, size, totals);
             pending = 0;
         }
     }
@@ -761,7 +808,7 @@ static void run_pixels_gradient(void *context, ptrdiff_t split, int worker)
 static void pixels_gradient_run(const fc_conv_plan *plan, const fc_conv_arrays *arrays, char *space, int threads)
 {
     const fc_conv_problem *problem = &plan->problem;
-    const ptrdiff_t element = (ptrdiff_t)fc_size_of(problem->dtype), channels = problem->groups, lanes = plan->kernels->lanes;
+    const ptrdiff_t element = (ptrdiff_t)fc_size_of(problem->dtype), channels = problem->groups;
     pixels_shape h = pixels_shape_of(plan);
     pixels p = {.plan = plan, .shape = &h, .x = arrays->x, .y = arrays->y};
     p.in_image = strides_of_x(problem).image;
@@ -771,13 +818,8 @@ static void pixels_gradient_run(const fc_conv_plan *plan, const fc_conv_arrays *
     p.workspace = space;
     memset(p.zeros, 0, (size_t)(channels * element));
     fc_parallel(threads, h.splits, run_pixels_gradient, &p);
-    gradient g = {.plan = plan, .totals = p.totals, .splits = h.splits, .dweight = arrays->weight};
-    for (ptrdiff_t c = 0; c < channels; c++) {
-        /* the last vector is that of the last channels */
-        ptrdiff_t vector = c / lanes * lanes, lane = vector + lanes <= channels ? c : vector + c - (channels - lanes);
-        for (ptrdiff_t t = 0; t < h.taps; t++)
-            add_splits(&g, c * h.taps + t, h.taps * h.pitch, t * h.pitch + lane);
-    }
+    gradient g = {.plan = plan, .totals = p.totals, .splits = h.splits, .taps = h.taps, .pitch = h.pitch, .dweight = arrays->weight};
+    fc_parallel(threads, fc_ceil_div(channels, ADD_FILTERS), add_splits, &g);
 }
 
 /* ---- the algorithm ---------------------------------------------------------------------------------------------------------- */
@@ -790,16 +832,24 @@ static const char *decline(const fc_conv_plan *plan)
     return worker > plan->limit ? "what it stages would not fit into the workspace" : NULL;
 }
 
+/* Multiply-adds at two a cycle where taps share what they load, and one where they do not; planes are staged, at two cycles a vector, and
+ * where rows do not lie as they are computed, each element is moved by itself. */
 static double cost(const fc_conv_plan *plan)
 {
     const fc_conv_problem *p = &plan->problem;
-    double lanes = (double)plan->kernels->lanes, places = (double)(plan->output[1] * plan->output[0]), x = 1;
-    for (int a = 0; a < 3; a++)
-        x *= (double)p->input[a];
-    double row = by_pixels(plan) ? (double)plan->output[2] / lanes : (double)fc_ceil_div(plan->output[2], plan->kernels->lanes);
-    double taps = (double)(p->kernel[0] * p->kernel[1] * p->kernel[2]);
-    double cycles = (double)p->out_channels * places * row * (taps * 0.8 + 4) + (double)p->in_channels * x / lanes * 4;
-    return cycles * (double)p->batch / FC_NOMINAL_HERTZ;
+    const int along = by_pixels(plan) ? 2 : 1;
+    const bool back = p->pass == FC_BACKWARD_INPUT, shared = window_of(p->kernel[along], back ? 1 : p->stride[along]) != FC_WINDOW_1;
+    double lanes = (double)plan->kernels->lanes, taps = (double)(p->kernel[0] * p->kernel[1] * p->kernel[2]);
+    double rows = (double)(plan->output[0] * plan->output[1]), vectors = (double)plan->output[2] / lanes, moved = 0;
+    if (!by_pixels(plan)) {
+        shape h = shape_of(plan);
+        vectors = (double)fc_ceil_div(plan->output[2], plan->kernels->lanes);
+        moved = (double)h.staged / lanes * 2;
+        if (p->layout == FC_CHANNELS_LAST)
+            moved += (double)(back ? p->input[0] * p->input[1] * p->input[2] : 0) + rows * (double)(plan->output[2] * h.inputs * h.outputs) * 4;
+    }
+    double computed = (double)(p->out_channels / p->groups) * rows * vectors * taps * (shared ? 0.5 : 1);
+    return (computed + moved) * (double)(p->groups * p->batch) / FC_NOMINAL_HERTZ;
 }
 
 static size_t workspace(const fc_conv_plan *plan, int threads)

@@ -13,11 +13,15 @@ static double cost(const fc_conv_plan *plan)
     const fc_conv_problem *p = &plan->problem;
     if (p->layout == FC_CHANNELS_FIRST && p->pass != FC_BACKWARD_WEIGHT)
         return fc_planes_cost(plan, true);
-    double products = 1; /* nothing to weigh it against: its multiply-adds, at one vector a cycle */
-    for (int a = 0; a < 3; a++)
-        products *= (double)plan->output[a] * (double)p->kernel[a];
-    products *= (double)p->batch * (double)p->out_channels * (double)(p->in_channels / p->groups);
-    return products / (double)plan->kernels->lanes / FC_NOMINAL_HERTZ;
+    /* vectors of the tile's columns at one a cycle, those without a column included; and the pieces that pixels are copied in */
+    const bool last = p->layout == FC_CHANNELS_LAST, turned = last && p->pass == FC_BACKWARD_WEIGHT, back = p->pass == FC_BACKWARD_INPUT;
+    const ptrdiff_t width = plan->kernels->width[FC_NARROW];
+    ptrdiff_t taps = p->kernel[0] * p->kernel[1] * p->kernel[2], depth = taps * (back ? p->out_channels : p->in_channels) / p->groups;
+    ptrdiff_t filters = (back ? p->in_channels : p->out_channels) / p->groups;
+    double places = (double)(plan->output[0] * plan->output[1] * plan->output[2]) * (double)(p->batch * p->groups);
+    double vectors = (turned ? (double)filters * (double)fc_round_up(depth, width) : (double)depth * (double)fc_round_up(filters, width)) /
+                     (double)plan->kernels->lanes;
+    return places * (vectors + (last ? 4 * (double)taps : 0)) / FC_NOMINAL_HERTZ;
 }
 
 static size_t workspace(const fc_conv_plan *plan, int threads)

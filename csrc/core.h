@@ -170,17 +170,24 @@ typedef struct fc_patch {
     ptrdiff_t from, from_pitch, step, to, to_pitch, rows, columns;
 } fc_patch;
 
-/* The taps of a window that share what they load: in columns of 1, 3 or 5 (channels first) or lines of 1, 3 or 5 (channels last), the
+/* The taps of a window that share what they load: in columns of 1, 3, 5 or 7 (channels first) or lines of as many (channels last), the
  * places one step or two apart. */
-enum { FC_WINDOW_1, FC_WINDOW_3, FC_WINDOW_3_STEP_2, FC_WINDOW_5, FC_WINDOW_5_STEP_2, FC_WINDOWS };
+enum { FC_WINDOW_1, FC_WINDOW_3, FC_WINDOW_3_STEP_2, FC_WINDOW_5, FC_WINDOW_5_STEP_2, FC_WINDOW_7, FC_WINDOWS };
 
-/* Rows of one plane. The taps are [slices][height][width], height 1, 3 or 5 as the window says. */
+/* Memory that is touched soon: fetched into the second-level cache, bit by bit, while the kernel computes. */
+typedef struct fc_ahead {
+    const void *at;
+    ptrdiff_t bytes;
+} fc_ahead;
+
+/* Rows of one plane. The taps are [slices][height][width], the height as the window says. */
 typedef struct fc_depthwise {
     const void *in; /* staged, the first place's position; a tap reads at its offset from the place's own */
     ptrdiff_t in_pitch;
     const ptrdiff_t *offsets;
     ptrdiff_t slices, width;
     ptrdiff_t rows, columns;
+    fc_ahead ahead[2]; /* bytes for each row */
     void *out; /* written in whole vectors up to out_end, what is spoilt thereby later; weight gradient: dy, read in whole vectors */
     ptrdiff_t out_pitch;
     const void *out_end;
@@ -193,9 +200,10 @@ typedef struct fc_depthwise {
 /* Pixels of one row, channels last: at least a vector of channels. */
 typedef struct fc_depthwise_pixels {
     int count;             /* 7, 4, 2 or 1 */
-    ptrdiff_t lines;       /* of the window, each of 1, 3 or 5 taps */
+    ptrdiff_t lines;       /* of the window, each of 1, 3, 5 or 7 taps */
     const void *const *in; /* [lines][step * (count - 1) + width] */
     void *const *out;      /* [count]: written, or dy read */
+    fc_ahead ahead[2];     /* bytes for each vector of channels */
     ptrdiff_t channels;
     const void *weight; /* [lines][width][channels] */
     const void *bias;   /* [channels], or NULL */
@@ -245,6 +253,9 @@ typedef struct fc_kernels { /* one real type on one instruction set */
     void (*place)(const fc_patch *patch, const void *from, const void *from_end, void *to);
     /* to[2 i] = even[i], to[2 i + 1] = odd[i], n elements in all */
     void (*interleave)(const void *even, const void *odd, void *to, ptrdiff_t n);
+    /* add vectors of sums, or single ones, to double ones, and clear them */
+    void (*fold)(void *sums, ptrdiff_t vectors, double *totals);
+    void (*drain)(void *sums, ptrdiff_t count, double *totals);
     void (*depthwise[FC_WINDOWS])(const fc_depthwise *);
     void (*depthwise_sum[FC_WINDOWS])(const fc_depthwise *);
     void (*pixels[FC_WINDOWS])(const fc_depthwise_pixels *);
