@@ -85,9 +85,44 @@ typedef struct fc_pool_job {
 
 /* Does units first .. last-1 of a job: rows of `to`, that is runs of one (n, c, d, h) or, channels last, (n, d, h). */
 typedef void fc_pool_kernel(const fc_pool_job *job, ptrdiff_t first, ptrdiff_t last);
-/* The same in units of (n, c) planes or, channels last, of FC_SCATTER_CHANNELS channels of an image. False: a bad switch. */
+/* The same in units of (n, c) planes or, channels last, of FC_SCATTER_CHANNELS channels of an image. False: a bad
+ * switch. */
 typedef bool fc_scatter_kernel(const fc_pool_job *job, ptrdiff_t first, ptrdiff_t last);
 #define FC_SCATTER_CHANNELS 64
+
+/* a / b for a >= 0, b > 0. Divisions of few bits are several times as fast, and these are almost always such. */
+static inline ptrdiff_t fc_quotient(ptrdiff_t a, ptrdiff_t b)
+{
+    if (b == 1)
+        return a;
+    return ((uint64_t)a | (uint64_t)b) >> 32 ? a / b : (ptrdiff_t)((uint32_t)a / (uint32_t)b);
+}
+
+/* Where a row of an array of (plane, d, h, w) stands. */
+typedef struct fc_row {
+    ptrdiff_t plane, d, h;
+} fc_row;
+
+static inline fc_row fc_row_at(ptrdiff_t row, const ptrdiff_t lengths[3])
+{
+    const ptrdiff_t upper = fc_quotient(row, lengths[1]), plane = fc_quotient(upper, lengths[0]);
+    const fc_row at = {plane, upper - plane * lengths[0], row - upper * lengths[1]};
+    return at;
+}
+
+/* `rows` further on, at most to the next d */
+static inline fc_row fc_row_after(fc_row at, ptrdiff_t rows, const ptrdiff_t lengths[3])
+{
+    at.h += rows;
+    if (at.h == lengths[1]) {
+        at.h = 0;
+        if (++at.d == lengths[0]) {
+            at.d = 0;
+            at.plane++;
+        }
+    }
+    return at;
+}
 
 /* The taps first .. last-1 of a window that starts at `start` which lie in 0 .. size-1. */
 typedef struct fc_taps {

@@ -82,8 +82,8 @@ fc_status fc_conv_algorithm_examine(int index, const fc_conv_problem *problem, c
 
 /* ---- pooling -------------------------------------------------------------------------------------------- */
 
-/* Output o of an axis looks at input positions o * stride - pad_before + t * dilation, t < kernel; those outside the input are
- * padding. The output's lengths are the caller's, who decides about rounding; windows may hang over on either side. */
+/* Output o of an axis looks at input positions o * stride - pad_before + t * dilation, t < kernel; those outside the
+ * input are padding. The output's lengths are the caller's, who decides about rounding; windows may hang over. */
 typedef struct fc_pool_problem {
     fc_dtype dtype;
     fc_layout layout;
@@ -97,12 +97,13 @@ typedef struct fc_pool_problem {
 /* Number of elements of x (0) and of y and switches (1), or -1 where the problem makes no sense. */
 ptrdiff_t fc_pool_elements(const fc_pool_problem *problem, int array);
 
-/* A switch is the winner's flat index in its own (D,H,W) plane. The first of equals wins, and the first NaN wins over any number.
- * Padding never wins; a window of nothing else gives -infinity and the switch -1. switches may be NULL. */
+/* A switch is the winner's flat index in its own (D,H,W) plane. The first of equals wins, and the first NaN wins over
+ * any number. Padding never wins; a window of nothing else gives -infinity and the switch -1. switches may be NULL. */
 fc_status fc_max_pool(const fc_pool_problem *problem, const void *x, void *y, void *switches, int threads);
-/* Adds dy up where the switches say; -1 drops it. Of the windows only the output's lengths matter. FC_INVALID for a switch
- * outside the plane. */
-fc_status fc_max_pool_backward(const fc_pool_problem *problem, const void *dy, const void *switches, void *dx, int threads);
+/* Adds dy up where the switches say; -1 drops it. Of the windows only the output's lengths matter. FC_INVALID for a
+ * switch outside the plane. */
+fc_status fc_max_pool_backward(const fc_pool_problem *problem, const void *dy, const void *switches, void *dx,
+                               int threads);
 /* The average of nothing (padding alone, and padding does not count) is NaN. */
 fc_status fc_avg_pool(const fc_pool_problem *problem, const void *x, void *y, int threads);
 fc_status fc_avg_pool_backward(const fc_pool_problem *problem, const void *dy, void *dx, int threads);
@@ -127,19 +128,21 @@ ptrdiff_t fc_softmax_elements(const fc_softmax_problem *problem);
 fc_status fc_softmax(const fc_softmax_problem *problem, const void *x, void *y, int threads);
 fc_status fc_softmax_backward(const fc_softmax_problem *problem, const void *dy, const void *y, void *dx, int threads);
 
-/* loss (outer, inner) = -sum over classes of target * log softmax(logits); dlogits, if not NULL, is its gradient times scale.
- * Exactly one of classes (outer, inner) and probabilities (outer, classes, inner) is not NULL. FC_INVALID for a class that
- * does not exist. */
+/* loss (outer, inner) = -sum over classes of target * log softmax(logits); dlogits, if not NULL, is its gradient times
+ * scale. Exactly one of classes (outer, inner) and probabilities (outer, classes, inner) is not NULL. FC_INVALID for a
+ * class that does not exist. */
 fc_status fc_cross_entropy(const fc_softmax_problem *problem, const void *logits, const int64_t *classes,
                            const void *probabilities, void *loss, void *dlogits, double scale, int threads);
 
 /* One step of stochastic gradient descent over n elements. With velocity (NULL if momentum is 0):
- * g = grad + weight_decay * value; velocity = momentum * velocity + g; value -= rate * (nesterov ? g + momentum * velocity : velocity). */
+ * g = grad + weight_decay * value; velocity = momentum * velocity + g;
+ * value -= rate * (nesterov ? g + momentum * velocity : velocity). */
 typedef struct fc_sgd_step {
     double rate, momentum, weight_decay;
     int nesterov;
 } fc_sgd_step;
-fc_status fc_sgd(const fc_sgd_step *step, fc_dtype dtype, void *value, const void *grad, void *velocity, ptrdiff_t n, int threads);
+fc_status fc_sgd(const fc_sgd_step *step, fc_dtype dtype, void *value, const void *grad, void *velocity, ptrdiff_t n,
+                 int threads);
 
 /* ---- runtime -------------------------------------------------------------------------------------------- */
 

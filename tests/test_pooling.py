@@ -370,6 +370,62 @@ def test_wide_switches(name: str, dtype: str, layout: str, isa: str) -> None:
     np.testing.assert_array_equal(got_switches, laid_out(switches, layout))
 
 
+@each_isa
+@each_dtype
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize(
+    ("size", "kernel", "stride", "padding", "dilation"),
+    [
+        ((5, 6, 7), (2, 3, 2), (1, 2, 1), 1, 1),
+        ((6, 5, 40), (3, 3, 3), (1, 1, 1), 1, 1),
+        ((9, 9, 9), (5, 5, 5), (2, 2, 2), 2, 1),
+        ((4, 6, 30), (2, 2, 3), (2, 1, 2), ((2, 0), (0, 3), (1, 1)), (1, 2, 3)),
+        ((50,), (3,), (2,), 1, 1),
+    ],
+)
+def test_other_ranks(
+    size: Any, kernel: Any, stride: Any, padding: Any, dilation: Any, channels_last: bool, dtype: str, isa: str
+) -> None:
+    """The C kernels have three axes; what is public so far has two."""
+    place = window(size, kernel, stride, padding, dilation, ceil_mode=True)
+    batch, channels = 2, 18
+    x = digits((batch, channels, *size), dtype)
+    flat = x.reshape(batch, channels, -1)
+    y = np.full((batch, channels, *place.output), -np.inf, dtype)
+    switches = np.full(y.shape, -1)
+    mean, spread = np.full(y.shape, np.nan), np.zeros(flat.shape)
+    for output in np.ndindex(*place.output):
+        positions = [
+            taps(o, k, s, d, before, n)
+            for o, k, s, d, (before, _), n in zip(
+                output, kernel, place.stride, place.dilation, place.padding, size, strict=True
+            )
+        ]
+        if all(positions):
+            indices = np.ravel_multi_index(np.meshgrid(*positions, indexing="ij"), size).ravel()
+            best = flat[:, :, indices].argmax(-1)
+            here = (slice(None), slice(None), *output)
+            switches[here] = indices[best]
+            y[here] = np.take_along_axis(flat, switches[here][..., None], -1)[..., 0]
+            mean[here] = flat[:, :, indices].mean(-1, dtype=np.float64)
+            spread[:, :, indices] += y[here][..., None].astype(np.float64) / indices.size
+
+    def show(array: np.ndarray) -> np.ndarray:
+        return np.ascontiguousarray(np.moveaxis(array, 1, -1)) if channels_last else np.ascontiguousarray(array)
+
+    with instruction_set(isa):
+        plan = _native.PoolPlan(dtype, channels_last, batch, channels, place, False, False)
+        got, where, got_mean = np.empty_like(show(y)), np.empty(show(y).shape, np.int32), np.empty_like(show(y))
+        dx = np.empty_like(show(x))
+        plan.max(show(x), got, where, 2)
+        plan.avg(show(x), got_mean, 2)
+        plan.avg_backward(show(np.where(np.isinf(y), 0, y)), dx, 2)
+    np.testing.assert_array_equal(got, show(y))
+    np.testing.assert_array_equal(where, show(switches))
+    np.testing.assert_allclose(got_mean, show(mean), rtol=np.finfo(dtype).eps, atol=1e-15)
+    np.testing.assert_allclose(dx, show(spread.reshape(x.shape)), rtol=0, atol=64 * np.finfo(dtype).eps)
+
+
 @st.composite
 def cases(draw: Any) -> tuple[Case, bool, str, str, str]:
     shape = (
