@@ -11,7 +11,8 @@ enum {
     STAGE_BYTES = 64 << 10, /* of a box, staged: most planes are one box, and so are read in one go */
     MOST_STAGE_BYTES = 512 << 10, /* of all planes that are summed up into one: stays in the second-level cache */
     TASK_ELEMENTS = 32 << 10, /* of a task: makes up for its setup */
-    ADD_FILTERS = 64, /* of a task that adds up splits */
+    ADD_FILTERS = 64, /* of a task that adds up splits: whole vectors */
+    SPLIT_PIXELS = 64, /* make up for a split's sums */
     TASKS = 32,     /* of a weight gradient: more threads than that wait */
     PATIENCE = 256, /* steps that a sum takes before it is added to a double one */
 };
@@ -561,19 +562,27 @@ static void run_gradient(void *context, ptrdiff_t index, int worker)
     }
 }
 
-/* Adds the splits in order. The last vector of channels of a pixels' sum is that of the last channels. */
+/* Adds the splits in order, to the first, and writes the gradients. */
 static void add_splits(void *context, ptrdiff_t index, int worker)
 {
     (void)worker;
     const gradient *p = context;
     const ptrdiff_t taps = p->taps, filters = p->plan->problem.out_channels, lanes = p->plan->kernels->lanes;
-    const ptrdiff_t size = taps * (p->pitch ? p->pitch : filters);
-    for (ptrdiff_t k = index * ADD_FILTERS; k < fc_min((index + 1) * ADD_FILTERS, filters); k++) {
+    const ptrdiff_t first = index * ADD_FILTERS, last = fc_min(first + ADD_FILTERS, filters), pitch = p->pitch;
+    const ptrdiff_t rows = pitch ? taps : 1, size = taps * (pitch ? pitch : filters);
+    const ptrdiff_t from = pitch ? first : first * taps, to = pitch ? fc_min(first + ADD_FILTERS, pitch) : last * taps;
+    for (ptrdiff_t row = 0; row < rows; row++)
+        for (ptrdiff_t split = 1; split < p->splits; split++) {
+            double *total = p->totals + row * pitch;
+            const double *part = total + split * size;
+            for (ptrdiff_t i = from; i < to; i++)
+                total[i] += part[i];
+        }
+    for (ptrdiff_t k = first; k < last; k++) {
+        /* the last vector of channels is that of the last channels */
         ptrdiff_t vector = k / lanes * lanes, lane = vector + lanes <= filters ? k : vector + k - (filters - lanes);
         for (ptrdiff_t t = 0; t < taps; t++) {
-            double total = 0;
-            for (ptrdiff_t split = 0; split < p->splits; split++)
-                total += p->totals[split * size + (p->pitch ? t * p->pitch + lane : k * taps + t)];
+            double total = p->totals[pitch ? t * pitch + lane : k * taps + t];
             if (p->plan->problem.dtype == FC_FLOAT32)
                 ((float *)p->dweight)[k * taps + t] = (float)total;
             else
@@ -638,7 +647,7 @@ static pixels_shape pixels_shape_of(const fc_conv_plan *plan)
         ptrdiff_t sums = h.taps * h.pitch;
         h.worker += (size_t)fc_round_up(sums * element, FC_ALIGNMENT);
         ptrdiff_t room = fc_max((ptrdiff_t)(plan->limit / 2) / (sums * (ptrdiff_t)sizeof(double)), 1);
-        h.splits = fc_min(fc_min(TASKS, h.rows * p->batch), room);
+        h.splits = fc_min(fc_min(TASKS, fc_ceil_div(h.rows * p->batch * plan->output[2], SPLIT_PIXELS)), fc_min(h.rows * p->batch, room));
         h.shared = (size_t)(zeros + h.splits * sums * (ptrdiff_t)sizeof(double));
     } else {
         h.shared = (size_t)(zeros + fc_round_up(h.taps * p->groups * element, FC_ALIGNMENT));
