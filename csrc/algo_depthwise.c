@@ -8,13 +8,13 @@
 #include "conv.h"
 
 enum {
-    STAGE_BYTES = 64 << 10, /* of a box, staged: most planes are one box, and so are read in one go */
+    STAGE_BYTES = 64 << 10,       /* of a box, staged: most planes are one box, and so are read in one go */
     MOST_STAGE_BYTES = 512 << 10, /* of all planes that are summed up into one: stays in the second-level cache */
-    TASK_ELEMENTS = 32 << 10, /* of a task: makes up for its setup */
-    ADD_FILTERS = 64, /* of a task that adds up splits: whole vectors */
-    SPLIT_PIXELS = 64, /* make up for a split's sums */
-    TASKS = 32,     /* of a weight gradient: more threads than that wait */
-    PATIENCE = 256, /* steps that a sum takes before it is added to a double one */
+    TASK_ELEMENTS = 32 << 10,     /* of a task: makes up for its setup */
+    ADD_FILTERS = 64,             /* of a task that adds up splits: whole vectors */
+    SPLIT_PIXELS = 64,            /* make up for a split's sums */
+    TASKS = 32,                   /* of a weight gradient: more threads than that wait */
+    PATIENCE = 256,               /* steps that a sum takes before it is added to a double one */
 };
 
 /* Element strides of an (N,C,D,H,W) or (N,D,H,W,C) array. */
@@ -62,7 +62,8 @@ static ptrdiff_t phase_count(const fc_conv_plan *plan)
 
 static fc_sweep sweep_of(const fc_conv_plan *plan, ptrdiff_t phase)
 {
-    fc_sweep s = plan->problem.pass == FC_BACKWARD_INPUT ? fc_sweep_backward_input(plan, phase) : fc_sweep_forward(plan);
+    fc_sweep s =
+        plan->problem.pass == FC_BACKWARD_INPUT ? fc_sweep_backward_input(plan, phase) : fc_sweep_forward(plan);
     s.batch = 1; /* images are tasks */
     return s;
 }
@@ -142,7 +143,9 @@ static shape shape_of(const fc_conv_plan *plan)
         h.stage = h.inputs * stage.pitch + FC_SLACK;
         h.line = fc_round_up(box.count[3], lanes);
         /* a weight gradient takes from here, too, the rows of dy that no vector may overrun */
-        h.temp = h.direct && !(sums && box.count[3] < lanes) ? 0 : h.row_phases * box.count[1] * box.count[2] * h.line + FC_SLACK;
+        h.temp = h.direct && !(sums && box.count[3] < lanes)
+                     ? 0
+                     : h.row_phases * box.count[1] * box.count[2] * h.line + FC_SLACK;
         h.groups = 1;
         h.sums = 0;
         h.shared = back ? (size_t)(p->groups * h.taps * element) : 0;
@@ -151,12 +154,14 @@ static shape shape_of(const fc_conv_plan *plan)
             h.groups = fc_max(fc_min(most, p->groups / TASKS), 1);
             h.blocks = fc_ceil_div(p->groups, h.groups);
             h.sums = h.groups * h.outputs * h.taps * lanes;
-            ptrdiff_t room = fc_max((ptrdiff_t)(plan->limit / 2) / (p->out_channels * h.taps * (ptrdiff_t)sizeof(double)), 1);
+            ptrdiff_t room =
+                fc_max((ptrdiff_t)(plan->limit / 2) / (p->out_channels * h.taps * (ptrdiff_t)sizeof(double)), 1);
             h.splits = fc_min(fc_min(fc_ceil_div(TASKS, h.blocks), h.boxes.total * p->batch), room);
             h.shared = (size_t)(h.splits * p->out_channels * h.taps) * sizeof(double);
         }
         h.worker = (size_t)(fc_round_up(h.stage * element, FC_ALIGNMENT) + fc_round_up(h.temp * element, FC_ALIGNMENT) +
-                            fc_round_up(h.sums * element, FC_ALIGNMENT) + fc_round_up(h.patches * (ptrdiff_t)sizeof(fc_patch), FC_ALIGNMENT) +
+                            fc_round_up(h.sums * element, FC_ALIGNMENT) +
+                            fc_round_up(h.patches * (ptrdiff_t)sizeof(fc_patch), FC_ALIGNMENT) +
                             fc_round_up(h.phases * (ptrdiff_t)sizeof(phase), FC_ALIGNMENT) +
                             fc_round_up(h.taps * (ptrdiff_t)sizeof(ptrdiff_t), FC_ALIGNMENT) + FC_ALIGNMENT);
         h.staged = h.boxes.total * h.inputs * stage.pitch;
@@ -258,13 +263,16 @@ static void prepare_patches(bench *b, const strides *in)
                 for (int a = 0; a < 3; a++) {
                     start[a] = fc_stage_start(ax, s, a, sub[a]);
                     first[a] = start[a] >= 0 ? 0 : fc_min(fc_ceil_div(-start[a], ax[a].step), s->length[a]);
-                    last[a] = start[a] >= ax[a].input ? 0 : fc_min(fc_ceil_div(ax[a].input - start[a], ax[a].step), s->length[a]);
+                    last[a] = start[a] >= ax[a].input
+                                  ? 0
+                                  : fc_min(fc_ceil_div(ax[a].input - start[a], ax[a].step), s->length[a]);
                 }
                 if (first[1] >= last[1] || first[2] >= last[2])
                     continue;
                 for (ptrdiff_t d = first[0]; d < last[0]; d++)
                     b->patches[b->patch_count++] = (fc_patch){
-                        .from = (start[0] + d * ax[0].step) * in->axis[0] + (start[1] + first[1] * ax[1].step) * in->axis[1] +
+                        .from = (start[0] + d * ax[0].step) * in->axis[0] +
+                                (start[1] + first[1] * ax[1].step) * in->axis[1] +
                                 (start[2] + first[2] * ax[2].step) * in->axis[2],
                         .from_pitch = ax[1].step * in->axis[1],
                         .step = ax[2].step * in->axis[2],
@@ -301,8 +309,13 @@ static void stage_channel(const bench *b, const char *from, const char *from_end
 
 static fc_depthwise job_of(const bench *b, const phase *f)
 {
-    return (fc_depthwise){.in_pitch = b->stage.length[2], .offsets = f->offsets, .slices = f->slices, .width = f->width,
-                          .rows = f->count[1], .columns = f->count[2], .relu = b->plan->problem.relu};
+    return (fc_depthwise){.in_pitch = b->stage.length[2],
+                          .offsets = f->offsets,
+                          .slices = f->slices,
+                          .width = f->width,
+                          .rows = f->count[1],
+                          .columns = f->count[2],
+                          .relu = b->plan->problem.relu};
 }
 
 /* ---- planes: forward and input gradient -------------------------------------------------------------------------------- */
@@ -320,7 +333,8 @@ typedef struct planes {
 static void put_rows(const planes *p, const bench *b, const phase *f, char *to)
 {
     const shape *h = b->shape;
-    const ptrdiff_t element = (ptrdiff_t)fc_size_of(p->plan->problem.dtype), plane = b->box.count[1] * b->box.count[2] * h->line;
+    const ptrdiff_t element = (ptrdiff_t)fc_size_of(p->plan->problem.dtype),
+                    plane = b->box.count[1] * b->box.count[2] * h->line;
     const ptrdiff_t *count = f->count;
     const fc_axis *ax = f->sweep.axis;
     for (ptrdiff_t d = 0; d < count[0]; d++)
@@ -330,7 +344,8 @@ static void put_rows(const planes *p, const bench *b, const phase *f, char *to)
                               (ax[1].output_first + (b->box.first[2] + r) * ax[1].output_step) * p->out.axis[1];
             for (ptrdiff_t i = 0; i < h->row_phases; i++) {
                 const fc_axis *w = &f[i].sweep.axis[2];
-                char *first = to + (place + (w->output_first + b->box.first[3] * w->output_step) * p->out.axis[2]) * element;
+                char *first =
+                    to + (place + (w->output_first + b->box.first[3] * w->output_step) * p->out.axis[2]) * element;
                 const char *from = row + i * plane * element;
                 ptrdiff_t step = w->output_step * p->out.axis[2];
                 const ptrdiff_t columns = f[i].count[2];
@@ -351,18 +366,20 @@ static void put_rows(const planes *p, const bench *b, const phase *f, char *to)
 }
 
 /* While a plane is computed, the next group's is fetched, and, where rows are not written as they are computed, this one's output. */
-static void look_ahead(const planes *p, const shape *h, fc_depthwise *job, const char *next, const char *to, ptrdiff_t output,
-                       ptrdiff_t phase, const ptrdiff_t count[3])
+static void look_ahead(const planes *p, const shape *h, fc_depthwise *job, const char *next, const char *to,
+                       ptrdiff_t output, ptrdiff_t phase, const ptrdiff_t count[3])
 {
     const ptrdiff_t element = (ptrdiff_t)fc_size_of(p->plan->problem.dtype), parts = h->phases > 1 ? h->phases / 2 : 1;
     const ptrdiff_t calls = fc_max(count[0] * count[1], 1) * parts;
     if (h->boxes.total > 1 || count[0] != 1)
         return;
     if (next && output == 0 && phase >= h->phases - parts)
-        job->ahead[0] = (fc_ahead){next + (phase - (h->phases - parts)) * count[1] * (h->inputs * p->in.channel * element / calls),
-                                   h->inputs * p->in.channel * element / calls};
+        job->ahead[0] =
+            (fc_ahead){next + (phase - (h->phases - parts)) * count[1] * (h->inputs * p->in.channel * element / calls),
+                       h->inputs * p->in.channel * element / calls};
     if (h->phases > 1 && phase < parts)
-        job->ahead[1] = (fc_ahead){to + phase * count[1] * (p->out.channel * element / calls), p->out.channel * element / calls};
+        job->ahead[1] =
+            (fc_ahead){to + phase * count[1] * (p->out.channel * element / calls), p->out.channel * element / calls};
 }
 
 static void run_planes(void *context, ptrdiff_t index, int worker)
@@ -372,7 +389,8 @@ static void run_planes(void *context, ptrdiff_t index, int worker)
     const fc_conv_problem *problem = &plan->problem;
     const shape *h = p->shape;
     const ptrdiff_t element = (ptrdiff_t)fc_size_of(problem->dtype);
-    ptrdiff_t box = index % h->boxes.total, block = index / h->boxes.total % p->blocks, n = index / h->boxes.total / p->blocks;
+    ptrdiff_t box = index % h->boxes.total, block = index / h->boxes.total % p->blocks,
+              n = index / h->boxes.total / p->blocks;
     ptrdiff_t first = block * problem->groups / p->blocks, last = (block + 1) * problem->groups / p->blocks;
     bench b = prepare(plan, h, box, p->workspace + (size_t)worker * h->worker, &p->in);
     const ptrdiff_t *box_first = b.box.first;
@@ -382,7 +400,8 @@ static void run_planes(void *context, ptrdiff_t index, int worker)
 
     for (ptrdiff_t g = first; g < last; g++) {
         for (ptrdiff_t i = 0; i < h->inputs; i++)
-            stage_channel(&b, image + (g * h->inputs + i) * p->in.channel * element, end, b.staged + i * b.stage.pitch * element);
+            stage_channel(&b, image + (g * h->inputs + i) * p->in.channel * element, end,
+                          b.staged + i * b.stage.pitch * element);
         for (ptrdiff_t o = 0; o < h->outputs; o++) {
             ptrdiff_t channel = g * h->outputs + o;
             char *to = out + channel * p->out.channel * element;
@@ -392,16 +411,19 @@ static void run_planes(void *context, ptrdiff_t index, int worker)
                 fc_depthwise job = job_of(&b, f);
                 job.weight = p->weight + (f->weights + channel * f->taps) * element;
                 job.bias = p->bias ? p->bias + channel * element : NULL;
-                look_ahead(p, h, &job, g + 1 < last ? image + (g + 1) * h->inputs * p->in.channel * element : NULL, to, o, i, count);
+                look_ahead(p, h, &job, g + 1 < last ? image + (g + 1) * h->inputs * p->in.channel * element : NULL, to,
+                           o, i, count);
                 char *from;
                 ptrdiff_t out_step;
                 if (h->direct) {
-                    from = to + (box_first[1] * p->out.axis[0] + box_first[2] * p->out.axis[1] + box_first[3]) * element;
+                    from =
+                        to + (box_first[1] * p->out.axis[0] + box_first[2] * p->out.axis[1] + box_first[3]) * element;
                     out_step = p->out.axis[0];
                     job.out_pitch = p->out.axis[1];
-                    job.out_end = h->boxes.total == 1
-                                      ? out + last * h->outputs * p->out.channel * element
-                                      : from + ((count[0] - 1) * out_step + (count[1] - 1) * job.out_pitch + count[2]) * element;
+                    job.out_end =
+                        h->boxes.total == 1
+                            ? out + last * h->outputs * p->out.channel * element
+                            : from + ((count[0] - 1) * out_step + (count[1] - 1) * job.out_pitch + count[2]) * element;
                 } else {
                     from = b.temp + in_row * plane * element;
                     out_step = b.box.count[2] * h->line;
@@ -512,7 +534,8 @@ static void run_gradient(void *context, ptrdiff_t index, int worker)
     ptrdiff_t vectors = (last - first) * h->outputs * h->taps;
     double *totals = p->totals + (split * problem->out_channels + first * h->outputs) * h->taps;
     memset(totals, 0, (size_t)vectors * sizeof *totals);
-    const char *x_end = p->x + problem->batch * p->x_strides.image * element, *dy_end = p->dy + problem->batch * p->y_strides.image * element;
+    const char *x_end = p->x + problem->batch * p->x_strides.image * element,
+               *dy_end = p->dy + problem->batch * p->y_strides.image * element;
     const strides *out = &p->y_strides;
     ptrdiff_t box = unit0 / problem->batch, pending = 0;
     bench b = prepare(plan, h, box, p->workspace + (size_t)worker * h->worker, &p->x_strides);
@@ -524,7 +547,8 @@ static void run_gradient(void *context, ptrdiff_t index, int worker)
             b = prepare(plan, h, box, p->workspace + (size_t)worker * h->worker, &p->x_strides);
         }
         const ptrdiff_t *count = b.box.count + 1;
-        const ptrdiff_t start = b.box.first[1] * out->axis[0] + b.box.first[2] * out->axis[1] + b.box.first[3] * out->axis[2];
+        const ptrdiff_t start =
+            b.box.first[1] * out->axis[0] + b.box.first[2] * out->axis[1] + b.box.first[3] * out->axis[2];
         for (ptrdiff_t g = first; g < last; g++) {
             stage_channel(&b, p->x + (n * p->x_strides.image + g * p->x_strides.channel) * element, x_end, b.staged);
             for (ptrdiff_t o = 0; o < h->outputs; o++) {
@@ -533,7 +557,9 @@ static void run_gradient(void *context, ptrdiff_t index, int worker)
                 fc_depthwise job = job_of(&b, b.phases);
                 if (h->boxes.total == 1 && count[0] == 1) {
                     bool more = g + 1 < last;
-                    const char *x = p->x + (more ? n * p->x_strides.image + (g + 1) * p->x_strides.channel : (n + 1) * p->x_strides.image + first * p->x_strides.channel) * element;
+                    const char *x = p->x + (more ? n * p->x_strides.image + (g + 1) * p->x_strides.channel
+                                                 : (n + 1) * p->x_strides.image + first * p->x_strides.channel) *
+                                               element;
                     if (o == 0)
                         job.ahead[0] = (fc_ahead){x, p->x_strides.channel * element / count[1]};
                     job.ahead[1] = (fc_ahead){dy + out->channel * element, out->channel * element / count[1]};
@@ -544,8 +570,13 @@ static void run_gradient(void *context, ptrdiff_t index, int worker)
                     job.in = b.staged + d * b.stage.length[1] * b.stage.length[2] * element;
                     job.out = (void *)rows;
                     job.out_pitch = out->axis[1];
-                    if (!h->direct || (dy_end - rows) / element < (count[1] - 1) * out->axis[1] + fc_max(count[2], kernels->lanes)) {
-                        fc_patch copy = {.from_pitch = out->axis[1], .step = out->axis[2], .to_pitch = h->line, .rows = count[1], .columns = count[2]};
+                    if (!h->direct ||
+                        (dy_end - rows) / element < (count[1] - 1) * out->axis[1] + fc_max(count[2], kernels->lanes)) {
+                        fc_patch copy = {.from_pitch = out->axis[1],
+                                         .step = out->axis[2],
+                                         .to_pitch = h->line,
+                                         .rows = count[1],
+                                         .columns = count[2]};
                         kernels->place(&copy, rows, dy_end, b.temp);
                         job.out = b.temp;
                         job.out_pitch = h->line;
@@ -594,7 +625,13 @@ static void add_splits(void *context, ptrdiff_t index, int worker)
 static void gradient_run(const fc_conv_plan *plan, const fc_conv_arrays *arrays, char *space, int threads)
 {
     shape h = shape_of(plan);
-    gradient p = {.plan = plan, .shape = &h, .x = arrays->x, .dy = arrays->y, .dweight = arrays->weight, .splits = h.splits, .taps = h.taps};
+    gradient p = {.plan = plan,
+                  .shape = &h,
+                  .x = arrays->x,
+                  .dy = arrays->y,
+                  .dweight = arrays->weight,
+                  .splits = h.splits,
+                  .taps = h.taps};
     p.x_strides = strides_of_x(&plan->problem);
     p.y_strides = strides_of_y(plan);
     p.totals = fc_take(&space, (ptrdiff_t)h.shared);
@@ -613,7 +650,7 @@ typedef struct lines {
 } lines;
 
 typedef struct pixels_shape {
-    ptrdiff_t phases, rows; /* rows of the grid, depth and height together */
+    ptrdiff_t phases, rows;       /* rows of the grid, depth and height together */
     ptrdiff_t taps, table, pitch; /* pitch: channels rounded up to vectors */
     ptrdiff_t splits;
     size_t worker, shared;
@@ -624,7 +661,7 @@ typedef struct pixels {
     const pixels_shape *shape;
     const char *x, *bias;
     char *y, *weight, *zeros, *workspace; /* x: what is read along the taps; y: the other */
-    double *totals; /* [split][tap][pitch] */
+    double *totals;                       /* [split][tap][pitch] */
     ptrdiff_t in_image, out_image;
     ptrdiff_t blocks; /* of rows */
 } pixels;
@@ -647,7 +684,8 @@ static pixels_shape pixels_shape_of(const fc_conv_plan *plan)
         ptrdiff_t sums = h.taps * h.pitch;
         h.worker += (size_t)fc_round_up(sums * element, FC_ALIGNMENT);
         ptrdiff_t room = fc_max((ptrdiff_t)(plan->limit / 2) / (sums * (ptrdiff_t)sizeof(double)), 1);
-        h.splits = fc_min(fc_min(TASKS, fc_ceil_div(h.rows * p->batch * plan->output[2], SPLIT_PIXELS)), fc_min(h.rows * p->batch, room));
+        h.splits = fc_min(fc_min(TASKS, fc_ceil_div(h.rows * p->batch * plan->output[2], SPLIT_PIXELS)),
+                          fc_min(h.rows * p->batch, room));
         h.shared = (size_t)(zeros + h.splits * sums * (ptrdiff_t)sizeof(double));
     } else {
         h.shared = (size_t)(zeros + fc_round_up(h.taps * p->groups * element, FC_ALIGNMENT));
@@ -670,8 +708,8 @@ static lines lines_of(const fc_conv_plan *plan, ptrdiff_t phase)
 }
 
 /* Fills the table for `count` places of a row, from place w on. */
-static void list_pixels(const pixels *p, const lines *l, const char *image, ptrdiff_t d, ptrdiff_t h, ptrdiff_t w, int count,
-                        const void **table)
+static void list_pixels(const pixels *p, const lines *l, const char *image, ptrdiff_t d, ptrdiff_t h, ptrdiff_t w,
+                        int count, const void **table)
 {
     const fc_axis *ax = l->sweep.axis;
     const ptrdiff_t pixel = p->plan->problem.groups * (ptrdiff_t)fc_size_of(p->plan->problem.dtype);
@@ -679,7 +717,8 @@ static void list_pixels(const pixels *p, const lines *l, const char *image, ptrd
     ptrdiff_t step = l->width == 1 ? ax[2].step : 1;
     for (ptrdiff_t td = 0; td < ax[0].taps; td++)
         for (ptrdiff_t th = 0; th < ax[1].taps; th++) {
-            ptrdiff_t id = ax[0].origin + d * ax[0].step + td * ax[0].tap_step, ih = ax[1].origin + h * ax[1].step + th * ax[1].tap_step;
+            ptrdiff_t id = ax[0].origin + d * ax[0].step + td * ax[0].tap_step,
+                      ih = ax[1].origin + h * ax[1].step + th * ax[1].tap_step;
             bool inside = id >= 0 && id < ax[0].input && ih >= 0 && ih < ax[1].input;
             const char *row = inside ? image + (id * ax[1].input + ih) * ax[2].input * pixel : NULL;
             for (ptrdiff_t t = 0; t < parts; t++) {
@@ -693,8 +732,8 @@ static void list_pixels(const pixels *p, const lines *l, const char *image, ptrd
 static int next_count(ptrdiff_t left) { return left >= 7 ? 7 : left >= 4 ? 4 : left >= 2 ? 2 : 1; }
 
 /* The next row is fetched: what it is the first to read, and what it writes. */
-static void look_ahead_pixels(const pixels *p, const lines *l, const char *image, ptrdiff_t d, ptrdiff_t h, ptrdiff_t w, const char *row,
-                              fc_depthwise_pixels *job)
+static void look_ahead_pixels(const pixels *p, const lines *l, const char *image, ptrdiff_t d, ptrdiff_t h, ptrdiff_t w,
+                              const char *row, fc_depthwise_pixels *job)
 {
     const fc_axis *ax = l->sweep.axis;
     const ptrdiff_t element = (ptrdiff_t)fc_size_of(p->plan->problem.dtype), pixel = job->channels * element;
@@ -704,20 +743,27 @@ static void look_ahead_pixels(const pixels *p, const lines *l, const char *image
     ptrdiff_t vector = p->plan->kernels->lanes * element;
     job->ahead[0] = job->ahead[1] = (fc_ahead){NULL, 0};
     if (id >= 0 && id < ax[0].input && ih >= 0 && ih < ax[1].input)
-        job->ahead[0] = (fc_ahead){image + ((id * ax[1].input + ih) * ax[2].input + iw) * pixel, job->count * ax[2].step * vector};
+        job->ahead[0] =
+            (fc_ahead){image + ((id * ax[1].input + ih) * ax[2].input + iw) * pixel, job->count * ax[2].step * vector};
     if (ax[2].output_first == 0 && h + 1 < ax[1].places)
-        job->ahead[1] = (fc_ahead){row + (ax[1].output_step * ax[2].output + w * ax[2].output_step) * pixel, job->count * ax[2].output_step * vector};
+        job->ahead[1] = (fc_ahead){row + (ax[1].output_step * ax[2].output + w * ax[2].output_step) * pixel,
+                                   job->count * ax[2].output_step * vector};
 }
 
 /* One row of the places of a sweep: forward, input gradient, or the weight gradient's sums. */
-static void run_row(const pixels *p, const lines *l, ptrdiff_t n, ptrdiff_t d, ptrdiff_t h, fc_depthwise_pixels *job, const void **table)
+static void run_row(const pixels *p, const lines *l, ptrdiff_t n, ptrdiff_t d, ptrdiff_t h, fc_depthwise_pixels *job,
+                    const void **table)
 {
     const fc_conv_problem *problem = &p->plan->problem;
     const fc_axis *ax = l->sweep.axis;
     const ptrdiff_t element = (ptrdiff_t)fc_size_of(problem->dtype), channels = problem->groups;
     const char *image = p->x + n * p->in_image * element;
-    char *row = p->y + (n * p->out_image + (((ax[0].output_first + d * ax[0].output_step) * ax[1].output + ax[1].output_first + h * ax[1].output_step) *
-                                                ax[2].output + ax[2].output_first) * channels) * element;
+    char *row = p->y + (n * p->out_image + (((ax[0].output_first + d * ax[0].output_step) * ax[1].output +
+                                             ax[1].output_first + h * ax[1].output_step) *
+                                                ax[2].output +
+                                            ax[2].output_first) *
+                                               channels) *
+                           element;
     void **out = (void **)(table + p->shape->table);
     job->lines = l->count;
     job->in = table;
@@ -753,7 +799,8 @@ static void run_pixels(void *context, ptrdiff_t index, int worker)
         for (ptrdiff_t i = 0; i < h->phases; i++) {
             const fc_axis *ax = l[i].sweep.axis;
             ptrdiff_t d = r / l->sweep.axis[1].places, y = r % l->sweep.axis[1].places;
-            fc_depthwise_pixels job = {.channels = problem->groups, .weight = weight, .bias = p->bias, .relu = problem->relu};
+            fc_depthwise_pixels job = {
+                .channels = problem->groups, .weight = weight, .bias = p->bias, .relu = problem->relu};
             if (d < ax[0].places && y < ax[1].places)
                 run_row(p, &l[i], n, d, y, &job, table);
             weight += fc_sweep_taps(&l[i].sweep) * problem->groups * element;
@@ -827,7 +874,12 @@ static void pixels_gradient_run(const fc_conv_plan *plan, const fc_conv_arrays *
     p.workspace = space;
     memset(p.zeros, 0, (size_t)(channels * element));
     fc_parallel(threads, h.splits, run_pixels_gradient, &p);
-    gradient g = {.plan = plan, .totals = p.totals, .splits = h.splits, .taps = h.taps, .pitch = h.pitch, .dweight = arrays->weight};
+    gradient g = {.plan = plan,
+                  .totals = p.totals,
+                  .splits = h.splits,
+                  .taps = h.taps,
+                  .pitch = h.pitch,
+                  .dweight = arrays->weight};
     fc_parallel(threads, fc_ceil_div(channels, ADD_FILTERS), add_splits, &g);
 }
 
@@ -847,7 +899,8 @@ static double cost(const fc_conv_plan *plan)
 {
     const fc_conv_problem *p = &plan->problem;
     const int along = by_pixels(plan) ? 2 : 1;
-    const bool back = p->pass == FC_BACKWARD_INPUT, shared = window_of(p->kernel[along], back ? 1 : p->stride[along]) != FC_WINDOW_1;
+    const bool back = p->pass == FC_BACKWARD_INPUT,
+               shared = window_of(p->kernel[along], back ? 1 : p->stride[along]) != FC_WINDOW_1;
     double lanes = (double)plan->kernels->lanes, taps = (double)(p->kernel[0] * p->kernel[1] * p->kernel[2]);
     double rows = (double)(plan->output[0] * plan->output[1]), vectors = (double)plan->output[2] / lanes, moved = 0;
     if (!by_pixels(plan)) {
@@ -855,7 +908,8 @@ static double cost(const fc_conv_plan *plan)
         vectors = (double)fc_ceil_div(plan->output[2], plan->kernels->lanes);
         moved = (double)h.staged / lanes * 2;
         if (p->layout == FC_CHANNELS_LAST)
-            moved += (double)(back ? p->input[0] * p->input[1] * p->input[2] : 0) + rows * (double)(plan->output[2] * h.inputs * h.outputs) * 4;
+            moved += (double)(back ? p->input[0] * p->input[1] * p->input[2] : 0) +
+                     rows * (double)(plan->output[2] * h.inputs * h.outputs) * 4;
     }
     double computed = (double)(p->out_channels / p->groups) * rows * vectors * taps * (shared ? 0.5 : 1);
     return (computed + moved) * (double)(p->groups * p->batch) / FC_NOMINAL_HERTZ;

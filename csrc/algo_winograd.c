@@ -14,42 +14,48 @@
 
 #include <math.h>
 
-enum { TAPS = 9, SIDE = FC_WINOGRAD_SIDE, POINTS = SIDE * SIDE, CLASSES = FC_WINOGRAD_CLASSES, SLOTS = CLASSES * CLASSES };
+enum {
+    TAPS = 9,
+    SIDE = FC_WINOGRAD_SIDE,
+    POINTS = SIDE * SIDE,
+    CLASSES = FC_WINOGRAD_CLASSES,
+    SLOTS = CLASSES * CLASSES
+};
 
 typedef struct axis {
     ptrdiff_t length;         /* outputs */
     ptrdiff_t count[CLASSES]; /* segments of 1, 2, 3 pairs of outputs; the largest come first */
     ptrdiff_t segments;
-    int pairs; /* of the largest */
-    ptrdiff_t block, blocks;  /* segments of a block, at most; blocks */
+    int pairs;               /* of the largest */
+    ptrdiff_t block, blocks; /* segments of a block, at most; blocks */
 } axis;
 
 typedef struct shape {
-    axis axis[2]; /* down, across */
+    axis axis[2];                   /* down, across */
     ptrdiff_t images, image_blocks; /* of a block, at most */
     ptrdiff_t blocks, tiles;        /* tiles of a block, at most */
     ptrdiff_t points;
     ptrdiff_t vectors; /* of channels */
     ptrdiff_t width, panels;
     bool kept;
-    ptrdiff_t chunk; /* channels whose filters are transformed at once */
+    ptrdiff_t chunk;                /* channels whose filters are transformed at once */
     ptrdiff_t v, u, m, stage, taps; /* elements */
-    ptrdiff_t round; /* blocks whose v is held at once, unless kept */
-    size_t worker, shared; /* bytes */
+    ptrdiff_t round;                /* blocks whose v is held at once, unless kept */
+    size_t worker, shared;          /* bytes */
     /* of the weight gradient */
-    ptrdiff_t range;                       /* panels whose sums are held at once */
-    ptrdiff_t task_vectors, task_panels;   /* of a task: vectors of channels, panels of filters */
-    ptrdiff_t tasks[2];                    /* of a range, along channels and panels */
-    ptrdiff_t d, sums;                     /* elements: dy of a block, sums of a task */
+    ptrdiff_t range;                     /* panels whose sums are held at once */
+    ptrdiff_t task_vectors, task_panels; /* of a task: vectors of channels, panels of filters */
+    ptrdiff_t tasks[2];                  /* of a range, along channels and panels */
+    ptrdiff_t d, sums;                   /* elements: dy of a block, sums of a task */
 } shape;
 
 /* What is transformed tile by tile: x, or dy. */
 typedef struct operand {
     const char *data;
-    ptrdiff_t channels, groups; /* channels of a group */
+    ptrdiff_t channels, groups;   /* channels of a group */
     ptrdiff_t size[2], origin[2]; /* of its plane; of the first tile */
-    ptrdiff_t margin; /* of a tile beyond its outputs */
-    ptrdiff_t first;  /* vector of channels that lies first in v */
+    ptrdiff_t margin;             /* of a tile beyond its outputs */
+    ptrdiff_t first;              /* vector of channels that lies first in v */
     fc_winograd_in *transform;
 } operand;
 
@@ -63,7 +69,7 @@ typedef struct job {
     bool turned;
     ptrdiff_t group, first_block;
     /* of the weight gradient */
-    ptrdiff_t blocks; /* of the round */
+    ptrdiff_t blocks;               /* of the round */
     ptrdiff_t range, range_vectors; /* first vector of filters, and how many */
 } job;
 
@@ -82,7 +88,10 @@ static axis axis_of(ptrdiff_t length, ptrdiff_t sixes)
     return a;
 }
 
-static int segment_pairs(const axis *a, ptrdiff_t i) { return i < a->count[2] ? 3 : i < a->count[2] + a->count[1] ? 2 : 1; }
+static int segment_pairs(const axis *a, ptrdiff_t i)
+{
+    return i < a->count[2] ? 3 : i < a->count[2] + a->count[1] ? 2 : 1;
+}
 
 static ptrdiff_t segment_start(const axis *a, ptrdiff_t i)
 {
@@ -99,10 +108,10 @@ static ptrdiff_t segments_in(const axis *a, ptrdiff_t first, ptrdiff_t last, int
 
 typedef struct block {
     ptrdiff_t image, images;
-    ptrdiff_t first[2], last[2];         /* segments */
-    ptrdiff_t users[2][CLASSES];         /* segments that use the class */
-    ptrdiff_t tiles[POINTS];             /* that use the point */
-    ptrdiff_t v[POINTS], m[POINTS];      /* where the point begins */
+    ptrdiff_t first[2], last[2];    /* segments */
+    ptrdiff_t users[2][CLASSES];    /* segments that use the class */
+    ptrdiff_t tiles[POINTS];        /* that use the point */
+    ptrdiff_t v[POINTS], m[POINTS]; /* where the point begins */
 } block;
 
 /* v: of so many vectors of channels. */
@@ -133,11 +142,13 @@ static block block_at(const job *j, ptrdiff_t index, ptrdiff_t vectors)
 }
 
 /* Where tile (image, down, across) of the block lies within each class of points, in units of `step`. */
-static void slots_of(const block *b, ptrdiff_t image, ptrdiff_t down, ptrdiff_t across, ptrdiff_t step, ptrdiff_t *slots)
+static void slots_of(const block *b, ptrdiff_t image, ptrdiff_t down, ptrdiff_t across, ptrdiff_t step,
+                     ptrdiff_t *slots)
 {
     for (int i = 0; i < CLASSES; i++)
         for (int k = 0; k < CLASSES; k++)
-            slots[i * CLASSES + k] = ((image * b->users[0][i] + down - b->first[0]) * b->users[1][k] + across - b->first[1]) * step;
+            slots[i * CLASSES + k] =
+                ((image * b->users[0][i] + down - b->first[0]) * b->users[1][k] + across - b->first[1]) * step;
 }
 
 /* ---- planning --------------------------------------------------------------------------------------------- */
@@ -156,13 +167,16 @@ static double cycles_of(const fc_conv_plan *plan, const fc_sweep *s, const axis 
     double product = 0, points = 0, tiles = batch * (double)(down->segments * across->segments);
     for (int i = 0; i < down->pairs; i++)
         for (int k = 0; k < across->pairs; k++) {
-            double class_points = (i ? 2 : 4) * (k ? 2 : 4), users = batch * (double)segments_in(down, 0, down->segments, i) * (double)segments_in(across, 0, across->segments, k);
+            double class_points = (i ? 2 : 4) * (k ? 2 : 4),
+                   users = batch * (double)segments_in(down, 0, down->segments, i) *
+                           (double)segments_in(across, 0, across->segments, k);
             points += class_points * users;
             product += class_points * (users > 5 || gradient ? users : 5) / 2; /* fewer rows wait for their own sums */
         }
     double filter = (3.5 * (2 * down->pairs + 2) * (2 * across->pairs + 2) + 75) * (gradient ? 1 : ceil(tiles / 256));
     double pixels = batch * (double)(down->length * across->length);
-    return 4000 + (double)s->channels * out * ((gradient ? 1.25 : 1.08) * product + filter) + in * (5 * points + 10 * pixels) + out * (4.5 * points + 8 * pixels);
+    return 4000 + (double)s->channels * out * ((gradient ? 1.25 : 1.08) * product + filter) +
+           in * (5 * points + 10 * pixels) + out * (4.5 * points + 8 * pixels);
 }
 
 /* The segments of both axes that cost least. */
@@ -190,7 +204,12 @@ static double choose(const fc_conv_plan *plan, const fc_sweep *s, axis *chosen)
     return least;
 }
 
-enum { KEPT_BYTES = 6 << 20, KEPT_BLOCKS = 4, KEPT_CHANNELS = 32, KEPT_TILES = 42 }; /* of a task that transforms filters; of a block */
+enum {
+    KEPT_BYTES = 6 << 20,
+    KEPT_BLOCKS = 4,
+    KEPT_CHANNELS = 32,
+    KEPT_TILES = 42
+}; /* of a task that transforms filters; of a block */
 enum { CHUNK = 32, BLOCK_BYTES = 704 << 10, MOST_TILES = 128 };
 
 /* Whose transformed input fits into half of the workspace. */
@@ -240,7 +259,11 @@ static shape shape_of(const fc_conv_plan *plan, const fc_sweep *s)
         h.kept = h.blocks >= KEPT_BLOCKS; /* else panels make more tasks */
     }
     if (!h.kept)
-        cut(s, fc_max(fc_min(fc_min(BLOCK_BYTES / (h.points * h.width * element), MOST_TILES), most_tiles(plan, s->channels)), 1), &h);
+        cut(s,
+            fc_max(
+                fc_min(fc_min(BLOCK_BYTES / (h.points * h.width * element), MOST_TILES), most_tiles(plan, s->channels)),
+                1),
+            &h);
     h.chunk = h.kept ? s->channels : fc_min(s->channels, fc_max(CHUNK, lanes));
     h.v = POINTS * ((h.vectors * h.tiles) | 1) * lanes;
     h.m = POINTS * (h.tiles * h.width + lanes);
@@ -248,8 +271,8 @@ static shape shape_of(const fc_conv_plan *plan, const fc_sweep *s)
     h.stage = reach_of(&h) * lanes;
     h.taps = h.kept ? fc_min(s->channels, KEPT_CHANNELS) * TAPS * lanes : h.chunk * TAPS * lanes;
     h.round = h.kept ? h.blocks : fc_max(fc_min((ptrdiff_t)(plan->limit / 2) / (h.v * element), h.blocks), 1);
-    h.worker = (size_t)(fc_round_up((h.m + h.stage + h.taps + (h.kept ? h.v : h.u)) * element, FC_ALIGNMENT) + 8 * FC_ALIGNMENT +
-                        fc_round_up(reach_of(&h) * (ptrdiff_t)sizeof(ptrdiff_t), FC_ALIGNMENT));
+    h.worker = (size_t)(fc_round_up((h.m + h.stage + h.taps + (h.kept ? h.v : h.u)) * element, FC_ALIGNMENT) +
+                        8 * FC_ALIGNMENT + fc_round_up(reach_of(&h) * (ptrdiff_t)sizeof(ptrdiff_t), FC_ALIGNMENT));
     h.shared = (size_t)((h.kept ? h.panels * h.u : h.round * h.v) * element);
     return h;
 }
@@ -259,7 +282,8 @@ enum { WAVE_BYTES = 16 << 20, TASK_CHANNELS = 32, TASK_FILTERS = 64 };
 static shape shape_of_weights(const fc_conv_plan *plan, const fc_sweep *s, int threads)
 {
     const fc_kernels *kernels = plan->kernels;
-    const ptrdiff_t element = (ptrdiff_t)fc_size_of(plan->problem.dtype), lanes = kernels->lanes, half = (ptrdiff_t)(plan->limit / 2);
+    const ptrdiff_t element = (ptrdiff_t)fc_size_of(plan->problem.dtype), lanes = kernels->lanes,
+                    half = (ptrdiff_t)(plan->limit / 2);
     shape h = {.vectors = fc_ceil_div(s->channels, lanes), .width = kernels->width[FC_NARROW]};
     h.panels = fc_ceil_div(s->filters, h.width);
     choose(plan, s, h.axis);
@@ -267,7 +291,8 @@ static shape shape_of_weights(const fc_conv_plan *plan, const fc_sweep *s, int t
     cut(s, fc_max(fc_min(MOST_TILES, most_tiles(plan, s->channels + s->filters)), 1), &h);
     h.v = POINTS * ((h.vectors * h.tiles) | 1) * lanes;
     h.d = POINTS * ((h.panels * h.width / lanes * h.tiles) | 1) * lanes;
-    ptrdiff_t panel_sums = h.points * (h.vectors * lanes + 1) * h.width * element, wave = h.panels * panel_sums > WAVE_BYTES ? half : fc_min(half, WAVE_BYTES);
+    ptrdiff_t panel_sums = h.points * (h.vectors * lanes + 1) * h.width * element,
+              wave = h.panels * panel_sums > WAVE_BYTES ? half : fc_min(half, WAVE_BYTES);
     h.round = fc_max(fc_min(wave / ((h.v + h.d) * element), h.blocks), 1);
     h.range = h.round == h.blocks ? h.panels : fc_max(fc_min(half / panel_sums, h.panels), 1);
     h.task_vectors = fc_min(fc_max(TASK_CHANNELS / lanes, 1), h.vectors);
@@ -285,9 +310,10 @@ static shape shape_of_weights(const fc_conv_plan *plan, const fc_sweep *s, int t
     h.sums = h.points * (h.task_vectors * lanes * h.task_panels * h.width + lanes);
     h.stage = reach_of(&h) * lanes;
     h.taps = h.task_vectors * lanes * TAPS * lanes;
-    h.worker = (size_t)(fc_round_up((h.stage + h.taps + (h.round == h.blocks ? h.sums : 0)) * element, FC_ALIGNMENT) + 8 * FC_ALIGNMENT +
-                        fc_round_up(reach_of(&h) * (ptrdiff_t)sizeof(ptrdiff_t), FC_ALIGNMENT));
-    h.shared = (size_t)((h.round * (h.v + h.d) + (h.round == h.blocks ? 0 : h.tasks[0] * h.tasks[1] * h.sums)) * element);
+    h.worker = (size_t)(fc_round_up((h.stage + h.taps + (h.round == h.blocks ? h.sums : 0)) * element, FC_ALIGNMENT) +
+                        8 * FC_ALIGNMENT + fc_round_up(reach_of(&h) * (ptrdiff_t)sizeof(ptrdiff_t), FC_ALIGNMENT));
+    h.shared =
+        (size_t)((h.round * (h.v + h.d) + (h.round == h.blocks ? 0 : h.tasks[0] * h.tasks[1] * h.sums)) * element);
     return h;
 }
 
@@ -296,7 +322,8 @@ static shape shape_of_weights(const fc_conv_plan *plan, const fc_sweep *s, int t
 enum { TURN_MOST = 16 }; /* lanes */
 
 /* Transforms the filters of a panel, channels from first to last; to: [point][channel][width], points `pitch` apart. */
-static void transform_filters(const job *j, ptrdiff_t panel, ptrdiff_t first, ptrdiff_t last, char *taps, char *to, ptrdiff_t pitch)
+static void transform_filters(const job *j, ptrdiff_t panel, ptrdiff_t first, ptrdiff_t last, char *taps, char *to,
+                              ptrdiff_t pitch)
 {
     const fc_sweep *s = j->sweep;
     const shape *h = j->shape;
@@ -315,7 +342,8 @@ static void transform_filters(const job *j, ptrdiff_t panel, ptrdiff_t first, pt
                 kernels->copy(from, few, filters * TAPS);
                 kernels->planes_in(few, TAPS, filters, TAPS, true, taps + (c - first) * TAPS * lanes * element, NULL);
             }
-        kernels->winograd_filter(taps, j->turned, h->axis[0].pairs, h->axis[1].pairs, last - first, to + i * element, pitch, width);
+        kernels->winograd_filter(taps, j->turned, h->axis[0].pairs, h->axis[1].pairs, last - first, to + i * element,
+                                 pitch, width);
     }
 }
 
@@ -324,16 +352,18 @@ static void keep_filters(void *context, ptrdiff_t index, int worker)
     const job *j = context;
     const shape *h = j->shape;
     const ptrdiff_t element = (ptrdiff_t)fc_size_of(j->plan->problem.dtype), lanes = j->plan->kernels->lanes;
-    ptrdiff_t panel = index % h->panels, first = index / h->panels * KEPT_CHANNELS, last = fc_min(first + KEPT_CHANNELS, j->sweep->channels);
+    ptrdiff_t panel = index % h->panels, first = index / h->panels * KEPT_CHANNELS,
+              last = fc_min(first + KEPT_CHANNELS, j->sweep->channels);
     ptrdiff_t width = fc_min(h->width, fc_round_up(j->sweep->filters - panel * h->width, lanes));
-    transform_filters(j, panel, first, last, j->workspace + (size_t)worker * h->worker, j->shared + (panel * h->u + first * width) * element,
-                      h->chunk * width + lanes);
+    transform_filters(j, panel, first, last, j->workspace + (size_t)worker * h->worker,
+                      j->shared + (panel * h->u + first * width) * element, h->chunk * width + lanes);
 }
 
 /* ---- the input -------------------------------------------------------------------------------------------- */
 
 /* Transforms vectors of channels from first to last of a block. */
-static void transform_input(const job *j, const operand *x, const block *b, ptrdiff_t first, ptrdiff_t last, char *stage, ptrdiff_t *offsets, char *v)
+static void transform_input(const job *j, const operand *x, const block *b, ptrdiff_t first, ptrdiff_t last,
+                            char *stage, ptrdiff_t *offsets, char *v)
 {
     const shape *h = j->shape;
     const fc_kernels *kernels = j->plan->kernels;
@@ -362,15 +392,17 @@ static void transform_input(const job *j, const operand *x, const block *b, ptrd
             if (rows && columns) {
                 if (pixels)
                     for (ptrdiff_t r = 0; r < rows; r++)
-                        kernels->pixels_in(x->data + (((b->image + n) * plane + pixel + r * width) * channels + channel) * element, channels, count,
-                                           columns, to + r * length[1] * lanes * element);
+                        kernels->pixels_in(
+                            x->data + (((b->image + n) * plane + pixel + r * width) * channels + channel) * element,
+                            channels, count, columns, to + r * length[1] * lanes * element);
                 else if (whole)
-                    kernels->planes_in(x->data + (((b->image + n) * channels + channel) * plane + pixel) * element, plane, count, rows * columns, false,
-                                       to, offsets);
+                    kernels->planes_in(x->data + (((b->image + n) * channels + channel) * plane + pixel) * element,
+                                       plane, count, rows * columns, false, to, offsets);
                 else
                     for (ptrdiff_t r = 0; r < rows; r++)
-                        kernels->planes_in(x->data + (((b->image + n) * channels + channel) * plane + pixel + r * width) * element, plane, count, columns,
-                                           false, to + r * length[1] * lanes * element, NULL);
+                        kernels->planes_in(
+                            x->data + (((b->image + n) * channels + channel) * plane + pixel + r * width) * element,
+                            plane, count, columns, false, to + r * length[1] * lanes * element, NULL);
             }
             ptrdiff_t table[POINTS], slots[SLOTS];
             for (int p = 0; p < POINTS; p++)
@@ -378,25 +410,32 @@ static void transform_input(const job *j, const operand *x, const block *b, ptrd
             for (ptrdiff_t d = b->first[0]; d < b->last[0]; d++)
                 for (ptrdiff_t a = b->first[1]; a < b->last[1]; a++) {
                     slots_of(b, n, d, a, lanes, slots);
-                    ptrdiff_t at = (segment_start(&h->axis[0], d) - segment_start(&h->axis[0], b->first[0])) * length[1] +
-                                   segment_start(&h->axis[1], a) - segment_start(&h->axis[1], b->first[1]);
-                    x->transform(stage + at * lanes * element, length[1] * lanes, segment_pairs(&h->axis[0], d), segment_pairs(&h->axis[1], a), v, table,
-                                 slots);
+                    ptrdiff_t at =
+                        (segment_start(&h->axis[0], d) - segment_start(&h->axis[0], b->first[0])) * length[1] +
+                        segment_start(&h->axis[1], a) - segment_start(&h->axis[1], b->first[1]);
+                    x->transform(stage + at * lanes * element, length[1] * lanes, segment_pairs(&h->axis[0], d),
+                                 segment_pairs(&h->axis[1], a), v, table, slots);
                 }
         }
 }
 
 static operand operand_of(const fc_conv_plan *plan, const fc_sweep *s, const void *data)
 {
-    return (operand){data, s->channels, s->groups, {s->axis[1].input, s->axis[2].input}, {s->axis[1].origin, s->axis[2].origin}, 2, 0,
+    return (operand){data,
+                     s->channels,
+                     s->groups,
+                     {s->axis[1].input, s->axis[2].input},
+                     {s->axis[1].origin, s->axis[2].origin},
+                     2,
+                     0,
                      plan->kernels->winograd_input};
 }
 
 /* ---- products and output ---------------------------------------------------------------------------------- */
 
 /* m (+)= the product of v and u over channels from first to last, at every point. */
-static void multiply(const job *j, const block *b, ptrdiff_t panel_width, ptrdiff_t first, ptrdiff_t last, const char *v, const char *u,
-                     ptrdiff_t pitch, char *m)
+static void multiply(const job *j, const block *b, ptrdiff_t panel_width, ptrdiff_t first, ptrdiff_t last,
+                     const char *v, const char *u, ptrdiff_t pitch, char *m)
 {
     const shape *h = j->shape;
     const fc_kernels *kernels = j->plan->kernels;
@@ -406,7 +445,10 @@ static void multiply(const job *j, const block *b, ptrdiff_t panel_width, ptrdif
     for (ptrdiff_t i = 0; i < 2 * h->axis[0].pairs + 2; i++)
         for (ptrdiff_t k = 0; k < across; k++) {
             ptrdiff_t p = i * SIDE + k, tiles = b->tiles[p], parts = fc_ceil_div(tiles, kernels->rows[FC_NARROW]);
-            fc_winograd_tile t = {.u = u + (i * across + k) * pitch * element, .pitch = tiles * lanes, .depth = last - first, .accumulate = first > 0};
+            fc_winograd_tile t = {.u = u + (i * across + k) * pitch * element,
+                                  .pitch = tiles * lanes,
+                                  .depth = last - first,
+                                  .accumulate = first > 0};
             for (ptrdiff_t part = 0, tile = 0; part < parts; part++) {
                 ptrdiff_t rows = (tiles - tile) / (parts - part);
                 t.v = v + (b->v[p] + (first / lanes * tiles + tile) * lanes) * element;
@@ -444,7 +486,8 @@ static void finish(const job *j, const block *b, ptrdiff_t panel, ptrdiff_t pane
                 for (ptrdiff_t a = b->first[1]; a < b->last[1]; a++) {
                     slots_of(b, n, d, a, panel_width, slots);
                     int down = segment_pairs(&h->axis[0], d), across = segment_pairs(&h->axis[1], a);
-                    ptrdiff_t row = segment_start(&h->axis[0], d) - begin[0], column = segment_start(&h->axis[1], a) - begin[1];
+                    ptrdiff_t row = segment_start(&h->axis[0], d) - begin[0],
+                              column = segment_start(&h->axis[1], a) - begin[1];
                     o.to = stage + (row * length[1] + column) * lanes * element;
                     o.rows = fc_min(2 * down, length[0] - row);
                     o.columns = fc_min(2 * across, length[1] - column);
@@ -458,9 +501,13 @@ static void finish(const job *j, const block *b, ptrdiff_t panel, ptrdiff_t pane
             for (ptrdiff_t r = 0; r < runs; r++) {
                 const char *from = stage + r * length[1] * lanes * element;
                 if (j->plan->problem.layout == FC_CHANNELS_LAST)
-                    kernels->pixels_out(from, run, j->out + ((image * plane + pixel + r * width) * filters + filter) * element, filters, count);
+                    kernels->pixels_out(from, run,
+                                        j->out + ((image * plane + pixel + r * width) * filters + filter) * element,
+                                        filters, count);
                 else
-                    kernels->planes_out(from, run, j->out + ((image * filters + filter) * plane + pixel + r * width) * element, plane, count);
+                    kernels->planes_out(from, run,
+                                        j->out + ((image * filters + filter) * plane + pixel + r * width) * element,
+                                        plane, count);
             }
         }
 }
@@ -491,7 +538,8 @@ static void run_block(void *context, ptrdiff_t index, int worker)
 {
     const job *j = context;
     const shape *h = j->shape;
-    const ptrdiff_t element = (ptrdiff_t)fc_size_of(j->plan->problem.dtype), lanes = j->plan->kernels->lanes, channels = j->sweep->channels;
+    const ptrdiff_t element = (ptrdiff_t)fc_size_of(j->plan->problem.dtype), lanes = j->plan->kernels->lanes,
+                    channels = j->sweep->channels;
     space s = space_of(j, worker);
     block b = block_at(j, index, h->vectors);
     transform_input(j, &j->in, &b, 0, h->vectors, s.stage, s.offsets, s.own);
@@ -509,11 +557,13 @@ static void run_input(void *context, ptrdiff_t index, int worker)
 {
     const job *j = context;
     const shape *h = j->shape;
-    const ptrdiff_t element = (ptrdiff_t)fc_size_of(j->plan->problem.dtype), pieces = fc_ceil_div(h->vectors, INPUT_VECTORS);
+    const ptrdiff_t element = (ptrdiff_t)fc_size_of(j->plan->problem.dtype),
+                    pieces = fc_ceil_div(h->vectors, INPUT_VECTORS);
     space s = space_of(j, worker);
     block b = block_at(j, j->first_block + index / pieces, h->vectors);
     ptrdiff_t first = index % pieces * INPUT_VECTORS;
-    transform_input(j, &j->in, &b, first, fc_min(first + INPUT_VECTORS, h->vectors), s.stage, s.offsets, j->shared + index / pieces * h->v * element);
+    transform_input(j, &j->in, &b, first, fc_min(first + INPUT_VECTORS, h->vectors), s.stage, s.offsets,
+                    j->shared + index / pieces * h->v * element);
 }
 
 /* then every block with every panel. */
@@ -521,7 +571,8 @@ static void run_panel(void *context, ptrdiff_t index, int worker)
 {
     const job *j = context;
     const shape *h = j->shape;
-    const ptrdiff_t element = (ptrdiff_t)fc_size_of(j->plan->problem.dtype), lanes = j->plan->kernels->lanes, channels = j->sweep->channels;
+    const ptrdiff_t element = (ptrdiff_t)fc_size_of(j->plan->problem.dtype), lanes = j->plan->kernels->lanes,
+                    channels = j->sweep->channels;
     space s = space_of(j, worker);
     ptrdiff_t of_round = index / h->panels, panel = index % h->panels;
     ptrdiff_t width = fc_min(h->width, fc_round_up(j->sweep->filters - panel * h->width, lanes));
@@ -543,23 +594,26 @@ static void run_gradient_input(void *context, ptrdiff_t index, int worker)
 {
     const job *j = context;
     const shape *h = j->shape;
-    const ptrdiff_t element = (ptrdiff_t)fc_size_of(j->plan->problem.dtype), pieces = fc_ceil_div(h->vectors, INPUT_VECTORS);
+    const ptrdiff_t element = (ptrdiff_t)fc_size_of(j->plan->problem.dtype),
+                    pieces = fc_ceil_div(h->vectors, INPUT_VECTORS);
     char *at = j->workspace + (size_t)worker * h->worker, *stage = fc_take(&at, h->stage * element);
     block b = block_at(j, j->first_block + index / pieces, h->vectors);
     ptrdiff_t first = index % pieces * INPUT_VECTORS;
-    transform_input(j, &j->in, &b, first, fc_min(first + INPUT_VECTORS, h->vectors), stage, fc_take(&at, 0), j->shared + index / pieces * h->v * element);
+    transform_input(j, &j->in, &b, first, fc_min(first + INPUT_VECTORS, h->vectors), stage, fc_take(&at, 0),
+                    j->shared + index / pieces * h->v * element);
 }
 
 static void run_gradient_output(void *context, ptrdiff_t index, int worker)
 {
     const job *j = context;
     const shape *h = j->shape;
-    const ptrdiff_t element = (ptrdiff_t)fc_size_of(j->plan->problem.dtype), pieces = fc_ceil_div(j->range_vectors, INPUT_VECTORS);
+    const ptrdiff_t element = (ptrdiff_t)fc_size_of(j->plan->problem.dtype),
+                    pieces = fc_ceil_div(j->range_vectors, INPUT_VECTORS);
     char *at = j->workspace + (size_t)worker * h->worker, *stage = fc_take(&at, h->stage * element);
     block b = block_at(j, j->first_block + index / pieces, j->range_vectors);
     ptrdiff_t first = index % pieces * INPUT_VECTORS;
-    transform_input(j, &j->dy, &b, j->range + first, j->range + fc_min(first + INPUT_VECTORS, j->range_vectors), stage, fc_take(&at, 0),
-                    j->shared + (h->round * h->v + index / pieces * h->d) * element);
+    transform_input(j, &j->dy, &b, j->range + first, j->range + fc_min(first + INPUT_VECTORS, j->range_vectors), stage,
+                    fc_take(&at, 0), j->shared + (h->round * h->v + index / pieces * h->d) * element);
 }
 
 static void run_sums(void *context, ptrdiff_t index, int worker)
@@ -567,14 +621,16 @@ static void run_sums(void *context, ptrdiff_t index, int worker)
     const job *j = context;
     const shape *h = j->shape;
     const fc_kernels *kernels = j->plan->kernels;
-    const ptrdiff_t element = (ptrdiff_t)fc_size_of(j->plan->problem.dtype), lanes = kernels->lanes, across = 2 * h->axis[1].pairs + 2;
+    const ptrdiff_t element = (ptrdiff_t)fc_size_of(j->plan->problem.dtype), lanes = kernels->lanes,
+                    across = 2 * h->axis[1].pairs + 2;
     const ptrdiff_t task_filters = h->task_panels * h->width / lanes; /* vectors */
     const ptrdiff_t c0 = index % h->tasks[0] * h->task_vectors, c1 = fc_min(c0 + h->task_vectors, h->vectors);
     const ptrdiff_t f0 = index / h->tasks[0] * task_filters, f1 = fc_min(f0 + task_filters, j->range_vectors);
     if (f0 >= f1)
         return;
     char *at = j->workspace + (size_t)worker * h->worker, *taps = fc_take(&at, h->taps * element);
-    char *sums = h->round == h->blocks ? fc_take(&at, h->sums * element) : j->shared + (h->round * (h->v + h->d) + index * h->sums) * element;
+    char *sums = h->round == h->blocks ? fc_take(&at, h->sums * element)
+                                       : j->shared + (h->round * (h->v + h->d) + index * h->sums) * element;
     const ptrdiff_t columns = (f1 - f0) * lanes, pitch = (c1 - c0) * lanes * columns + lanes;
     for (ptrdiff_t n = 0; n < j->blocks; n++) {
         block b = block_at(j, j->first_block + n, h->vectors), d = block_at(j, j->first_block + n, j->range_vectors);
@@ -582,29 +638,36 @@ static void run_sums(void *context, ptrdiff_t index, int worker)
         for (ptrdiff_t i = 0; i < 2 * h->axis[0].pairs + 2; i++)
             for (ptrdiff_t k = 0; k < across; k++) {
                 ptrdiff_t p = i * SIDE + k, step = b.tiles[p] * lanes;
-                fc_winograd_outer o = {.dy_pitch = step, .tiles = b.tiles[p], .pitch = columns, .accumulate = j->first_block + n > 0};
+                fc_winograd_outer o = {
+                    .dy_pitch = step, .tiles = b.tiles[p], .pitch = columns, .accumulate = j->first_block + n > 0};
                 /* the next point's operands come from afar: each product fetches two vectors' worth of them */
-                ptrdiff_t next = k + 1 < across ? p + 1 : fc_min(p / SIDE + 1, SIDE - 1) * SIDE, part = 0, parts = (c1 - c0 + 1) / 2;
+                ptrdiff_t next = k + 1 < across ? p + 1 : fc_min(p / SIDE + 1, SIDE - 1) * SIDE, part = 0,
+                          parts = (c1 - c0 + 1) / 2;
                 for (ptrdiff_t c = c0; c < c1; c++)
                     for (ptrdiff_t f = f0; f < f1; f += 2, part++) {
                         o.x = v + (b.v[p] + c * step) * element;
                         o.next = part < parts ? v + (b.v[next] + (c0 + 2 * part) * b.tiles[next] * lanes) * element
-                                 : f0 + 2 * (part - parts) < f1 ? dv + (d.v[next] + (f0 + 2 * (part - parts)) * b.tiles[next] * lanes) * element
-                                                                : o.x;
+                                 : f0 + 2 * (part - parts) < f1
+                                     ? dv + (d.v[next] + (f0 + 2 * (part - parts)) * b.tiles[next] * lanes) * element
+                                     : o.x;
                         o.dy = dv + (d.v[p] + f * step) * element;
-                        o.s = sums + ((i * across + k) * pitch + (c - c0) * lanes * columns + (f - f0) * lanes) * element;
+                        o.s =
+                            sums + ((i * across + k) * pitch + (c - c0) * lanes * columns + (f - f0) * lanes) * element;
                         kernels->winograd_outer[fc_min(f1 - f, 2) - 1](&o);
                     }
             }
     }
     if (j->first_block + j->blocks < h->blocks)
         return;
-    const ptrdiff_t channels = j->in.channels, filters = j->dy.channels, count = fc_min(c1 * lanes, channels) - c0 * lanes;
+    const ptrdiff_t channels = j->in.channels, filters = j->dy.channels,
+                    count = fc_min(c1 * lanes, channels) - c0 * lanes;
     for (ptrdiff_t f = f0; f < f1; f++) {
         ptrdiff_t filter = (j->range + f) * lanes;
-        kernels->winograd_taps(sums + (f - f0) * lanes * element, pitch, columns, h->axis[0].pairs, h->axis[1].pairs, count, taps);
-        kernels->planes_out(taps, count * TAPS, j->out + ((j->group * filters + filter) * channels + c0 * lanes) * TAPS * element, channels * TAPS,
-                            fc_min(lanes, filters - filter));
+        kernels->winograd_taps(sums + (f - f0) * lanes * element, pitch, columns, h->axis[0].pairs, h->axis[1].pairs,
+                               count, taps);
+        kernels->planes_out(taps, count * TAPS,
+                            j->out + ((j->group * filters + filter) * channels + c0 * lanes) * TAPS * element,
+                            channels * TAPS, fc_min(lanes, filters - filter));
     }
 }
 
@@ -612,10 +675,17 @@ static void run_weights(const fc_conv_plan *plan, const fc_conv_arrays *arrays, 
 {
     fc_sweep s = fc_sweep_forward(plan);
     shape h = shape_of_weights(plan, &s, threads);
-    const ptrdiff_t panel_vectors = h.width / plan->kernels->lanes, vectors = fc_ceil_div(s.filters, plan->kernels->lanes);
-    job j = {.plan = plan, .sweep = &s, .shape = &h, .in = operand_of(plan, &s, arrays->x), .out = arrays->weight, .workspace = space,
+    const ptrdiff_t panel_vectors = h.width / plan->kernels->lanes,
+                    vectors = fc_ceil_div(s.filters, plan->kernels->lanes);
+    job j = {.plan = plan,
+             .sweep = &s,
+             .shape = &h,
+             .in = operand_of(plan, &s, arrays->x),
+             .out = arrays->weight,
+             .workspace = space,
              .shared = space + (size_t)threads * h.worker};
-    j.dy = (operand){arrays->y, s.filters, s.groups, {s.axis[1].places, s.axis[2].places}, {0, 0}, 0, 0, plan->kernels->winograd_spread};
+    j.dy = (operand){arrays->y, s.filters, s.groups, {s.axis[1].places, s.axis[2].places},
+                     {0, 0},    0,         0,        plan->kernels->winograd_spread};
     for (j.group = 0; j.group < s.groups; j.group++)
         for (j.range = 0; j.range < vectors; j.range += h.range * panel_vectors) {
             j.dy.first = j.range;
@@ -669,9 +739,16 @@ static void run(const fc_conv_plan *plan, const fc_conv_arrays *arrays, void *sp
     fc_sweep s = sweep_of(plan);
     shape h = shape_of(plan, &s);
     bool forward = plan->problem.pass == FC_FORWARD;
-    job j = {.plan = plan, .sweep = &s, .shape = &h, .in = operand_of(plan, &s, forward ? arrays->x : arrays->y), .weight = arrays->weight,
-             .bias = forward ? arrays->bias : NULL, .out = forward ? arrays->y : arrays->x, .workspace = space,
-             .shared = (char *)space + (size_t)threads * h.worker, .turned = !forward};
+    job j = {.plan = plan,
+             .sweep = &s,
+             .shape = &h,
+             .in = operand_of(plan, &s, forward ? arrays->x : arrays->y),
+             .weight = arrays->weight,
+             .bias = forward ? arrays->bias : NULL,
+             .out = forward ? arrays->y : arrays->x,
+             .workspace = space,
+             .shared = (char *)space + (size_t)threads * h.worker,
+             .turned = !forward};
     for (j.group = 0; j.group < s.groups; j.group++) {
         if (h.kept) {
             fc_parallel(threads, h.panels * fc_ceil_div(s.channels, KEPT_CHANNELS), keep_filters, &j);

@@ -27,7 +27,8 @@ struct fc_conv_algorithm {
 
 #define FC_NOMINAL_HERTZ 3e9 /* turns estimated cycles into seconds; only ratios of estimates matter */
 
-extern const fc_conv_algorithm fc_algorithm_depthwise, fc_algorithm_winograd, fc_algorithm_direct, fc_algorithm_im2col, fc_algorithm_reference;
+extern const fc_conv_algorithm fc_algorithm_depthwise, fc_algorithm_winograd, fc_algorithm_direct, fc_algorithm_im2col,
+    fc_algorithm_reference;
 
 /* ---- sweep.c -------------------------------------------------------------------------------------------- */
 
@@ -60,7 +61,10 @@ static inline ptrdiff_t fc_sweep_places(const fc_sweep *s)
 }
 static inline ptrdiff_t fc_sweep_taps(const fc_sweep *s) { return s->axis[0].taps * s->axis[1].taps * s->axis[2].taps; }
 static inline ptrdiff_t fc_sweep_depth(const fc_sweep *s) { return s->channels * fc_sweep_taps(s); }
-static inline ptrdiff_t fc_sweep_input(const fc_sweep *s) { return s->axis[0].input * s->axis[1].input * s->axis[2].input; }
+static inline ptrdiff_t fc_sweep_input(const fc_sweep *s)
+{
+    return s->axis[0].input * s->axis[1].input * s->axis[2].input;
+}
 static inline ptrdiff_t fc_sweep_output(const fc_sweep *s)
 {
     return s->axis[0].output * s->axis[1].output * s->axis[2].output;
@@ -100,12 +104,13 @@ fc_stage fc_stage_of(const fc_sweep *sweep, const fc_box *box);
 /* Input coordinate, along one axis, of the first element of a sub. */
 ptrdiff_t fc_stage_start(const fc_axis axis[3], const fc_stage *stage, int a, ptrdiff_t sub);
 /* Offsets of `count` reduction indices channel * taps + tap from k on, channels counted from `channel`. */
-void fc_stage_offsets(const fc_sweep *sweep, const fc_stage *stage, ptrdiff_t k, ptrdiff_t count, ptrdiff_t channel, ptrdiff_t *offsets);
+void fc_stage_offsets(const fc_sweep *sweep, const fc_stage *stage, ptrdiff_t k, ptrdiff_t count, ptrdiff_t channel,
+                      ptrdiff_t *offsets);
 /* Number of positions from the box's first place to its last: those between that are no places hold what is of no use. */
 ptrdiff_t fc_stage_positions(const fc_stage *stage);
 /* in: (N, groups * channels, D, H, W), to: room for (last - first) * pitch + FC_SLACK elements. */
-void fc_stage_fill(const fc_conv_plan *plan, const fc_sweep *sweep, const fc_stage *stage, ptrdiff_t group, ptrdiff_t first_channel,
-                   ptrdiff_t last_channel, const void *in, void *to);
+void fc_stage_fill(const fc_conv_plan *plan, const fc_sweep *sweep, const fc_stage *stage, ptrdiff_t group,
+                   ptrdiff_t first_channel, ptrdiff_t last_channel, const void *in, void *to);
 
 /* ---- pixels.c: channels last ------------------------------------------------------------------------------ */
 
@@ -119,8 +124,8 @@ typedef struct fc_piece {
 /* Lists the pieces of the reduction from k0 to k1, `to` counted from k0; at most k1 - k0 of them. */
 ptrdiff_t fc_pieces_of(const fc_sweep *sweep, ptrdiff_t group, ptrdiff_t k0, ptrdiff_t k1, fc_piece *pieces);
 /* Copies the pieces of `count` places from the first-th on, in (image, d, h, w) order, one place every `pitch` elements. */
-void fc_pieces_gather(const fc_conv_plan *plan, const fc_sweep *sweep, const fc_piece *pieces, ptrdiff_t piece_count, const void *in,
-                      ptrdiff_t first, ptrdiff_t count, void *to, ptrdiff_t pitch);
+void fc_pieces_gather(const fc_conv_plan *plan, const fc_sweep *sweep, const fc_piece *pieces, ptrdiff_t piece_count,
+                      const void *in, ptrdiff_t first, ptrdiff_t count, void *to, ptrdiff_t pitch);
 
 /* Splits the reduction into `*blocks` parts of at most FC_DEPTH, whole channels where they fit; returns a part's length. */
 ptrdiff_t fc_depth_block(ptrdiff_t channels, ptrdiff_t taps, ptrdiff_t *blocks);

@@ -48,8 +48,8 @@ void fc_parallel(int threads, ptrdiff_t tasks, fc_task *task, void *context);
 /* One register tile: C (rows x width) = or += A (rows x depth) B (depth x width), then bias and ReLU.
  * A is held by rows, element (i, k) at a[i * FC_LDA + k], or as a panel, at a[k * rows + i].
  * B is packed, row k at b[k * width], or indirect, row k at b[offsets[k]] (no alignment needed in either). */
-#define FC_DEPTH 256            /* most that one tile reduces over */
-#define FC_LDA (FC_DEPTH + 16)  /* not a power of two: rows must not share cache sets */
+#define FC_DEPTH 256           /* most that one tile reduces over */
+#define FC_LDA (FC_DEPTH + 16) /* not a power of two: rows must not share cache sets */
 
 typedef struct fc_tile {
     const void *a, *b;
@@ -190,13 +190,14 @@ typedef struct fc_winograd_outer {
     const void *x, *dy; /* [tile][lanes], and so for each vector of filters, dy_pitch apart */
     ptrdiff_t dy_pitch, tiles;
     const void *next; /* fetched meanwhile, lanes / outer_rows vectors a tile */
-    void *s; /* [channel][filter], channels `pitch` apart */
+    void *s;          /* [channel][filter], channels `pitch` apart */
     ptrdiff_t pitch;
     bool accumulate;
 } fc_winograd_outer;
 
 /* A transform of a tile, spatial to points: x or dy. */
-typedef void fc_winograd_in(const void *from, ptrdiff_t pitch, int down, int across, void *to, const ptrdiff_t *table, const ptrdiff_t *slots);
+typedef void fc_winograd_in(const void *from, ptrdiff_t pitch, int down, int across, void *to, const ptrdiff_t *table,
+                            const ptrdiff_t *slots);
 
 /* ---- depthwise kernels (kernels/depthwise.inc) ------------------------------------------------------------- */
 
@@ -223,7 +224,8 @@ typedef struct fc_depthwise {
     ptrdiff_t slices, width;
     ptrdiff_t rows, columns;
     fc_ahead ahead[2]; /* bytes for each row */
-    void *out; /* written in whole vectors up to out_end, what is spoilt thereby later; weight gradient: dy, read in whole vectors */
+    void *
+        out; /* written in whole vectors up to out_end, what is spoilt thereby later; weight gradient: dy, read in whole vectors */
     ptrdiff_t out_pitch;
     const void *out_end;
     const void *weight; /* as the taps */
@@ -243,15 +245,16 @@ typedef struct fc_depthwise_pixels {
     const void *weight; /* [lines][width][channels] */
     const void *bias;   /* [channels], or NULL */
     bool relu;
-    void *sums; /* weight gradient: [lines][width][channels rounded up to vectors], added to; the last vector is that of the last channels */
+    void *
+        sums; /* weight gradient: [lines][width][channels rounded up to vectors], added to; the last vector is that of the last channels */
 } fc_depthwise_pixels;
 
 /* ---- tables: one per instruction set, filled by isa_<name>.c --------------------------------------------- */
 
-typedef struct fc_kernels { /* one real type on one instruction set */
-    ptrdiff_t lanes;                          /* elements of a vector */
-    ptrdiff_t rows[FC_WIDTHS];                /* most rows of a tile */
-    ptrdiff_t width[FC_WIDTHS];               /* its columns, a multiple of lanes */
+typedef struct fc_kernels {     /* one real type on one instruction set */
+    ptrdiff_t lanes;            /* elements of a vector */
+    ptrdiff_t rows[FC_WIDTHS];  /* most rows of a tile */
+    ptrdiff_t width[FC_WIDTHS]; /* its columns, a multiple of lanes */
     /* [.][rows - 1]; FC_WIDE serves few rows, where a narrow tile would wait for its own sums */
     fc_tile_kernel *const *tile_rows[FC_WIDTHS];     /* A by rows, B packed   */
     fc_tile_kernel *const *tile_indirect[FC_WIDTHS]; /* A by rows, B indirect */
@@ -274,16 +277,20 @@ typedef struct fc_kernels { /* one real type on one instruction set */
     fc_softmax_kernel *softmax[2], *softmax_backward[2], *cross_entropy[2];
     void (*sgd)(const fc_sgd_step *step, void *value, const void *grad, void *velocity, ptrdiff_t n);
     /* kernels/winograd.inc says what these do; vectors of channels lie whole, `down` and `across` are pairs of points */
-    void (*planes_in)(const void *from, ptrdiff_t pitch, ptrdiff_t rows, ptrdiff_t n, bool over, void *to, const ptrdiff_t *offsets);
+    void (*planes_in)(const void *from, ptrdiff_t pitch, ptrdiff_t rows, ptrdiff_t n, bool over, void *to,
+                      const ptrdiff_t *offsets);
     void (*planes_out)(const void *from, ptrdiff_t n, void *to, ptrdiff_t pitch, ptrdiff_t rows);
     void (*pixels_in)(const void *from, ptrdiff_t pitch, ptrdiff_t rows, ptrdiff_t n, void *to);
     void (*pixels_out)(const void *from, ptrdiff_t n, void *to, ptrdiff_t pitch, ptrdiff_t rows);
     fc_winograd_in *winograd_input, *winograd_spread;
-    void (*winograd_output)(const void *from, const ptrdiff_t *table, const ptrdiff_t *slots, int down, int across, const fc_winograd_out *out);
-    void (*winograd_filter)(const void *taps, bool turned, int down, int across, ptrdiff_t count, void *to, ptrdiff_t pitch, ptrdiff_t step);
-    void (*winograd_taps)(const void *from, ptrdiff_t pitch, ptrdiff_t step, int down, int across, ptrdiff_t count, void *taps);
+    void (*winograd_output)(const void *from, const ptrdiff_t *table, const ptrdiff_t *slots, int down, int across,
+                            const fc_winograd_out *out);
+    void (*winograd_filter)(const void *taps, bool turned, int down, int across, ptrdiff_t count, void *to,
+                            ptrdiff_t pitch, ptrdiff_t step);
+    void (*winograd_taps)(const void *from, ptrdiff_t pitch, ptrdiff_t step, int down, int across, ptrdiff_t count,
+                          void *taps);
     void (*winograd_outer[2])(const fc_winograd_outer *outer); /* [vectors - 1] */
-    fc_winograd_tile_kernel *const *winograd_tile[2]; /* [vectors - 1][rows - 1], rows up to rows[FC_NARROW] */
+    fc_winograd_tile_kernel *const *winograd_tile[2];          /* [vectors - 1][rows - 1], rows up to rows[FC_NARROW] */
     /* nothing is read from from_end on; each row may be followed by less than a vector of zeros */
     void (*place)(const fc_patch *patch, const void *from, const void *from_end, void *to);
     /* to[2 i] = even[i], to[2 i + 1] = odd[i], n elements in all */

@@ -36,9 +36,9 @@ typedef enum fc_layout { FC_CHANNELS_FIRST, FC_CHANNELS_LAST } fc_layout; /* (N,
 /* ---- convolution ---------------------------------------------------------------------------------------- */
 
 typedef enum fc_pass {
-    FC_FORWARD,         /* reads x, weight, bias (or NULL);  writes y                    */
-    FC_BACKWARD_INPUT,  /* reads y as dy, weight;            writes x as dx              */
-    FC_BACKWARD_WEIGHT  /* reads x, y as dy;                 writes weight, bias as dweight, dbias, each unless NULL */
+    FC_FORWARD,        /* reads x, weight, bias (or NULL);  writes y                    */
+    FC_BACKWARD_INPUT, /* reads y as dy, weight;            writes x as dx              */
+    FC_BACKWARD_WEIGHT /* reads x, y as dy;                 writes weight, bias as dweight, dbias, each unless NULL */
 } fc_pass;
 
 typedef struct fc_conv_problem {
@@ -148,10 +148,10 @@ fc_status fc_sgd(const fc_sgd_step *step, fc_dtype dtype, void *value, const voi
 
 /* Instruction sets built in and supported by this CPU, best first; NULL past the end. */
 const char *fc_isa_available(int index);
-const char *fc_isa(void);                /* the one in use; plans keep the one that they were made with */
+const char *fc_isa(void);                  /* the one in use; plans keep the one that they were made with */
 fc_status fc_isa_select(const char *name); /* NULL or "": the best. FC_INVALID if it is not available */
-int fc_openmp(void);                     /* 1 if compiled with OpenMP */
-int fc_default_threads(void);            /* from affinity, cgroup quota and OMP_NUM_THREADS */
+int fc_openmp(void);                       /* 1 if compiled with OpenMP */
+int fc_default_threads(void);              /* from affinity, cgroup quota and OMP_NUM_THREADS */
 const char *fc_compiler(void);
 
 /* Workspaces, kept between calls because fresh pages cost more than many a convolution. Thread-safe. */

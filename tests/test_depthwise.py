@@ -117,7 +117,9 @@ def test_every_number_of_channels(isa: str, last: bool) -> None:
     with instruction_set(isa):
         for channels in (1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 24, 31, 32, 33, 39):
             for multiplier in (1, 2, 3):
-                assert_exact(Problem(2, channels, multiplier, (6, 7), (3, 3), 1, 1, last=last), "float32", seed=channels)
+                assert_exact(
+                    Problem(2, channels, multiplier, (6, 7), (3, 3), 1, 1, last=last), "float32", seed=channels
+                )
 
 
 @pytest.mark.parametrize("last", [False, True], ids=["NCHW", "NHWC"])
@@ -149,7 +151,10 @@ def test_edges(problem: Problem, last: bool) -> None:
 
 spatial = st.integers(1, 3).flatmap(
     lambda rank: st.tuples(
-        *(st.lists(s, min_size=rank, max_size=rank) for s in (st.integers(1, 24), st.integers(1, 7), st.integers(1, 4))),
+        *(
+            st.lists(s, min_size=rank, max_size=rank)
+            for s in (st.integers(1, 24), st.integers(1, 7), st.integers(1, 4))
+        ),
         st.lists(st.integers(1, 3), min_size=rank, max_size=rank),
         st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), min_size=rank, max_size=rank),
     )
