@@ -69,6 +69,9 @@ static fc_status prepare(const fc_conv_problem *problem, size_t limit, fc_conv_p
                            .limit = limit ? limit : (size_t)64 << 20,
                            .kernels = fc_isa_current()->kernels[problem->dtype]};
     plan->problem.relu = problem->relu && problem->pass == FC_FORWARD;
+    plan->empty = problem->batch == 0;
+    if (plan->empty) /* algorithms plan for one image, and are not run */
+        plan->problem.batch = 1;
     return check(problem, plan, reason, reason_size);
 }
 
@@ -136,19 +139,19 @@ ptrdiff_t fc_conv_plan_elements(const fc_conv_plan *plan, int array)
     const fc_conv_problem *p = &plan->problem;
     switch (array) {
     case 0:
-        return p->batch * p->in_channels * p->input[0] * p->input[1] * p->input[2];
+        return plan->empty ? 0 : p->batch * p->in_channels * p->input[0] * p->input[1] * p->input[2];
     case 1:
         return p->out_channels * (p->in_channels / p->groups) * p->kernel[0] * p->kernel[1] * p->kernel[2];
     case 2:
         return p->out_channels;
     default:
-        return p->batch * p->out_channels * plan->output[0] * plan->output[1] * plan->output[2];
+        return plan->empty ? 0 : p->batch * p->out_channels * plan->output[0] * plan->output[1] * plan->output[2];
     }
 }
 
 size_t fc_conv_plan_workspace(const fc_conv_plan *plan, int threads)
 {
-    return plan->algorithm->workspace(plan, threads);
+    return plan->empty ? 0 : plan->algorithm->workspace(plan, threads);
 }
 
 /* ---- the bias gradient, the same for every algorithm ------------------------------------------------------- */
@@ -217,7 +220,7 @@ void fc_conv_plan_run(const fc_conv_plan *plan, const fc_conv_arrays *arrays, vo
 {
     const fc_conv_problem *p = &plan->problem;
     threads = threads < plan->threads ? threads : plan->threads;
-    if (p->batch == 0) { /* an empty sum where there is anything to write */
+    if (plan->empty) { /* an empty sum where there is anything to write */
         if (p->pass == FC_BACKWARD_WEIGHT) {
             if (arrays->weight)
                 memset(arrays->weight, 0, (size_t)fc_conv_plan_elements(plan, 1) * fc_size_of(p->dtype));

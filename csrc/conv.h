@@ -14,6 +14,7 @@ struct fc_conv_plan {
     const fc_kernels *kernels;
     const fc_conv_algorithm *algorithm;
     int threads; /* that it can keep busy */
+    bool empty;  /* no images: nothing to run */
 };
 
 /* An algorithm looks at a plan whose problem is valid and whose algorithm is not yet set. */

@@ -12,7 +12,7 @@ fc_boxes fc_boxes_of(const fc_sweep *sweep, ptrdiff_t places)
     ptrdiff_t room = fc_max(places, 1);
     bool whole = true; /* all axes inside are whole */
     for (int a = 3; a >= 0; a--) {
-        ptrdiff_t n = fc_max(grid(sweep, a), 1); /* an empty batch is planned too */
+        ptrdiff_t n = grid(sweep, a);
         if (whole) {
             ptrdiff_t most = fc_max(fc_min(room, n), 1);
             b.count[a] = fc_ceil_div(n, fc_ceil_div(n, most));

@@ -207,7 +207,7 @@ def test_many_blocks_and_chunks_on_any_number_of_threads(which, batch, channels,
 
 @pytest.mark.parametrize("which", PASSES)
 def test_accuracy_of_deep_sums(which):
-    """The bound that the documentation states, where the sum is long and the values are of a trained network's range."""
+    """The bound that the documentation states, where the sum is long and values are of a trained network's range."""
     check(which, "float32", "NCHW", 1, 512, 512, 1, (14, 14), ((1, 1), (1, 1)))
 
 
