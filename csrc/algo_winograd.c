@@ -701,6 +701,8 @@ static void run_weights(const fc_conv_plan *plan, const fc_conv_arrays *arrays, 
 
 /* ---- the algorithm ---------------------------------------------------------------------------------------- */
 
+static size_t workspace(const fc_conv_plan *plan, int threads);
+
 static const char *decline(const fc_conv_plan *plan)
 {
     const fc_conv_problem *p = &plan->problem;
@@ -713,6 +715,8 @@ static const char *decline(const fc_conv_plan *plan)
     ptrdiff_t x = p->pass == FC_BACKWARD_INPUT ? 0 : p->in_channels, y = p->pass == FC_FORWARD ? 0 : p->out_channels;
     if (most_tiles(plan, (x + y) / p->groups) < 1)
         return "one tile of so many channels is larger than its workspace may be";
+    if (workspace(plan, 1) > plan->limit)
+        return "the sums of its points are larger than its workspace may be";
     return NULL;
 }
 
