@@ -269,7 +269,7 @@ def test_threadpoolctl_limits_us() -> None:
     code = """
 import os, numpy as np, threadpoolctl, fastconv as fc
 def count(): return len(os.listdir("/proc/self/task"))
-x, w = np.ones((4, 8, 32, 32), np.float32), np.ones((8, 8, 3, 3), np.float32)
+x, w = np.ones((8, 16, 96, 96), np.float32), np.ones((16, 16, 3, 3), np.float32)
 fc.set_num_threads(3)
 seen = [pool for pool in threadpoolctl.threadpool_info() if pool["user_api"] == "openmp"]
 before = count()
@@ -292,7 +292,7 @@ import os, signal, sys, threading, warnings
 import numpy as np
 import fastconv as fc
 warnings.simplefilter("ignore", DeprecationWarning)  # Python's own, on fork beside threads
-x, w = np.ones((4, 8, 32, 32), np.float32), np.ones((8, 8, 3, 3), np.float32)
+x, w = np.ones((8, 16, 96, 96), np.float32), np.ones((16, 16, 3, 3), np.float32)
 fc.set_num_threads(3)
 expected = fc.conv2d(x, w)
 {before}
