@@ -222,16 +222,16 @@ static ptrdiff_t most_tiles(const fc_conv_plan *plan, ptrdiff_t channels)
 /* Cuts the tiles into blocks of about `target`, in long stretches of rows: planes are best read and written so. */
 static void cut(const fc_sweep *s, ptrdiff_t target, shape *h)
 {
-    ptrdiff_t all = h->axis[0].segments * h->axis[1].segments, of[2];
-    h->images = all <= target ? fc_min(target / all, s->batch) : 1;
-    h->images = fc_ceil_div(s->batch, fc_ceil_div(s->batch, h->images));
+    ptrdiff_t all = h->axis[0].segments * h->axis[1].segments, of[2], batch = fc_max(s->batch, 1); /* also none is planned */
+    h->images = all <= target ? fc_min(target / all, batch) : 1;
+    h->images = fc_ceil_div(batch, fc_ceil_div(batch, h->images));
     of[1] = fc_min(h->axis[1].segments, target);
     of[0] = fc_min(h->axis[0].segments, fc_max(target / of[1], 1));
     for (int a = 0; a < 2; a++) {
         h->axis[a].block = fc_ceil_div(h->axis[a].segments, fc_ceil_div(h->axis[a].segments, of[a]));
         h->axis[a].blocks = fc_ceil_div(h->axis[a].segments, h->axis[a].block);
     }
-    h->image_blocks = fc_ceil_div(s->batch, h->images);
+    h->image_blocks = fc_ceil_div(batch, h->images);
     h->blocks = h->image_blocks * h->axis[0].blocks * h->axis[1].blocks;
     h->tiles = h->images * h->axis[0].block * h->axis[1].block;
 }
