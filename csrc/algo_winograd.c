@@ -283,7 +283,7 @@ static shape shape_of_weights(const fc_conv_plan *plan, const fc_sweep *s, int t
 {
     const fc_kernels *kernels = plan->kernels;
     const ptrdiff_t element = (ptrdiff_t)fc_size_of(plan->problem.dtype), lanes = kernels->lanes,
-                    half = (ptrdiff_t)(plan->limit / 2);
+                    room = (ptrdiff_t)(plan->limit / 8 * 3); /* for transformed tiles, and for sums */
     shape h = {.vectors = fc_ceil_div(s->channels, lanes), .width = kernels->width[FC_NARROW]};
     h.panels = fc_ceil_div(s->filters, h.width);
     choose(plan, s, h.axis);
@@ -292,9 +292,9 @@ static shape shape_of_weights(const fc_conv_plan *plan, const fc_sweep *s, int t
     h.v = POINTS * ((h.vectors * h.tiles) | 1) * lanes;
     h.d = POINTS * ((h.panels * h.width / lanes * h.tiles) | 1) * lanes;
     ptrdiff_t panel_sums = h.points * (h.vectors * lanes + 1) * h.width * element,
-              wave = h.panels * panel_sums > WAVE_BYTES ? half : fc_min(half, WAVE_BYTES);
+              wave = h.panels * panel_sums > WAVE_BYTES ? room : fc_min(room, WAVE_BYTES);
     h.round = fc_max(fc_min(wave / ((h.v + h.d) * element), h.blocks), 1);
-    h.range = h.round == h.blocks ? h.panels : fc_max(fc_min(half / panel_sums, h.panels), 1);
+    h.range = h.round == h.blocks ? h.panels : fc_max(fc_min(room / panel_sums, h.panels), 1);
     h.task_vectors = fc_min(fc_max(TASK_CHANNELS / lanes, 1), h.vectors);
     h.task_panels = fc_min(fc_max(TASK_FILTERS / h.width, 1), h.range);
     for (;;) {
