@@ -1,10 +1,10 @@
 /* algo_depthwise.c -- one input channel for each group: windows over planes, no matrix product.
  *
  * There is next to nothing to compute for each element that is read, so everything is about touching memory once.
- * Planes: a plane, or as many of its rows as the first-level cache holds, is staged with its padding (a cheap copy), strides resolved as in
- * stage.c; kernels run along rows. Pixels: channels-last arrays are read where they lie, through pointers, those of the padding to
- * zeros; kernels run along channels. Channels-last arrays with several outputs for each channel, or fewer channels than a vector, are
- * staged as planes too. */
+ * Planes: a plane, or some of its rows, is staged with its padding (a cheap copy), strides resolved as in stage.c;
+ * kernels run along rows. Pixels: channels-last arrays are read where they lie, through pointers, those of the padding
+ * to zeros; kernels run along channels. Channels-last arrays with several outputs for each channel, or with fewer
+ * channels than a vector has lanes, are staged as planes too. Either way, kernels fetch what is touched next. */
 #include "conv.h"
 
 enum {
@@ -68,7 +68,8 @@ static fc_sweep sweep_of(const fc_conv_plan *plan, ptrdiff_t phase)
     return s;
 }
 
-/* A sweep whose stage serves all phases: along an axis that has several, it holds every coordinate that any of them reads. */
+/* A sweep whose stage serves all phases: along an axis that has several, it holds every coordinate that any of them
+ * reads. */
 static fc_sweep union_of(const fc_conv_plan *plan)
 {
     fc_sweep all = sweep_of(plan, 0);
@@ -94,7 +95,7 @@ static fc_sweep union_of(const fc_conv_plan *plan)
     return all;
 }
 
-/* ---- planes: how a worker's share is laid out ------------------------------------------------------------------------- */
+/* ---- planes: how a worker's share is laid out -------------------------------------------------------------------- */
 
 /* One sweep of a box: its taps, and its weights among the reordered ones. */
 typedef struct phase {
@@ -318,7 +319,7 @@ static fc_depthwise job_of(const bench *b, const phase *f)
                           .relu = b->plan->problem.relu};
 }
 
-/* ---- planes: forward and input gradient -------------------------------------------------------------------------------- */
+/* ---- planes: forward and input gradient -------------------------------------------------------------------------- */
 
 typedef struct planes {
     const fc_conv_plan *plan;
@@ -365,7 +366,8 @@ static void put_rows(const planes *p, const bench *b, const phase *f, char *to)
         }
 }
 
-/* While a plane is computed, the next group's is fetched, and, where rows are not written as they are computed, this one's output. */
+/* While a plane is computed, the next group's is fetched, and, where rows are not written as they are computed, this
+ * one's output. */
 static void look_ahead(const planes *p, const shape *h, fc_depthwise *job, const char *next, const char *to,
                        ptrdiff_t output, ptrdiff_t phase, const ptrdiff_t count[3])
 {
@@ -507,7 +509,7 @@ static void planes_run(const fc_conv_plan *plan, const fc_conv_arrays *arrays, c
     fc_parallel(threads, problem->batch * p.blocks * h.boxes.total, run_planes, &p);
 }
 
-/* ---- planes: weight gradient ----------------------------------------------------------------------------------------- */
+/* ---- planes: weight gradient ------------------------------------------------------------------------------------- */
 
 typedef struct gradient {
     const fc_conv_plan *plan;
@@ -640,7 +642,7 @@ static void gradient_run(const fc_conv_plan *plan, const fc_conv_arrays *arrays,
     fc_parallel(threads, fc_ceil_div(plan->problem.out_channels, ADD_FILTERS), add_splits, &p);
 }
 
-/* ---- pixels -------------------------------------------------------------------------------------------------------------- */
+/* ---- pixels ------------------------------------------------------------------------------------------------------ */
 
 /* A window of a sweep, as the kernels take it. */
 typedef struct lines {
@@ -834,7 +836,7 @@ static void pixels_run(const fc_conv_plan *plan, const fc_conv_arrays *arrays, c
     fc_parallel(threads, problem->batch * p.blocks, run_pixels, &p);
 }
 
-/* ---- pixels: weight gradient --------------------------------------------------------------------------------------------- */
+/* ---- pixels: weight gradient ------------------------------------------------------------------------------------- */
 
 static void run_pixels_gradient(void *context, ptrdiff_t split, int worker)
 {
@@ -883,7 +885,7 @@ static void pixels_gradient_run(const fc_conv_plan *plan, const fc_conv_arrays *
     fc_parallel(threads, fc_ceil_div(channels, ADD_FILTERS), add_splits, &g);
 }
 
-/* ---- the algorithm ---------------------------------------------------------------------------------------------------------- */
+/* ---- the algorithm ----------------------------------------------------------------------------------------------- */
 
 static const char *decline(const fc_conv_plan *plan)
 {
@@ -893,8 +895,8 @@ static const char *decline(const fc_conv_plan *plan)
     return worker > plan->limit ? "what it stages would not fit into the workspace" : NULL;
 }
 
-/* Multiply-adds at two a cycle where taps share what they load, and one where they do not; planes are staged, at two cycles a vector, and
- * where rows do not lie as they are computed, each element is moved by itself. */
+/* Multiply-adds at two a cycle where taps share what they load, and one where they do not; planes are staged, at two
+ * cycles a vector, and where rows do not lie as they are computed, each element is moved by itself. */
 static double cost(const fc_conv_plan *plan)
 {
     const fc_conv_problem *p = &plan->problem;
