@@ -20,7 +20,7 @@ from typing import Any, Literal, SupportsIndex, overload
 
 import numpy as np
 
-from fastconv import _native
+from fastconv._library import _native
 
 __version__ = "0.1.0"
 

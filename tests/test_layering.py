@@ -15,6 +15,7 @@ CSRC = ROOT / "csrc"
 # From the bottom up: a module imports from its own level or from below. Where a new one stands is to be decided here.
 LEVELS = [
     {"_native"},
+    {"_library"},
     {"runtime"},
     {"arrays", "geometry"},
     {"backends"},
@@ -30,7 +31,8 @@ LEVELS = [
 FORBIDDEN = {("layers", "containers")}
 # Those who call C, and those who choose who computes.
 MAY_SEE = {
-    "_native": {"backends", "runtime"},
+    "_native": {"_library"},
+    "_library": {"backends", "runtime"},
     "backends": {"activation", "conv", "linear", "loss", "normalization", "optim", "pooling"},
 }
 LEVEL_OF = {module: level for level, modules in enumerate(LEVELS) for module in modules}
@@ -94,6 +96,8 @@ def test_python_imports(path: Path) -> None:
     [
         ("conv", "fastconv", "from fastconv.layers import Conv2d"),
         ("conv", "fastconv", "from fastconv import _native"),
+        ("conv", "fastconv", "from fastconv._library import _native"),
+        ("runtime", "fastconv", "from fastconv import _native"),
         ("conv", "fastconv", "def f():\n    import fastconv._native"),
         ("layers", "fastconv", "from fastconv.backends import cpu"),
         ("layers", "fastconv", "from .backends.cpu import conv_plan"),

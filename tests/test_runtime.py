@@ -285,6 +285,26 @@ print(len(seen), limited - before, count() - limited)
     assert (limited, free) == (0, 2)
 
 
+@openmp
+def test_threads_do_not_spin_for_long() -> None:
+    def openmp_settings(**environment: str | None) -> str:
+        code = "import os; before = dict(os.environ); import fastconv; assert dict(os.environ) == before"
+        clear = {"OMP_WAIT_POLICY": None, "GOMP_SPINCOUNT": None, "KMP_BLOCKTIME": None}
+        done = python(code, **{**clear, "OMP_DISPLAY_ENV": "verbose", **environment})
+        assert done.returncode == 0, done.stderr
+        return done.stderr
+
+    shown = openmp_settings()
+    if "GOMP_SPINCOUNT" in shown:
+        assert "GOMP_SPINCOUNT = '4000'" in shown
+        assert "GOMP_SPINCOUNT = '77'" in openmp_settings(GOMP_SPINCOUNT="77")
+        assert "GOMP_SPINCOUNT = '0'" in openmp_settings(OMP_WAIT_POLICY="passive")
+    elif "KMP_BLOCKTIME" in shown:
+        assert re.search(r"KMP_BLOCKTIME\s*=\s*'1'", shown) or "KMP_BLOCKTIME='1ms'" in shown
+    else:
+        pytest.skip("this OpenMP library does not show its settings")
+
+
 # ---- fork -------------------------------------------------------------------------------------------------------
 
 FORK = """

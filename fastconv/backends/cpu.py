@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from fastconv import _native
+from fastconv._library import _native
 from fastconv.arrays import check_out, dense
 from fastconv.geometry import Window
 from fastconv.runtime import get_num_threads
