@@ -1,7 +1,10 @@
-/* algo_winograd.c -- 3x3 kernels at unit stride with fewer multiplications: y = A' [(G g G') . (B' x B)] A on tiles of 6, 4 and 2
- * outputs a side (kernels/winograd_transforms.inc), summed over channels by one small matrix product per point.
+/* algo_winograd.c -- convolution with fewer multiplications: y = A' [(G g) . (B' x)] A on tiles of at most 8 points a side
+ * (kernels/winograd_transforms.inc), summed over channels by one small matrix product per point.
  *
- * Each axis of the output is covered by segments of 6, then 4, then 2, so that few places are computed in vain; a tile is one segment down
+ * A stride of s makes s x s phases of the input, each with every s-th tap of the kernel and a stride of 1: they are so many more channels.
+ * In the input gradient it makes phases of the output, so many more filters. Vectors of filters belong to one phase.
+ *
+ * Each axis of the output is covered by segments of three sizes, so that few places are computed in vain; a tile is one segment down
  * by one across, and uses only its own points of the filter. A block is a rectangle of tiles of one image, or all tiles of several.
  *
  * v, a block's transformed input:  [point][channels / lanes][tile][lanes]
@@ -15,16 +18,39 @@
 #include <math.h>
 
 enum {
-    TAPS = 9,
     SIDE = FC_WINOGRAD_SIDE,
     POINTS = SIDE * SIDE,
     CLASSES = FC_WINOGRAD_CLASSES,
-    SLOTS = CLASSES * CLASSES
+    SLOTS = CLASSES * CLASSES,
+    TAPS = FC_WINOGRAD_TAPS * FC_WINOGRAD_TAPS,
+    PHASES = 4 /* most, of an axis */
 };
 
+/* An axis of the problem. */
+typedef struct side {
+    ptrdiff_t places;
+    int taps, phases;         /* taps of a phase */
+    ptrdiff_t kernel, stride; /* of the problem */
+    /* Coordinate of place p, tap t of a phase in the array that is read: origin + (p + t) * step + phase. */
+    ptrdiff_t input, origin, step;
+    /* Coordinate of place p of a phase in the array that is written: first + p * output_step + phase. */
+    ptrdiff_t output, first, output_step;
+} side;
+
+typedef struct view {
+    side side[2]; /* down, across */
+    ptrdiff_t batch, groups;
+    ptrdiff_t channels, filters; /* read and written, per group */
+    ptrdiff_t in_phases, out_phases;
+    ptrdiff_t depth;   /* channels of all phases, phase by phase */
+    ptrdiff_t vectors; /* of filters, of all phases */
+    ptrdiff_t kernel;  /* elements */
+} view;
+
 typedef struct axis {
-    ptrdiff_t length;         /* outputs */
-    ptrdiff_t count[CLASSES]; /* segments of 1, 2, 3 pairs of outputs; the largest come first */
+    ptrdiff_t length; /* outputs */
+    int taps;
+    ptrdiff_t count[CLASSES]; /* segments of 1, 2, 3 pairs of points; the largest come first */
     ptrdiff_t segments;
     int pairs;               /* of the largest */
     ptrdiff_t block, blocks; /* segments of a block, at most; blocks */
@@ -38,10 +64,10 @@ typedef struct shape {
     ptrdiff_t vectors; /* of channels */
     ptrdiff_t width, panels;
     bool kept;
-    ptrdiff_t chunk;                /* channels whose filters are transformed at once */
-    ptrdiff_t v, u, m, stage, taps; /* elements */
-    ptrdiff_t round;                /* blocks whose v is held at once, unless kept */
-    size_t worker, shared;          /* bytes */
+    ptrdiff_t chunk;                       /* channels whose filters are transformed at once */
+    ptrdiff_t v, u, m, stage, taps, split; /* elements */
+    ptrdiff_t round;                       /* blocks whose v is held at once, unless kept */
+    size_t worker, shared;                 /* bytes */
     /* of the weight gradient */
     ptrdiff_t range;                     /* panels whose sums are held at once */
     ptrdiff_t task_vectors, task_panels; /* of a task: vectors of channels, panels of filters */
@@ -53,15 +79,17 @@ typedef struct shape {
 typedef struct operand {
     const char *data;
     ptrdiff_t channels, groups;   /* channels of a group */
+    ptrdiff_t depth;              /* of all phases */
     ptrdiff_t size[2], origin[2]; /* of its plane; of the first tile */
-    ptrdiff_t margin;             /* of a tile beyond its outputs */
-    ptrdiff_t first;              /* vector of channels that lies first in v */
+    ptrdiff_t step[2], phases[2];
+    ptrdiff_t margin[2]; /* of a tile beyond its outputs */
+    ptrdiff_t first;     /* vector of channels that lies first in v */
     fc_winograd_in *transform;
 } operand;
 
 typedef struct job {
     const fc_conv_plan *plan;
-    const fc_sweep *sweep;
+    const view *view;
     const shape *shape;
     operand in, dy; /* dy: of the weight gradient */
     const char *weight, *bias;
@@ -75,14 +103,62 @@ typedef struct job {
 
 /* ---- geometry --------------------------------------------------------------------------------------------- */
 
-/* `sixes` segments of 6, what is left by 4 and 2; never a whole segment in vain. */
-static axis axis_of(ptrdiff_t length, ptrdiff_t sixes)
+static view view_of(const fc_conv_plan *plan)
 {
-    axis a = {.length = length};
-    ptrdiff_t left = fc_max(length - 6 * sixes, 0);
-    a.count[2] = sixes;
-    a.count[1] = (left + 1) / 4; /* of 3, an output in vain costs less than another segment */
-    a.count[0] = fc_max(fc_ceil_div(left - 4 * a.count[1], 2), 0);
+    const fc_conv_problem *p = &plan->problem;
+    const bool back = p->pass == FC_BACKWARD_INPUT;
+    view v = {.batch = p->batch, .groups = p->groups, .in_phases = 1, .out_phases = 1, .kernel = 1};
+    v.channels = (back ? p->out_channels : p->in_channels) / p->groups;
+    v.filters = (back ? p->in_channels : p->out_channels) / p->groups;
+    for (int a = 0; a < 2; a++) {
+        const ptrdiff_t kernel = p->kernel[a + 1], stride = p->stride[a + 1], pad = p->pad_before[a + 1],
+                        input = p->input[a + 1], output = plan->output[a + 1];
+        side *s = &v.side[a];
+        *s = (side){.taps = (int)fc_min(fc_ceil_div(kernel, stride), FC_WINOGRAD_TAPS + 1),
+                    .phases = (int)fc_min(stride, PHASES + 1),
+                    .kernel = kernel,
+                    .stride = stride};
+        if (back) { /* x at stride * i + phase - pad depends on dy at i - taps + 1 and after */
+            ptrdiff_t first = fc_ceil_div(fc_max(pad - stride + 1, 0), stride);
+            s->places = (input - 1 + pad) / stride + 1 - first;
+            s->input = output;
+            s->origin = first - (s->taps - 1);
+            s->step = 1;
+            s->output = input;
+            s->first = first * stride - pad;
+            s->output_step = stride;
+        } else {
+            s->places = s->output = output;
+            s->input = input;
+            s->origin = -pad;
+            s->step = stride;
+            s->output_step = 1;
+        }
+        *(back ? &v.out_phases : &v.in_phases) *= s->phases;
+        v.kernel *= kernel;
+    }
+    v.depth = v.channels * v.in_phases;
+    v.vectors = v.out_phases * fc_ceil_div(v.filters, plan->kernels->lanes);
+    return v;
+}
+
+/* Outputs of a segment. */
+static ptrdiff_t outputs_of(int taps, int pairs) { return fc_max(2 * pairs + 3 - taps, 0); }
+
+/* `most` segments of the largest size, what is left by the others; never a whole segment in vain. */
+static axis axis_of(ptrdiff_t length, int taps, ptrdiff_t most)
+{
+    const ptrdiff_t small = outputs_of(taps, 1), middle = outputs_of(taps, 2), large = outputs_of(taps, 3);
+    axis a = {.length = length, .taps = taps, .count = {0, 0, most}};
+    ptrdiff_t left = fc_max(length - large * most, 0);
+    if (!middle)
+        a.count[2] += fc_ceil_div(left, large);
+    else if (!small)
+        a.count[1] = fc_ceil_div(left, middle);
+    else {
+        a.count[1] = left / middle + (left % middle > small);
+        a.count[0] = fc_ceil_div(fc_max(left - middle * a.count[1], 0), small);
+    }
     a.segments = a.count[0] + a.count[1] + a.count[2];
     a.pairs = a.count[2] ? 3 : a.count[1] ? 2 : 1;
     return a;
@@ -96,7 +172,14 @@ static int segment_pairs(const axis *a, ptrdiff_t i)
 static ptrdiff_t segment_start(const axis *a, ptrdiff_t i)
 {
     ptrdiff_t large = fc_min(i, a->count[2]), middle = fc_min(i - large, a->count[1]);
-    return 6 * large + 4 * middle + 2 * (i - large - middle);
+    return large * outputs_of(a->taps, 3) + middle * outputs_of(a->taps, 2) +
+           (i - large - middle) * outputs_of(a->taps, 1);
+}
+
+static fc_winograd_size size_of(const shape *h, ptrdiff_t down, ptrdiff_t across)
+{
+    return (fc_winograd_size){{h->axis[0].taps, h->axis[1].taps},
+                              {segment_pairs(&h->axis[0], down), segment_pairs(&h->axis[1], across)}};
 }
 
 /* Segments from first to last that use points of the class. */
@@ -122,7 +205,7 @@ static block block_at(const job *j, ptrdiff_t index, ptrdiff_t vectors)
     block b;
     ptrdiff_t at[2] = {index / h->axis[1].blocks % h->axis[0].blocks, index % h->axis[1].blocks};
     b.image = index / (h->axis[0].blocks * h->axis[1].blocks) * h->images;
-    b.images = fc_min(h->images, j->sweep->batch - b.image);
+    b.images = fc_min(h->images, j->view->batch - b.image);
     for (int a = 0; a < 2; a++) {
         b.first[a] = at[a] * h->axis[a].block;
         b.last[a] = fc_min(b.first[a] + h->axis[a].block, h->axis[a].segments);
@@ -153,16 +236,11 @@ static void slots_of(const block *b, ptrdiff_t image, ptrdiff_t down, ptrdiff_t 
 
 /* ---- planning --------------------------------------------------------------------------------------------- */
 
-static fc_sweep sweep_of(const fc_conv_plan *plan)
-{
-    return plan->problem.pass == FC_BACKWARD_INPUT ? fc_sweep_backward_input(plan, 0) : fc_sweep_forward(plan);
-}
-
 /* Estimated cycles of a group, from what the kernels take on AVX-512, where two vectors are multiplied and added in a cycle. */
-static double cycles_of(const fc_conv_plan *plan, const fc_sweep *s, const axis *down, const axis *across)
+static double cycles_of(const fc_conv_plan *plan, const view *w, const axis *down, const axis *across)
 {
-    const double lanes = (double)plan->kernels->lanes, batch = (double)s->batch;
-    const double in = ceil((double)s->channels / lanes), out = ceil((double)s->filters / lanes); /* vectors */
+    const double lanes = (double)plan->kernels->lanes, batch = (double)w->batch;
+    const double in = ceil((double)w->depth / lanes), out = (double)w->vectors;
     const bool gradient = plan->problem.pass == FC_BACKWARD_WEIGHT;
     double product = 0, points = 0, tiles = batch * (double)(down->segments * across->segments);
     for (int i = 0; i < down->pairs; i++)
@@ -175,26 +253,28 @@ static double cycles_of(const fc_conv_plan *plan, const fc_sweep *s, const axis 
         }
     double filter = (3.5 * (2 * down->pairs + 2) * (2 * across->pairs + 2) + 75) * (gradient ? 1 : ceil(tiles / 256));
     double pixels = batch * (double)(down->length * across->length);
-    return 4000 + (double)s->channels * out * ((gradient ? 1.25 : 1.08) * product + filter) +
+    return 4000 + (double)w->depth * out * ((gradient ? 1.25 : 1.08) * product + filter) +
            in * (5 * points + 10 * pixels) + out * (4.5 * points + 8 * pixels);
 }
 
 /* The segments of both axes that cost least. */
-static double choose(const fc_conv_plan *plan, const fc_sweep *s, axis *chosen)
+static double choose(const fc_conv_plan *plan, const view *w, axis *chosen)
 {
     double least = INFINITY;
     axis candidates[2][4];
     int counts[2] = {0, 0};
     for (int a = 0; a < 2; a++) {
-        ptrdiff_t length = s->axis[a + 1].places, before = -1;
-        const ptrdiff_t sixes[4] = {0, length / 6 - 1, length / 6, fc_ceil_div(length, 6)};
+        const int taps = w->side[a].taps;
+        const ptrdiff_t length = w->side[a].places, large = outputs_of(taps, 3),
+                        most[4] = {0, length / large - 1, length / large, fc_ceil_div(length, large)};
+        ptrdiff_t before = -1;
         for (int i = 0; i < 4; i++)
-            if (sixes[i] > before)
-                candidates[a][counts[a]++] = axis_of(length, before = sixes[i]);
+            if (most[i] > before)
+                candidates[a][counts[a]++] = axis_of(length, taps, before = most[i]);
     }
     for (int i = 0; i < counts[0]; i++)
         for (int k = 0; k < counts[1]; k++) {
-            double cycles = cycles_of(plan, s, &candidates[0][i], &candidates[1][k]);
+            double cycles = cycles_of(plan, w, &candidates[0][i], &candidates[1][k]);
             if (cycles < least) {
                 least = cycles;
                 chosen[0] = candidates[0][i];
@@ -220,9 +300,9 @@ static ptrdiff_t most_tiles(const fc_conv_plan *plan, ptrdiff_t channels)
 }
 
 /* Cuts the tiles into blocks of about `target`, in long stretches of rows: planes are best read and written so. */
-static void cut(const fc_sweep *s, ptrdiff_t target, shape *h)
+static void cut(const view *w, ptrdiff_t target, shape *h)
 {
-    ptrdiff_t all = h->axis[0].segments * h->axis[1].segments, of[2], batch = fc_max(s->batch, 1); /* also none is planned */
+    ptrdiff_t all = h->axis[0].segments * h->axis[1].segments, of[2], batch = w->batch;
     h->images = all <= target ? fc_min(target / all, batch) : 1;
     h->images = fc_ceil_div(batch, fc_ceil_div(batch, h->images));
     of[1] = fc_min(h->axis[1].segments, target);
@@ -241,37 +321,40 @@ static ptrdiff_t reach_of(const shape *h)
 {
     ptrdiff_t reach = 1;
     for (int a = 0; a < 2; a++)
-        reach *= h->axis[a].block * 2 * h->axis[a].pairs + 2;
+        reach *= h->axis[a].block * outputs_of(h->axis[a].taps, h->axis[a].pairs) + h->axis[a].taps - 1;
     return reach;
 }
 
-static shape shape_of(const fc_conv_plan *plan, const fc_sweep *s)
+/* Elements between the planes of phases: an odd number of cache lines. */
+static ptrdiff_t split_pitch(ptrdiff_t reach) { return fc_round_up(reach, 16) | 16; }
+
+static shape shape_of(const fc_conv_plan *plan, const view *w)
 {
     const fc_kernels *kernels = plan->kernels;
     const ptrdiff_t element = (ptrdiff_t)fc_size_of(plan->problem.dtype), lanes = kernels->lanes;
-    shape h = {.vectors = fc_ceil_div(s->channels, lanes), .width = kernels->width[FC_NARROW]};
-    h.panels = fc_ceil_div(s->filters, h.width);
-    choose(plan, s, h.axis);
+    shape h = {.vectors = fc_ceil_div(w->depth, lanes), .width = kernels->width[FC_NARROW]};
+    h.panels = fc_ceil_div(w->vectors * lanes, h.width);
+    choose(plan, w, h.axis);
     h.points = (2 * h.axis[0].pairs + 2) * (2 * h.axis[1].pairs + 2);
-    h.kept = h.points * (s->channels * h.width + lanes) * h.panels * element <= KEPT_BYTES;
+    h.kept = h.points * (w->depth * h.width + lanes) * h.panels * element <= KEPT_BYTES;
     if (h.kept) {
-        cut(s, fc_max(fc_min(BLOCK_BYTES / (h.points * h.vectors * lanes * element), KEPT_TILES), 1), &h);
+        cut(w, fc_max(fc_min(BLOCK_BYTES / (h.points * h.vectors * lanes * element), KEPT_TILES), 1), &h);
         h.kept = h.blocks >= KEPT_BLOCKS; /* else panels make more tasks */
     }
     if (!h.kept)
-        cut(s,
-            fc_max(
-                fc_min(fc_min(BLOCK_BYTES / (h.points * h.width * element), MOST_TILES), most_tiles(plan, s->channels)),
-                1),
+        cut(w,
+            fc_max(fc_min(fc_min(BLOCK_BYTES / (h.points * h.width * element), MOST_TILES), most_tiles(plan, w->depth)),
+                   1),
             &h);
-    h.chunk = h.kept ? s->channels : fc_min(s->channels, fc_max(CHUNK, lanes));
+    h.chunk = h.kept ? w->depth : fc_min(w->depth, fc_max(CHUNK, lanes));
     h.v = POINTS * ((h.vectors * h.tiles) | 1) * lanes;
     h.m = POINTS * (h.tiles * h.width + lanes);
     h.u = h.points * (h.chunk * h.width + lanes);
     h.stage = reach_of(&h) * lanes;
-    h.taps = h.kept ? fc_min(s->channels, KEPT_CHANNELS) * TAPS * lanes : h.chunk * TAPS * lanes;
+    h.split = w->in_phases * w->out_phases == 1 ? 0 : split_pitch(reach_of(&h)) * lanes + FC_SLACK;
+    h.taps = h.kept ? fc_min(w->depth, KEPT_CHANNELS) * w->kernel * lanes : h.chunk * w->kernel * lanes;
     h.round = h.kept ? h.blocks : fc_max(fc_min((ptrdiff_t)(plan->limit / 2) / (h.v * element), h.blocks), 1);
-    h.worker = (size_t)(fc_round_up((h.m + h.stage + h.taps + (h.kept ? h.v : h.u)) * element, FC_ALIGNMENT) +
+    h.worker = (size_t)(fc_round_up((h.m + h.stage + h.split + h.taps + (h.kept ? h.v : h.u)) * element, FC_ALIGNMENT) +
                         8 * FC_ALIGNMENT + fc_round_up(reach_of(&h) * (ptrdiff_t)sizeof(ptrdiff_t), FC_ALIGNMENT));
     h.shared = (size_t)((h.kept ? h.panels * h.u : h.round * h.v) * element);
     return h;
@@ -279,16 +362,16 @@ static shape shape_of(const fc_conv_plan *plan, const fc_sweep *s)
 
 enum { WAVE_BYTES = 16 << 20, TASK_CHANNELS = 32, TASK_FILTERS = 64 };
 
-static shape shape_of_weights(const fc_conv_plan *plan, const fc_sweep *s, int threads)
+static shape shape_of_weights(const fc_conv_plan *plan, const view *w, int threads)
 {
     const fc_kernels *kernels = plan->kernels;
     const ptrdiff_t element = (ptrdiff_t)fc_size_of(plan->problem.dtype), lanes = kernels->lanes,
                     room = (ptrdiff_t)(plan->limit / 8 * 3); /* for transformed tiles, and for sums */
-    shape h = {.vectors = fc_ceil_div(s->channels, lanes), .width = kernels->width[FC_NARROW]};
-    h.panels = fc_ceil_div(s->filters, h.width);
-    choose(plan, s, h.axis);
+    shape h = {.vectors = fc_ceil_div(w->depth, lanes), .width = kernels->width[FC_NARROW]};
+    h.panels = fc_ceil_div(w->vectors * lanes, h.width);
+    choose(plan, w, h.axis);
     h.points = (2 * h.axis[0].pairs + 2) * (2 * h.axis[1].pairs + 2);
-    cut(s, fc_max(fc_min(MOST_TILES, most_tiles(plan, s->channels + s->filters)), 1), &h);
+    cut(w, fc_max(fc_min(MOST_TILES, most_tiles(plan, w->depth + w->filters)), 1), &h);
     h.v = POINTS * ((h.vectors * h.tiles) | 1) * lanes;
     h.d = POINTS * ((h.panels * h.width / lanes * h.tiles) | 1) * lanes;
     ptrdiff_t panel_sums = h.points * (h.vectors * lanes + 1) * h.width * element,
@@ -309,8 +392,10 @@ static shape shape_of_weights(const fc_conv_plan *plan, const fc_sweep *s, int t
     }
     h.sums = h.points * (h.task_vectors * lanes * h.task_panels * h.width + lanes);
     h.stage = reach_of(&h) * lanes;
-    h.taps = h.task_vectors * lanes * TAPS * lanes;
-    h.worker = (size_t)(fc_round_up((h.stage + h.taps + (h.round == h.blocks ? h.sums : 0)) * element, FC_ALIGNMENT) +
+    h.split = w->in_phases * w->out_phases == 1 ? 0 : split_pitch(reach_of(&h)) * lanes + FC_SLACK;
+    h.taps = h.task_vectors * lanes * w->side[0].taps * w->side[1].taps * lanes;
+    h.worker = (size_t)(fc_round_up((h.stage + h.split + h.taps + (h.round == h.blocks ? h.sums : 0)) * element,
+                                    FC_ALIGNMENT) +
                         8 * FC_ALIGNMENT + fc_round_up(reach_of(&h) * (ptrdiff_t)sizeof(ptrdiff_t), FC_ALIGNMENT));
     h.shared =
         (size_t)((h.round * (h.v + h.d) + (h.round == h.blocks ? 0 : h.tasks[0] * h.tasks[1] * h.sums)) * element);
@@ -319,31 +404,73 @@ static shape shape_of_weights(const fc_conv_plan *plan, const fc_sweep *s, int t
 
 /* ---- the filters ------------------------------------------------------------------------------------------ */
 
-enum { TURN_MOST = 16 }; /* lanes */
+enum { MOST_LANES = 16 };
+
+/* Filters of a panel, whole vectors. */
+static ptrdiff_t panel_width(const job *j, ptrdiff_t panel)
+{
+    const ptrdiff_t lanes = j->plan->kernels->lanes, width = j->shape->width;
+    return fc_min(width, j->view->vectors * lanes - panel * width);
+}
+
+/* Kernel index of each tap of a phase, or -1. */
+static void list_taps(const view *w, ptrdiff_t phase, bool turned, ptrdiff_t *at)
+{
+    const side *down = &w->side[0], *across = &w->side[1];
+    const ptrdiff_t first[2] = {phase / across->phases, phase % across->phases};
+    for (int i = 0; i < down->taps; i++)
+        for (int k = 0; k < across->taps; k++) {
+            ptrdiff_t r = first[0] + (turned ? down->taps - 1 - i : i) * down->stride,
+                      c = first[1] + (turned ? across->taps - 1 - k : k) * across->stride;
+            *at++ = r < down->kernel && c < across->kernel ? r * across->kernel + c : -1;
+        }
+}
 
 /* Transforms the filters of a panel, channels from first to last; to: [point][channel][width], points `pitch` apart. */
 static void transform_filters(const job *j, ptrdiff_t panel, ptrdiff_t first, ptrdiff_t last, char *taps, char *to,
                               ptrdiff_t pitch)
 {
-    const fc_sweep *s = j->sweep;
+    const view *w = j->view;
     const shape *h = j->shape;
     const fc_kernels *kernels = j->plan->kernels;
     const ptrdiff_t element = (ptrdiff_t)fc_size_of(j->plan->problem.dtype), lanes = kernels->lanes;
-    const ptrdiff_t width = fc_min(h->width, fc_round_up(s->filters - panel * h->width, lanes));
+    const ptrdiff_t width = panel_width(j, panel), of_phase = w->vectors / w->out_phases;
     for (ptrdiff_t i = 0; i < width; i += lanes) {
-        ptrdiff_t filter = panel * h->width + i, filters = fc_min(lanes, s->filters - filter);
-        if (!j->turned) {
-            const char *from = j->weight + ((j->group * s->filters + filter) * s->channels + first) * TAPS * element;
-            kernels->planes_in(from, s->channels * TAPS, filters, (last - first) * TAPS, false, taps, NULL);
-        } else
-            for (ptrdiff_t c = first; c < last; c++) {
-                char few[(TURN_MOST * TAPS + TURN_MOST) * sizeof(double)];
-                const char *from = j->weight + ((j->group * s->channels + c) * s->filters + filter) * TAPS * element;
-                kernels->copy(from, few, filters * TAPS);
-                kernels->planes_in(few, TAPS, filters, TAPS, true, taps + (c - first) * TAPS * lanes * element, NULL);
-            }
-        kernels->winograd_filter(taps, j->turned, h->axis[0].pairs, h->axis[1].pairs, last - first, to + i * element,
-                                 pitch, width);
+        const ptrdiff_t vector = (panel * h->width + i) / lanes, filter = vector % of_phase * lanes,
+                        filters = fc_min(lanes, w->filters - filter);
+        for (ptrdiff_t c = first, count; c < last; c += count) {
+            const ptrdiff_t channel = c % w->channels;
+            ptrdiff_t at[TAPS];
+            count = fc_min(last - c, w->channels - channel);
+            list_taps(w, j->turned ? vector / of_phase : c / w->channels, j->turned, at);
+            for (int n = 0; n < h->axis[0].taps * h->axis[1].taps; n++)
+                at[n] *= lanes;
+            if (!j->turned) {
+                const char *from =
+                    j->weight + ((j->group * w->filters + filter) * w->channels + channel) * w->kernel * element;
+                kernels->planes_in(from, w->channels * w->kernel, filters, count * w->kernel, false, taps, NULL);
+            } else
+                for (ptrdiff_t n = 0; n < count; n++) {
+                    const char *from = j->weight + ((j->group * w->channels + channel + n) * w->filters + filter) *
+                                                       w->kernel * element;
+                    char *turned = taps + n * w->kernel * lanes * element;
+                    if (w->kernel < lanes) { /* copied to where whole vectors can be read */
+                        char few[(MOST_LANES * MOST_LANES + MOST_LANES) * sizeof(double)];
+                        kernels->copy(from, few, filters * w->kernel);
+                        kernels->planes_in(few, w->kernel, filters, w->kernel, true, turned, NULL);
+                    } else
+                        kernels->planes_in(from, w->kernel, filters, w->kernel, false, turned, NULL);
+                }
+            fc_winograd_filter f = {.size = {{h->axis[0].taps, h->axis[1].taps}, {h->axis[0].pairs, h->axis[1].pairs}},
+                                    .from = taps,
+                                    .at = at,
+                                    .from_step = w->kernel * lanes,
+                                    .count = count,
+                                    .to = to + (i + (c - first) * width) * element,
+                                    .pitch = pitch,
+                                    .to_step = width};
+            kernels->winograd_filter(&f);
+        }
     }
 }
 
@@ -353,82 +480,175 @@ static void keep_filters(void *context, ptrdiff_t index, int worker)
     const shape *h = j->shape;
     const ptrdiff_t element = (ptrdiff_t)fc_size_of(j->plan->problem.dtype), lanes = j->plan->kernels->lanes;
     ptrdiff_t panel = index % h->panels, first = index / h->panels * KEPT_CHANNELS,
-              last = fc_min(first + KEPT_CHANNELS, j->sweep->channels);
-    ptrdiff_t width = fc_min(h->width, fc_round_up(j->sweep->filters - panel * h->width, lanes));
+              last = fc_min(first + KEPT_CHANNELS, j->view->depth), width = panel_width(j, panel);
     transform_filters(j, panel, first, last, j->workspace + (size_t)worker * h->worker,
                       j->shared + (panel * h->u + first * width) * element, h->chunk * width + lanes);
 }
 
 /* ---- the input -------------------------------------------------------------------------------------------- */
 
-/* Transforms vectors of channels from first to last of a block. */
-static void transform_input(const job *j, const operand *x, const block *b, ptrdiff_t first, ptrdiff_t last,
-                            char *stage, ptrdiff_t *offsets, char *v)
+/* The part of an operand that a block needs, in places and taps. */
+typedef struct region {
+    ptrdiff_t begin[2], length[2];
+} region;
+
+/* One vector of channels of an image as [row][column][lanes]. */
+static void stage_vector(const job *j, const operand *x, const region *at, ptrdiff_t image, ptrdiff_t vector,
+                         char *stage, const ptrdiff_t *offsets)
 {
-    const shape *h = j->shape;
     const fc_kernels *kernels = j->plan->kernels;
     const ptrdiff_t element = (ptrdiff_t)fc_size_of(j->plan->problem.dtype), lanes = kernels->lanes;
-    const bool pixels = j->plan->problem.layout == FC_CHANNELS_LAST;
     const ptrdiff_t width = x->size[1], plane = x->size[0] * width, channels = x->groups * x->channels;
-    ptrdiff_t begin[2], length[2], low[2], high[2]; /* of the region; and where the input lies in it */
+    const ptrdiff_t channel = j->group * x->channels + vector * lanes, count = fc_min(lanes, x->depth - vector * lanes);
+    ptrdiff_t low[2], high[2]; /* where the input lies in the region */
     for (int a = 0; a < 2; a++) {
-        begin[a] = segment_start(&h->axis[a], b->first[a]) + x->origin[a];
-        length[a] = segment_start(&h->axis[a], b->last[a]) + x->origin[a] + x->margin - begin[a];
-        low[a] = fc_min(fc_max(-begin[a], 0), length[a]);
-        high[a] = fc_max(fc_min(x->size[a] - begin[a], length[a]), low[a]);
+        low[a] = fc_min(fc_max(-at->begin[a], 0), at->length[a]);
+        high[a] = fc_max(fc_min(x->size[a] - at->begin[a], at->length[a]), low[a]);
     }
-    const ptrdiff_t rows = high[0] - low[0], columns = high[1] - low[1];
-    const bool whole = columns == width; /* rows follow one another */
-    for (ptrdiff_t i = 0, n = 0; i < (whole ? rows : 1); i++)
-        for (ptrdiff_t k = 0; k < columns; k++)
-            offsets[n++] = (i * length[1] + k) * lanes;
-    if (rows < length[0] || columns < length[1])
-        memset(stage, 0, (size_t)(length[0] * length[1] * lanes * element));
+    const ptrdiff_t rows = high[0] - low[0], columns = high[1] - low[1],
+                    pixel = (at->begin[0] + low[0]) * width + at->begin[1] + low[1];
+    char *to = stage + (low[0] * at->length[1] + low[1]) * lanes * element;
+    if (!rows || !columns)
+        return;
+    if (j->plan->problem.layout == FC_CHANNELS_LAST)
+        for (ptrdiff_t r = 0; r < rows; r++)
+            kernels->pixels_in(x->data + ((image * plane + pixel + r * width) * channels + channel) * element, channels,
+                               count, columns, to + r * at->length[1] * lanes * element);
+    else if (columns == width) /* rows follow one another */
+        kernels->planes_in(x->data + ((image * channels + channel) * plane + pixel) * element, plane, count,
+                           rows * columns, false, to, offsets);
+    else
+        for (ptrdiff_t r = 0; r < rows; r++)
+            kernels->planes_in(x->data + ((image * channels + channel) * plane + pixel + r * width) * element, plane,
+                               count, columns, false, to + r * at->length[1] * lanes * element, NULL);
+}
+
+/* The same of the phases of an image: channels first, split into planes of their own; */
+static void stage_phase_planes(const job *j, const operand *x, const region *at, ptrdiff_t image, ptrdiff_t vector,
+                               char *split, char *stage)
+{
+    const fc_kernels *kernels = j->plan->kernels;
+    const ptrdiff_t element = (ptrdiff_t)fc_size_of(j->plan->problem.dtype), lanes = kernels->lanes;
+    const ptrdiff_t count = fc_min(lanes, x->depth - vector * lanes), rows = at->length[0], columns = at->length[1],
+                    pitch = split_pitch(rows * columns);
+    for (ptrdiff_t lane = 0; lane < count; lane++) {
+        const ptrdiff_t c = vector * lanes + lane, phase = c / x->channels,
+                        channel = (image * x->groups + j->group) * x->channels + c % x->channels;
+        const ptrdiff_t top = x->origin[0] + at->begin[0] * x->step[0] + phase / x->phases[1],
+                        left = x->origin[1] + at->begin[1] * x->step[1] + phase % x->phases[1];
+        for (ptrdiff_t r = 0; r < rows; r++) {
+            const ptrdiff_t row = top + r * x->step[0];
+            char *to = split + (lane * pitch + r * columns) * element;
+            if (row < 0 || row >= x->size[0])
+                kernels->zero(to, columns);
+            else
+                fc_stage_row(kernels, element, x->data + (channel * x->size[0] + row) * x->size[1] * element, left,
+                             x->step[1], x->size[1], to, columns);
+        }
+    }
+    kernels->planes_in(split, pitch, count, rows * columns, true, stage, NULL);
+}
+
+/* channels last, a stretch of channels of one phase at a time. */
+static void stage_phase_pixels(const job *j, const operand *x, const region *at, ptrdiff_t image, ptrdiff_t vector,
+                               char *stage)
+{
+    const fc_kernels *kernels = j->plan->kernels;
+    const ptrdiff_t element = (ptrdiff_t)fc_size_of(j->plan->problem.dtype), lanes = kernels->lanes,
+                    channels = x->groups * x->channels;
+    memset(stage, 0, (size_t)(at->length[0] * at->length[1] * lanes * element));
+    for (ptrdiff_t lane = 0, count; lane < fc_min(lanes, x->depth - vector * lanes); lane += count) {
+        const ptrdiff_t c = vector * lanes + lane, phase = c / x->channels, channel = c % x->channels;
+        count = fc_min(fc_min(lanes, x->depth - vector * lanes) - lane, x->channels - channel);
+        const ptrdiff_t start[2] = {x->origin[0] + at->begin[0] * x->step[0] + phase / x->phases[1],
+                                    x->origin[1] + at->begin[1] * x->step[1] + phase % x->phases[1]};
+        ptrdiff_t low[2], high[2];
+        for (int a = 0; a < 2; a++) {
+            low[a] = fc_min(start[a] < 0 ? fc_ceil_div(-start[a], x->step[a]) : 0, at->length[a]);
+            high[a] = start[a] < x->size[a]
+                          ? fc_max(fc_min(fc_ceil_div(x->size[a] - start[a], x->step[a]), at->length[a]), low[a])
+                          : low[a];
+        }
+        for (ptrdiff_t r = low[0]; r < high[0] && low[1] < high[1]; r++) {
+            const char *from =
+                x->data +
+                (((image * x->size[0] + start[0] + r * x->step[0]) * x->size[1] + start[1] + low[1] * x->step[1]) *
+                     channels +
+                 j->group * x->channels + channel) *
+                    element;
+            char *to = stage + ((r * at->length[1] + low[1]) * lanes + lane) * element;
+            if (count == lanes)
+                kernels->pixels_in(from, x->step[1] * channels, count, high[1] - low[1], to);
+            else
+                for (ptrdiff_t i = low[1]; i < high[1];
+                     i++, from += x->step[1] * channels * element, to += lanes * element)
+                    memcpy(to, from, (size_t)(count * element));
+        }
+    }
+}
+
+/* Transforms vectors of channels from first to last of a block. */
+static void transform_input(const job *j, const operand *x, const block *b, ptrdiff_t first, ptrdiff_t last,
+                            char *stage, char *split, ptrdiff_t *offsets, char *v)
+{
+    const shape *h = j->shape;
+    const ptrdiff_t element = (ptrdiff_t)fc_size_of(j->plan->problem.dtype), lanes = j->plan->kernels->lanes;
+    const bool phased = x->phases[0] * x->phases[1] > 1;
+    region at;
+    for (int a = 0; a < 2; a++) {
+        at.begin[a] = segment_start(&h->axis[a], b->first[a]);
+        at.length[a] = segment_start(&h->axis[a], b->last[a]) + x->margin[a] - at.begin[a];
+        at.begin[a] += phased ? 0 : x->origin[a];
+    }
+    if (!phased) {
+        ptrdiff_t inside[2]; /* rows, columns */
+        for (int a = 0; a < 2; a++)
+            inside[a] = fc_max(fc_min(x->size[a], at.begin[a] + at.length[a]) - fc_max(at.begin[a], 0), 0);
+        if (inside[0] < at.length[0] || inside[1] < at.length[1])
+            memset(stage, 0, (size_t)(at.length[0] * at.length[1] * lanes * element));
+        if (inside[1] == x->size[1])
+            for (ptrdiff_t i = 0, n = 0; i < inside[0]; i++)
+                for (ptrdiff_t k = 0; k < inside[1]; k++)
+                    offsets[n++] = (i * at.length[1] + k) * lanes;
+    }
     for (ptrdiff_t n = 0; n < b->images; n++)
         for (ptrdiff_t c = first; c < last; c++) {
-            ptrdiff_t channel = j->group * x->channels + c * lanes, count = fc_min(lanes, x->channels - c * lanes);
-            ptrdiff_t pixel = (begin[0] + low[0]) * width + begin[1] + low[1];
-            char *to = stage + (low[0] * length[1] + low[1]) * lanes * element;
-            if (rows && columns) {
-                if (pixels)
-                    for (ptrdiff_t r = 0; r < rows; r++)
-                        kernels->pixels_in(
-                            x->data + (((b->image + n) * plane + pixel + r * width) * channels + channel) * element,
-                            channels, count, columns, to + r * length[1] * lanes * element);
-                else if (whole)
-                    kernels->planes_in(x->data + (((b->image + n) * channels + channel) * plane + pixel) * element,
-                                       plane, count, rows * columns, false, to, offsets);
-                else
-                    for (ptrdiff_t r = 0; r < rows; r++)
-                        kernels->planes_in(
-                            x->data + (((b->image + n) * channels + channel) * plane + pixel + r * width) * element,
-                            plane, count, columns, false, to + r * length[1] * lanes * element, NULL);
-            }
+            if (!phased)
+                stage_vector(j, x, &at, b->image + n, c, stage, offsets);
+            else if (j->plan->problem.layout == FC_CHANNELS_LAST)
+                stage_phase_pixels(j, x, &at, b->image + n, c, stage);
+            else
+                stage_phase_planes(j, x, &at, b->image + n, c, split, stage);
             ptrdiff_t table[POINTS], slots[SLOTS];
             for (int p = 0; p < POINTS; p++)
                 table[p] = b->v[p] + (c - x->first) * b->tiles[p] * lanes;
             for (ptrdiff_t d = b->first[0]; d < b->last[0]; d++)
                 for (ptrdiff_t a = b->first[1]; a < b->last[1]; a++) {
                     slots_of(b, n, d, a, lanes, slots);
-                    ptrdiff_t at =
-                        (segment_start(&h->axis[0], d) - segment_start(&h->axis[0], b->first[0])) * length[1] +
+                    ptrdiff_t from =
+                        (segment_start(&h->axis[0], d) - segment_start(&h->axis[0], b->first[0])) * at.length[1] +
                         segment_start(&h->axis[1], a) - segment_start(&h->axis[1], b->first[1]);
-                    x->transform(stage + at * lanes * element, length[1] * lanes, segment_pairs(&h->axis[0], d),
-                                 segment_pairs(&h->axis[1], a), v, table, slots);
+                    fc_winograd_size size = size_of(h, d, a);
+                    x->transform(stage + from * lanes * element, at.length[1] * lanes, &size, v, table, slots);
                 }
         }
 }
 
-static operand operand_of(const fc_conv_plan *plan, const fc_sweep *s, const void *data)
+static operand operand_of(const fc_conv_plan *plan, const view *w, const void *data)
 {
-    return (operand){data,
-                     s->channels,
-                     s->groups,
-                     {s->axis[1].input, s->axis[2].input},
-                     {s->axis[1].origin, s->axis[2].origin},
-                     2,
-                     0,
-                     plan->kernels->winograd_input};
+    operand x = {.data = data,
+                 .channels = w->channels,
+                 .groups = w->groups,
+                 .depth = w->depth,
+                 .transform = plan->kernels->winograd_input};
+    for (int a = 0; a < 2; a++) {
+        x.size[a] = w->side[a].input;
+        x.origin[a] = w->side[a].origin;
+        x.step[a] = w->side[a].step;
+        x.phases[a] = w->in_phases == 1 ? 1 : w->side[a].phases;
+        x.margin[a] = w->side[a].taps - 1;
+    }
+    return x;
 }
 
 /* ---- products and output ---------------------------------------------------------------------------------- */
@@ -459,63 +679,120 @@ static void multiply(const job *j, const block *b, ptrdiff_t panel_width, ptrdif
         }
 }
 
-static void finish(const job *j, const block *b, ptrdiff_t panel, ptrdiff_t panel_width, const char *m, char *stage)
+/* An image's places of one vector of filters, staged as [row][column][lanes], to one phase of the output. */
+static void put_phase(const job *j, const region *at, ptrdiff_t image, ptrdiff_t phase, ptrdiff_t filter,
+                      ptrdiff_t count, const char *stage, char *split)
 {
-    const fc_sweep *s = j->sweep;
+    const view *w = j->view;
+    const fc_kernels *kernels = j->plan->kernels;
+    const ptrdiff_t element = (ptrdiff_t)fc_size_of(j->plan->problem.dtype), lanes = kernels->lanes,
+                    filters = w->groups * w->filters, height = w->side[0].output, width = w->side[1].output;
+    ptrdiff_t start[2] = {phase / w->side[1].phases, phase % w->side[1].phases}, low[2], high[2];
+    for (int a = 0; a < 2; a++) { /* places that are in the output */
+        const side *s = &w->side[a];
+        start[a] += s->first + at->begin[a] * s->output_step;
+        low[a] = start[a] < 0 ? 1 : 0;
+        high[a] = start[a] < s->output ? fc_min(fc_ceil_div(s->output - start[a], s->output_step), at->length[a]) : 0;
+    }
+    const ptrdiff_t step = w->side[1].output_step, columns = high[1] - low[1],
+                    pitch = split_pitch(at->length[0] * at->length[1]);
+    if (columns <= 0)
+        return;
+    const bool pixels = j->plan->problem.layout == FC_CHANNELS_LAST;
+    if (!pixels)
+        kernels->planes_out(stage, at->length[0] * at->length[1], split, pitch, count);
+    for (ptrdiff_t r = low[0]; r < high[0]; r++) {
+        const ptrdiff_t from = r * at->length[1] + low[1], row = start[0] + r * w->side[0].output_step,
+                        column = start[1] + low[1] * step;
+        if (pixels) {
+            kernels->pixels_out(stage + from * lanes * element, columns,
+                                j->out + (((image * height + row) * width + column) * filters + filter) * element,
+                                step * filters, count);
+            continue;
+        }
+        for (ptrdiff_t c = 0; c < count; c++) {
+            const char *line = split + (c * pitch + from) * element;
+            char *to = j->out + (((image * filters + filter + c) * height + row) * width + column) * element;
+            if (element == 4)
+                for (ptrdiff_t i = 0; i < columns; i++)
+                    ((float *)to)[i * step] = ((const float *)line)[i];
+            else
+                for (ptrdiff_t i = 0; i < columns; i++)
+                    ((double *)to)[i * step] = ((const double *)line)[i];
+        }
+    }
+}
+
+/* The same to the whole output. */
+static void put(const job *j, const region *at, ptrdiff_t image, ptrdiff_t filter, ptrdiff_t count, const char *stage)
+{
+    const fc_kernels *kernels = j->plan->kernels;
+    const ptrdiff_t element = (ptrdiff_t)fc_size_of(j->plan->problem.dtype), lanes = kernels->lanes,
+                    filters = j->view->groups * j->view->filters, width = j->shape->axis[1].length,
+                    plane = j->shape->axis[0].length * width, pixel = at->begin[0] * width + at->begin[1];
+    ptrdiff_t run = at->length[1], runs = at->length[0];
+    if (run == width) {
+        run *= runs;
+        runs = 1;
+    }
+    for (ptrdiff_t r = 0; r < runs; r++) {
+        const char *from = stage + r * at->length[1] * lanes * element;
+        if (j->plan->problem.layout == FC_CHANNELS_LAST)
+            kernels->pixels_out(from, run, j->out + ((image * plane + pixel + r * width) * filters + filter) * element,
+                                filters, count);
+        else
+            kernels->planes_out(from, run, j->out + ((image * filters + filter) * plane + pixel + r * width) * element,
+                                plane, count);
+    }
+}
+
+static void finish(const job *j, const block *b, ptrdiff_t panel, ptrdiff_t panel_width, const char *m, char *stage,
+                   char *split)
+{
+    const view *w = j->view;
     const shape *h = j->shape;
     const fc_kernels *kernels = j->plan->kernels;
-    const ptrdiff_t element = (ptrdiff_t)fc_size_of(j->plan->problem.dtype), lanes = kernels->lanes;
-    const ptrdiff_t filters = s->groups * s->filters, width = h->axis[1].length, plane = h->axis[0].length * width;
-    ptrdiff_t begin[2], length[2];
+    const ptrdiff_t element = (ptrdiff_t)fc_size_of(j->plan->problem.dtype), lanes = kernels->lanes,
+                    of_phase = w->vectors / w->out_phases;
+    region at;
     for (int a = 0; a < 2; a++) {
-        begin[a] = segment_start(&h->axis[a], b->first[a]);
-        length[a] = fc_min(segment_start(&h->axis[a], b->last[a]), h->axis[a].length) - begin[a];
+        at.begin[a] = segment_start(&h->axis[a], b->first[a]);
+        at.length[a] = fc_min(segment_start(&h->axis[a], b->last[a]), h->axis[a].length) - at.begin[a];
     }
     for (ptrdiff_t n = 0; n < b->images; n++)
         for (ptrdiff_t i = 0; i < panel_width; i += lanes) {
-            ptrdiff_t filter = panel * h->width + i, count = fc_min(lanes, s->filters - filter);
-            double bias[TURN_MOST] = {0};
-            filter += j->group * s->filters;
+            const ptrdiff_t vector = (panel * h->width + i) / lanes, phase = vector / of_phase;
+            ptrdiff_t filter = vector % of_phase * lanes, count = fc_min(lanes, w->filters - filter);
+            double bias[MOST_LANES] = {0};
+            filter += j->group * w->filters;
             if (j->bias)
                 kernels->copy(j->bias + filter * element, bias, count);
-            fc_winograd_out o = {.pitch = length[1] * lanes, .bias = bias, .relu = j->plan->problem.relu};
+            fc_winograd_out o = {.pitch = at.length[1] * lanes, .bias = bias, .relu = j->plan->problem.relu};
             ptrdiff_t table[POINTS], slots[SLOTS];
             for (int p = 0; p < POINTS; p++)
                 table[p] = b->m[p] + i;
             for (ptrdiff_t d = b->first[0]; d < b->last[0]; d++)
                 for (ptrdiff_t a = b->first[1]; a < b->last[1]; a++) {
                     slots_of(b, n, d, a, panel_width, slots);
-                    int down = segment_pairs(&h->axis[0], d), across = segment_pairs(&h->axis[1], a);
-                    ptrdiff_t row = segment_start(&h->axis[0], d) - begin[0],
-                              column = segment_start(&h->axis[1], a) - begin[1];
-                    o.to = stage + (row * length[1] + column) * lanes * element;
-                    o.rows = fc_min(2 * down, length[0] - row);
-                    o.columns = fc_min(2 * across, length[1] - column);
-                    kernels->winograd_output(m, table, slots, down, across, &o);
+                    const fc_winograd_size size = size_of(h, d, a);
+                    ptrdiff_t row = segment_start(&h->axis[0], d) - at.begin[0],
+                              column = segment_start(&h->axis[1], a) - at.begin[1];
+                    o.to = stage + (row * at.length[1] + column) * lanes * element;
+                    o.rows = fc_min(outputs_of(size.taps[0], size.pairs[0]), at.length[0] - row);
+                    o.columns = fc_min(outputs_of(size.taps[1], size.pairs[1]), at.length[1] - column);
+                    kernels->winograd_output(m, table, slots, &size, &o);
                 }
-            ptrdiff_t image = b->image + n, pixel = begin[0] * width + begin[1], run = length[1], runs = length[0];
-            if (run == width) {
-                run *= runs;
-                runs = 1;
-            }
-            for (ptrdiff_t r = 0; r < runs; r++) {
-                const char *from = stage + r * length[1] * lanes * element;
-                if (j->plan->problem.layout == FC_CHANNELS_LAST)
-                    kernels->pixels_out(from, run,
-                                        j->out + ((image * plane + pixel + r * width) * filters + filter) * element,
-                                        filters, count);
-                else
-                    kernels->planes_out(from, run,
-                                        j->out + ((image * filters + filter) * plane + pixel + r * width) * element,
-                                        plane, count);
-            }
+            if (w->out_phases > 1)
+                put_phase(j, &at, b->image + n, phase, filter, count, stage, split);
+            else
+                put(j, &at, b->image + n, filter, count, stage);
         }
 }
 
 /* ---- tasks ------------------------------------------------------------------------------------------------ */
 
 typedef struct space {
-    char *m, *stage, *taps, *own; /* own: v if kept, else u */
+    char *m, *stage, *split, *taps, *own; /* own: v if kept, else u */
     ptrdiff_t *offsets;
 } space;
 
@@ -528,6 +805,7 @@ static space space_of(const job *j, int worker)
     s.taps = fc_take(&at, h->taps * element);
     s.m = fc_take(&at, h->m * element);
     s.stage = fc_take(&at, h->stage * element);
+    s.split = fc_take(&at, h->split * element);
     s.own = fc_take(&at, (h->kept ? h->v : h->u) * element);
     s.offsets = fc_take(&at, 0);
     return s;
@@ -539,14 +817,14 @@ static void run_block(void *context, ptrdiff_t index, int worker)
     const job *j = context;
     const shape *h = j->shape;
     const ptrdiff_t element = (ptrdiff_t)fc_size_of(j->plan->problem.dtype), lanes = j->plan->kernels->lanes,
-                    channels = j->sweep->channels;
+                    channels = j->view->depth;
     space s = space_of(j, worker);
     block b = block_at(j, index, h->vectors);
-    transform_input(j, &j->in, &b, 0, h->vectors, s.stage, s.offsets, s.own);
+    transform_input(j, &j->in, &b, 0, h->vectors, s.stage, s.split, s.offsets, s.own);
     for (ptrdiff_t panel = 0; panel < h->panels; panel++) {
-        ptrdiff_t width = fc_min(h->width, fc_round_up(j->sweep->filters - panel * h->width, lanes));
+        ptrdiff_t width = panel_width(j, panel);
         multiply(j, &b, width, 0, channels, s.own, j->shared + panel * h->u * element, channels * width + lanes, s.m);
-        finish(j, &b, panel, width, s.m, s.stage);
+        finish(j, &b, panel, width, s.m, s.stage, s.split);
     }
 }
 
@@ -562,7 +840,7 @@ static void run_input(void *context, ptrdiff_t index, int worker)
     space s = space_of(j, worker);
     block b = block_at(j, j->first_block + index / pieces, h->vectors);
     ptrdiff_t first = index % pieces * INPUT_VECTORS;
-    transform_input(j, &j->in, &b, first, fc_min(first + INPUT_VECTORS, h->vectors), s.stage, s.offsets,
+    transform_input(j, &j->in, &b, first, fc_min(first + INPUT_VECTORS, h->vectors), s.stage, s.split, s.offsets,
                     j->shared + index / pieces * h->v * element);
 }
 
@@ -572,17 +850,17 @@ static void run_panel(void *context, ptrdiff_t index, int worker)
     const job *j = context;
     const shape *h = j->shape;
     const ptrdiff_t element = (ptrdiff_t)fc_size_of(j->plan->problem.dtype), lanes = j->plan->kernels->lanes,
-                    channels = j->sweep->channels;
+                    channels = j->view->depth;
     space s = space_of(j, worker);
     ptrdiff_t of_round = index / h->panels, panel = index % h->panels;
-    ptrdiff_t width = fc_min(h->width, fc_round_up(j->sweep->filters - panel * h->width, lanes));
+    ptrdiff_t width = panel_width(j, panel);
     block b = block_at(j, j->first_block + of_round, h->vectors);
     for (ptrdiff_t c = 0; c < channels; c += h->chunk) {
         ptrdiff_t last = fc_min(c + h->chunk, channels), pitch = (last - c) * width + lanes;
         transform_filters(j, panel, c, last, s.taps, s.own, pitch);
         multiply(j, &b, width, c, last, j->shared + of_round * h->v * element, s.own, pitch, s.m);
     }
-    finish(j, &b, panel, width, s.m, s.stage);
+    finish(j, &b, panel, width, s.m, s.stage, s.split);
 }
 
 /* ---- the weight gradient ------------------------------------------------------------------------------------ */
@@ -596,10 +874,11 @@ static void run_gradient_input(void *context, ptrdiff_t index, int worker)
     const shape *h = j->shape;
     const ptrdiff_t element = (ptrdiff_t)fc_size_of(j->plan->problem.dtype),
                     pieces = fc_ceil_div(h->vectors, INPUT_VECTORS);
-    char *at = j->workspace + (size_t)worker * h->worker, *stage = fc_take(&at, h->stage * element);
+    char *at = j->workspace + (size_t)worker * h->worker, *stage = fc_take(&at, h->stage * element),
+         *split = fc_take(&at, h->split * element);
     block b = block_at(j, j->first_block + index / pieces, h->vectors);
     ptrdiff_t first = index % pieces * INPUT_VECTORS;
-    transform_input(j, &j->in, &b, first, fc_min(first + INPUT_VECTORS, h->vectors), stage, fc_take(&at, 0),
+    transform_input(j, &j->in, &b, first, fc_min(first + INPUT_VECTORS, h->vectors), stage, split, fc_take(&at, 0),
                     j->shared + index / pieces * h->v * element);
 }
 
@@ -609,11 +888,48 @@ static void run_gradient_output(void *context, ptrdiff_t index, int worker)
     const shape *h = j->shape;
     const ptrdiff_t element = (ptrdiff_t)fc_size_of(j->plan->problem.dtype),
                     pieces = fc_ceil_div(j->range_vectors, INPUT_VECTORS);
-    char *at = j->workspace + (size_t)worker * h->worker, *stage = fc_take(&at, h->stage * element);
+    char *at = j->workspace + (size_t)worker * h->worker, *stage = fc_take(&at, h->stage * element),
+         *split = fc_take(&at, h->split * element);
     block b = block_at(j, j->first_block + index / pieces, j->range_vectors);
     ptrdiff_t first = index % pieces * INPUT_VECTORS;
     transform_input(j, &j->dy, &b, j->range + first, j->range + fc_min(first + INPUT_VECTORS, j->range_vectors), stage,
-                    fc_take(&at, 0), j->shared + (h->round * h->v + index / pieces * h->d) * element);
+                    split, fc_take(&at, 0), j->shared + (h->round * h->v + index / pieces * h->d) * element);
+}
+
+/* The sums of vectors of channels c0 to c1 and of filters f0 to f1, finished, to where they belong. */
+static void put_weights(const job *j, ptrdiff_t c0, ptrdiff_t c1, ptrdiff_t f0, ptrdiff_t f1, const char *sums,
+                        ptrdiff_t pitch, char *taps)
+{
+    const view *w = j->view;
+    const shape *h = j->shape;
+    const fc_kernels *kernels = j->plan->kernels;
+    const ptrdiff_t element = (ptrdiff_t)fc_size_of(j->plan->problem.dtype), lanes = kernels->lanes,
+                    count = fc_min(c1 * lanes, w->depth) - c0 * lanes, of_tile = h->axis[0].taps * h->axis[1].taps;
+    const fc_winograd_size size = {{h->axis[0].taps, h->axis[1].taps}, {h->axis[0].pairs, h->axis[1].pairs}};
+    for (ptrdiff_t f = f0; f < f1; f++) {
+        const ptrdiff_t first = (j->range + f) * lanes, filters = fc_min(lanes, w->filters - first);
+        char *to = j->out + (j->group * w->filters + first) * w->channels * w->kernel * element;
+        kernels->winograd_taps(sums + (f - f0) * lanes * element, pitch, (f1 - f0) * lanes, &size, count, taps);
+        if (w->in_phases == 1) {
+            kernels->planes_out(taps, count * of_tile, to + c0 * lanes * w->kernel * element, w->channels * w->kernel,
+                                filters);
+            continue;
+        }
+        ptrdiff_t at[TAPS];
+        for (ptrdiff_t n = 0; n < count; n++) {
+            const ptrdiff_t c = c0 * lanes + n;
+            if (n == 0 || c % w->channels == 0)
+                list_taps(w, c / w->channels, false, at);
+            for (ptrdiff_t t = 0; t < of_tile; t++) {
+                if (at[t] < 0)
+                    continue;
+                const char *from = taps + (n * of_tile + t) * lanes * element;
+                char *tap = to + (c % w->channels * w->kernel + at[t]) * element;
+                for (ptrdiff_t i = 0; i < filters; i++)
+                    memcpy(tap + i * w->channels * w->kernel * element, from + i * element, (size_t)element);
+            }
+        }
+    }
 }
 
 static void run_sums(void *context, ptrdiff_t index, int worker)
@@ -659,34 +975,30 @@ static void run_sums(void *context, ptrdiff_t index, int worker)
     }
     if (j->first_block + j->blocks < h->blocks)
         return;
-    const ptrdiff_t channels = j->in.channels, filters = j->dy.channels,
-                    count = fc_min(c1 * lanes, channels) - c0 * lanes;
-    for (ptrdiff_t f = f0; f < f1; f++) {
-        ptrdiff_t filter = (j->range + f) * lanes;
-        kernels->winograd_taps(sums + (f - f0) * lanes * element, pitch, columns, h->axis[0].pairs, h->axis[1].pairs,
-                               count, taps);
-        kernels->planes_out(taps, count * TAPS,
-                            j->out + ((j->group * filters + filter) * channels + c0 * lanes) * TAPS * element,
-                            channels * TAPS, fc_min(lanes, filters - filter));
-    }
+    put_weights(j, c0, c1, f0, f1, sums, pitch, taps);
 }
 
 static void run_weights(const fc_conv_plan *plan, const fc_conv_arrays *arrays, char *space, int threads)
 {
-    fc_sweep s = fc_sweep_forward(plan);
-    shape h = shape_of_weights(plan, &s, threads);
-    const ptrdiff_t panel_vectors = h.width / plan->kernels->lanes,
-                    vectors = fc_ceil_div(s.filters, plan->kernels->lanes);
+    view w = view_of(plan);
+    shape h = shape_of_weights(plan, &w, threads);
+    const ptrdiff_t panel_vectors = h.width / plan->kernels->lanes, vectors = w.vectors;
     job j = {.plan = plan,
-             .sweep = &s,
+             .view = &w,
              .shape = &h,
-             .in = operand_of(plan, &s, arrays->x),
+             .in = operand_of(plan, &w, arrays->x),
              .out = arrays->weight,
              .workspace = space,
              .shared = space + (size_t)threads * h.worker};
-    j.dy = (operand){arrays->y, s.filters, s.groups, {s.axis[1].places, s.axis[2].places},
-                     {0, 0},    0,         0,        plan->kernels->winograd_spread};
-    for (j.group = 0; j.group < s.groups; j.group++)
+    j.dy = (operand){.data = arrays->y,
+                     .channels = w.filters,
+                     .groups = w.groups,
+                     .depth = w.filters,
+                     .size = {w.side[0].places, w.side[1].places},
+                     .step = {1, 1},
+                     .phases = {1, 1},
+                     .transform = plan->kernels->winograd_spread};
+    for (j.group = 0; j.group < w.groups; j.group++)
         for (j.range = 0; j.range < vectors; j.range += h.range * panel_vectors) {
             j.dy.first = j.range;
             j.range_vectors = fc_min(h.range * panel_vectors, vectors - j.range);
@@ -706,14 +1018,25 @@ static size_t workspace(const fc_conv_plan *plan, int threads);
 static const char *decline(const fc_conv_plan *plan)
 {
     const fc_conv_problem *p = &plan->problem;
-    if (p->kernel[1] != 3 || p->kernel[2] != 3 || p->kernel[0] != 1 || p->input[0] != 1 || plan->output[0] != 1)
-        return "it does two-dimensional kernels of 3x3 only";
-    if (p->stride[1] != 1 || p->stride[2] != 1)
-        return "its tiles need a stride of 1";
+    if (p->kernel[0] != 1 || p->input[0] != 1 || plan->output[0] != 1)
+        return "it does two-dimensional kernels only";
     if (p->dilation[1] != 1 || p->dilation[2] != 1)
         return "its tiles need a dilation of 1";
-    ptrdiff_t x = p->pass == FC_BACKWARD_INPUT ? 0 : p->in_channels, y = p->pass == FC_FORWARD ? 0 : p->out_channels;
-    if (most_tiles(plan, (x + y) / p->groups) < 1)
+    const view w = view_of(plan);
+    ptrdiff_t most = 1;
+    for (int a = 0; a < 2; a++) {
+        const side *s = &w.side[a];
+        if (s->kernel < s->stride)
+            return "its phases need a kernel of the stride or larger";
+        if (s->phases > PHASES)
+            return "strides over 4 leave it too many phases";
+        if (s->taps > FC_WINOGRAD_TAPS || s->taps == 6)
+            return "it has tiles for 1 to 5 and 7 taps a phase";
+        most = fc_max(most, s->taps);
+    }
+    if (most == 1)
+        return "one tap a phase leaves it no multiplications to save";
+    if (most_tiles(plan, w.depth + (p->pass == FC_BACKWARD_WEIGHT ? w.filters : 0)) < 1)
         return "one tile of so many channels is larger than its workspace may be";
     if (workspace(plan, 1) > plan->limit)
         return "the sums of its points are larger than its workspace may be";
@@ -722,15 +1045,15 @@ static const char *decline(const fc_conv_plan *plan)
 
 static double cost(const fc_conv_plan *plan)
 {
-    fc_sweep s = sweep_of(plan);
+    const view w = view_of(plan);
     axis chosen[2];
-    return choose(plan, &s, chosen) * (double)s.groups / FC_NOMINAL_HERTZ;
+    return choose(plan, &w, chosen) * (double)w.groups / FC_NOMINAL_HERTZ;
 }
 
 static size_t workspace(const fc_conv_plan *plan, int threads)
 {
-    fc_sweep s = sweep_of(plan);
-    shape h = plan->problem.pass == FC_BACKWARD_WEIGHT ? shape_of_weights(plan, &s, threads) : shape_of(plan, &s);
+    const view w = view_of(plan);
+    shape h = plan->problem.pass == FC_BACKWARD_WEIGHT ? shape_of_weights(plan, &w, threads) : shape_of(plan, &w);
     return h.worker * (size_t)threads + h.shared;
 }
 
@@ -740,22 +1063,22 @@ static void run(const fc_conv_plan *plan, const fc_conv_arrays *arrays, void *sp
         run_weights(plan, arrays, space, threads);
         return;
     }
-    fc_sweep s = sweep_of(plan);
-    shape h = shape_of(plan, &s);
+    const view w = view_of(plan);
+    shape h = shape_of(plan, &w);
     bool forward = plan->problem.pass == FC_FORWARD;
     job j = {.plan = plan,
-             .sweep = &s,
+             .view = &w,
              .shape = &h,
-             .in = operand_of(plan, &s, forward ? arrays->x : arrays->y),
+             .in = operand_of(plan, &w, forward ? arrays->x : arrays->y),
              .weight = arrays->weight,
              .bias = forward ? arrays->bias : NULL,
              .out = forward ? arrays->y : arrays->x,
              .workspace = space,
              .shared = (char *)space + (size_t)threads * h.worker,
              .turned = !forward};
-    for (j.group = 0; j.group < s.groups; j.group++) {
+    for (j.group = 0; j.group < w.groups; j.group++) {
         if (h.kept) {
-            fc_parallel(threads, h.panels * fc_ceil_div(s.channels, KEPT_CHANNELS), keep_filters, &j);
+            fc_parallel(threads, h.panels * fc_ceil_div(w.depth, KEPT_CHANNELS), keep_filters, &j);
             fc_parallel(threads, h.blocks, run_block, &j);
             continue;
         }

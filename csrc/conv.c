@@ -149,9 +149,15 @@ ptrdiff_t fc_conv_plan_elements(const fc_conv_plan *plan, int array)
     }
 }
 
+/* What a plan runs on: an algorithm may cut its work, and so its workspace, by it. */
+static int threads_of(const fc_conv_plan *plan, int threads)
+{
+    return threads < plan->threads ? threads : plan->threads;
+}
+
 size_t fc_conv_plan_workspace(const fc_conv_plan *plan, int threads)
 {
-    return plan->empty ? 0 : plan->algorithm->workspace(plan, threads);
+    return plan->empty ? 0 : plan->algorithm->workspace(plan, threads_of(plan, threads));
 }
 
 /* ---- the bias gradient, the same for every algorithm ------------------------------------------------------- */
@@ -219,7 +225,7 @@ static void bias_block(void *context, ptrdiff_t index, int worker)
 void fc_conv_plan_run(const fc_conv_plan *plan, const fc_conv_arrays *arrays, void *workspace, int threads)
 {
     const fc_conv_problem *p = &plan->problem;
-    threads = threads < plan->threads ? threads : plan->threads;
+    threads = threads_of(plan, threads);
     if (plan->empty) { /* an empty sum where there is anything to write */
         if (p->pass == FC_BACKWARD_WEIGHT) {
             if (arrays->weight)

@@ -113,6 +113,10 @@ ptrdiff_t fc_stage_positions(const fc_stage *stage);
 void fc_stage_fill(const fc_conv_plan *plan, const fc_sweep *sweep, const fc_stage *stage, ptrdiff_t group,
                    ptrdiff_t first_channel, ptrdiff_t last_channel, const void *in, void *to);
 
+/* Copies `length` elements that start at coordinate `first` and lie `step` apart in a row of `size`; zeros outside it. */
+void fc_stage_row(const fc_kernels *kernels, ptrdiff_t element, const char *row, ptrdiff_t first, ptrdiff_t step,
+                  ptrdiff_t size, char *to, ptrdiff_t length);
+
 /* ---- pixels.c: channels last ------------------------------------------------------------------------------ */
 
 /* A stretch of the reduction (tap, channel) whose input elements are contiguous in an input row. */

@@ -163,11 +163,27 @@ typedef void fc_softmax_kernel(const fc_softmax_job *job);
 
 /* ---- Winograd (kernels/winograd.inc) ---------------------------------------------------------------------- */
 
-/* Along an axis the points are 0, infinity, and pairs; a tile of 2 pairs outputs uses the first 2 pairs + 2 of them. Points that
- * the same tiles use are a class. */
+/* Along an axis the points are 0, infinity, and pairs; a tile uses the first 2 pairs + 2 of them for its 2 pairs + 3 - taps outputs.
+ * Points that the same tiles use are a class. */
 #define FC_WINOGRAD_SIDE 8
+#define FC_WINOGRAD_TAPS 7 /* most of them; there are no transforms for 6 */
 #define FC_WINOGRAD_CLASSES 3
 static inline int fc_winograd_class(int point) { return point < 4 ? 0 : point / 2 - 1; }
+
+/* Of a tile, down and across. */
+typedef struct fc_winograd_size {
+    int taps[2], pairs[2];
+} fc_winograd_size;
+
+/* Filters' transforms: point (i, j) of the n-th to[(i * points across + j) * pitch + n * to_step]. */
+typedef struct fc_winograd_filter {
+    fc_winograd_size size;
+    const void *from;
+    const ptrdiff_t *at; /* tap (i, j) of the n-th at from[at[i * taps across + j] + n * from_step]; negative: zero */
+    ptrdiff_t from_step, count;
+    void *to;
+    ptrdiff_t pitch, to_step;
+} fc_winograd_filter;
 
 /* A tile's output: from to, a row every `pitch`, a pixel every vector. */
 typedef struct fc_winograd_out {
@@ -196,8 +212,8 @@ typedef struct fc_winograd_outer {
 } fc_winograd_outer;
 
 /* A transform of a tile, spatial to points: x or dy. */
-typedef void fc_winograd_in(const void *from, ptrdiff_t pitch, int down, int across, void *to, const ptrdiff_t *table,
-                            const ptrdiff_t *slots);
+typedef void fc_winograd_in(const void *from, ptrdiff_t pitch, const fc_winograd_size *size, void *to,
+                            const ptrdiff_t *table, const ptrdiff_t *slots);
 
 /* ---- depthwise kernels (kernels/depthwise.inc) ------------------------------------------------------------- */
 
@@ -276,19 +292,18 @@ typedef struct fc_kernels {     /* one real type on one instruction set */
     /* [0]: one vector, its elements side by side (step 1, count 1); [1]: vectors side by side */
     fc_softmax_kernel *softmax[2], *softmax_backward[2], *cross_entropy[2];
     void (*sgd)(const fc_sgd_step *step, void *value, const void *grad, void *velocity, ptrdiff_t n);
-    /* kernels/winograd.inc says what these do; vectors of channels lie whole, `down` and `across` are pairs of points */
+    /* kernels/winograd.inc says what these do; vectors of channels lie whole */
     void (*planes_in)(const void *from, ptrdiff_t pitch, ptrdiff_t rows, ptrdiff_t n, bool over, void *to,
                       const ptrdiff_t *offsets);
     void (*planes_out)(const void *from, ptrdiff_t n, void *to, ptrdiff_t pitch, ptrdiff_t rows);
     void (*pixels_in)(const void *from, ptrdiff_t pitch, ptrdiff_t rows, ptrdiff_t n, void *to);
     void (*pixels_out)(const void *from, ptrdiff_t n, void *to, ptrdiff_t pitch, ptrdiff_t rows);
     fc_winograd_in *winograd_input, *winograd_spread;
-    void (*winograd_output)(const void *from, const ptrdiff_t *table, const ptrdiff_t *slots, int down, int across,
-                            const fc_winograd_out *out);
-    void (*winograd_filter)(const void *taps, bool turned, int down, int across, ptrdiff_t count, void *to,
-                            ptrdiff_t pitch, ptrdiff_t step);
-    void (*winograd_taps)(const void *from, ptrdiff_t pitch, ptrdiff_t step, int down, int across, ptrdiff_t count,
-                          void *taps);
+    void (*winograd_output)(const void *from, const ptrdiff_t *table, const ptrdiff_t *slots,
+                            const fc_winograd_size *size, const fc_winograd_out *out);
+    void (*winograd_filter)(const fc_winograd_filter *filter);
+    void (*winograd_taps)(const void *from, ptrdiff_t pitch, ptrdiff_t step, const fc_winograd_size *size,
+                          ptrdiff_t count, void *to);
     void (*winograd_outer[2])(const fc_winograd_outer *outer); /* [vectors - 1] */
     fc_winograd_tile_kernel *const *winograd_tile[2];          /* [vectors - 1][rows - 1], rows up to rows[FC_NARROW] */
     /* nothing is read from from_end on; each row may be followed by less than a vector of zeros */

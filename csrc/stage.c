@@ -105,10 +105,9 @@ ptrdiff_t fc_stage_positions(const fc_stage *s)
     return (((n[0] - 1) * length[0] + n[1] - 1) * length[1] + n[2] - 1) * length[2] + n[3];
 }
 
-/* Copies `length` elements that start at coordinate `first` and lie `step` apart in a row of `size`; zeros outside it. Rows are often
- * too short for calls of memset and memcpy. */
-static void fill_row(const fc_kernels *kernels, ptrdiff_t element, const char *row, ptrdiff_t first, ptrdiff_t step,
-                     ptrdiff_t size, char *to, ptrdiff_t length)
+/* Rows are often too short for calls of memset and memcpy. */
+void fc_stage_row(const fc_kernels *kernels, ptrdiff_t element, const char *row, ptrdiff_t first, ptrdiff_t step,
+                  ptrdiff_t size, char *to, ptrdiff_t length)
 {
     ptrdiff_t left = first >= 0 ? 0 : fc_min(step == 1 ? -first : fc_ceil_div(-first, step), length);
     ptrdiff_t right =
@@ -168,9 +167,9 @@ void fc_stage_fill(const fc_conv_plan *plan, const fc_sweep *sweep, const fc_sta
                                 if (ih < 0 || ih >= ax[1].input)
                                     memset(to, 0, (size_t)(length[2] * element));
                                 else
-                                    fill_row(plan->kernels, element,
-                                             image + (id * ax[1].input + ih) * ax[2].input * element, start[2],
-                                             ax[2].step, ax[2].input, to, length[2]);
+                                    fc_stage_row(plan->kernels, element,
+                                                 image + (id * ax[1].input + ih) * ax[2].input * element, start[2],
+                                                 ax[2].step, ax[2].input, to, length[2]);
                             }
                         }
                     }
