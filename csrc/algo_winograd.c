@@ -2,7 +2,8 @@
  * (kernels/winograd_transforms.inc), summed over channels by one small matrix product per point.
  *
  * A stride of s makes s x s phases of the input, each with every s-th tap of the kernel and a stride of 1: they are so many more channels.
- * In the input gradient it makes phases of the output, so many more filters. Vectors of filters belong to one phase.
+ * In the input gradient it makes phases of the output, so many more filters. A vector of filters belongs to one phase, and the phases follow one
+ * another.
  *
  * Each axis of the output is covered by segments of three sizes, so that few places are computed in vain; a tile is one segment down
  * by one across, and uses only its own points of the filter. A block is a rectangle of tiles of one image, or all tiles of several.
@@ -42,7 +43,7 @@ typedef struct view {
     ptrdiff_t batch, groups;
     ptrdiff_t channels, filters; /* read and written, per group */
     ptrdiff_t in_phases, out_phases;
-    ptrdiff_t depth;   /* channels of all phases, phase by phase */
+    ptrdiff_t depth;   /* channels of all phases: of each channel channels first, of each phase channels last */
     ptrdiff_t vectors; /* of filters, of all phases */
     ptrdiff_t kernel;  /* elements */
 } view;
@@ -140,6 +141,15 @@ static view view_of(const fc_conv_plan *plan)
     v.depth = v.channels * v.in_phases;
     v.vectors = v.out_phases * fc_ceil_div(v.filters, plan->kernels->lanes);
     return v;
+}
+
+/* Which channel, of which phase, the c-th of the depth is. Either way those that lie together in memory are read together. */
+static void split_depth(const job *j, ptrdiff_t c, ptrdiff_t *channel, ptrdiff_t *phase)
+{
+    const view *w = j->view;
+    const bool last = j->plan->problem.layout == FC_CHANNELS_LAST;
+    *channel = last ? c % w->channels : c / w->in_phases;
+    *phase = last ? c / w->channels : c % w->in_phases;
 }
 
 /* Outputs of a segment. */
@@ -350,8 +360,8 @@ static shape shape_of(const fc_conv_plan *plan, const view *w)
     h.v = POINTS * ((h.vectors * h.tiles) | 1) * lanes;
     h.m = POINTS * (h.tiles * h.width + lanes);
     h.u = h.points * (h.chunk * h.width + lanes);
-    h.stage = reach_of(&h) * lanes;
-    h.split = w->in_phases * w->out_phases == 1 ? 0 : split_pitch(reach_of(&h)) * lanes + FC_SLACK;
+    h.stage = (w->out_phases > 1 ? 2 : 1) * reach_of(&h) * lanes;
+    h.split = w->in_phases * w->out_phases == 1 ? 0 : 2 * split_pitch(reach_of(&h)) * lanes + FC_SLACK;
     h.taps = h.kept ? fc_min(w->depth, KEPT_CHANNELS) * w->kernel * lanes : h.chunk * w->kernel * lanes;
     h.round = h.kept ? h.blocks : fc_max(fc_min((ptrdiff_t)(plan->limit / 2) / (h.v * element), h.blocks), 1);
     h.worker = (size_t)(fc_round_up((h.m + h.stage + h.split + h.taps + (h.kept ? h.v : h.u)) * element, FC_ALIGNMENT) +
@@ -426,6 +436,29 @@ static void list_taps(const view *w, ptrdiff_t phase, bool turned, ptrdiff_t *at
         }
 }
 
+/* Weights of one vector of filters, `count` channels from the first on, as [channel][tap][lanes]. */
+static void load_taps(const job *j, ptrdiff_t filter, ptrdiff_t filters, ptrdiff_t channel, ptrdiff_t count, char *taps)
+{
+    const view *w = j->view;
+    const fc_kernels *kernels = j->plan->kernels;
+    const ptrdiff_t element = (ptrdiff_t)fc_size_of(j->plan->problem.dtype), lanes = kernels->lanes;
+    if (!j->turned) {
+        kernels->planes_in(j->weight + ((j->group * w->filters + filter) * w->channels + channel) * w->kernel * element,
+                           w->channels * w->kernel, filters, count * w->kernel, false, taps, NULL);
+        return;
+    }
+    for (ptrdiff_t n = 0; n < count; n++, taps += w->kernel * lanes * element) {
+        const char *from =
+            j->weight + ((j->group * w->channels + channel + n) * w->filters + filter) * w->kernel * element;
+        char few[(MOST_LANES * MOST_LANES + MOST_LANES) * sizeof(double)];
+        if (w->kernel < lanes) { /* copied to where whole vectors can be read */
+            kernels->copy(from, few, filters * w->kernel);
+            from = few;
+        }
+        kernels->planes_in(from, w->kernel, filters, w->kernel, w->kernel < lanes, taps, NULL);
+    }
+}
+
 /* Transforms the filters of a panel, channels from first to last; to: [point][channel][width], points `pitch` apart. */
 static void transform_filters(const job *j, ptrdiff_t panel, ptrdiff_t first, ptrdiff_t last, char *taps, char *to,
                               ptrdiff_t pitch)
@@ -434,42 +467,35 @@ static void transform_filters(const job *j, ptrdiff_t panel, ptrdiff_t first, pt
     const shape *h = j->shape;
     const fc_kernels *kernels = j->plan->kernels;
     const ptrdiff_t element = (ptrdiff_t)fc_size_of(j->plan->problem.dtype), lanes = kernels->lanes;
-    const ptrdiff_t width = panel_width(j, panel), of_phase = w->vectors / w->out_phases;
+    const ptrdiff_t width = panel_width(j, panel);
+    const bool inner =
+        !j->turned && j->plan->problem.layout == FC_CHANNELS_FIRST; /* all phases of a channel, then the next */
+    const ptrdiff_t step = inner ? w->in_phases : 1;
     for (ptrdiff_t i = 0; i < width; i += lanes) {
-        const ptrdiff_t vector = (panel * h->width + i) / lanes, filter = vector % of_phase * lanes,
+        const ptrdiff_t vector = (panel * h->width + i) / lanes, filter = vector / w->out_phases * lanes,
                         filters = fc_min(lanes, w->filters - filter);
-        for (ptrdiff_t c = first, count; c < last; c += count) {
-            const ptrdiff_t channel = c % w->channels;
-            ptrdiff_t at[TAPS];
-            count = fc_min(last - c, w->channels - channel);
-            list_taps(w, j->turned ? vector / of_phase : c / w->channels, j->turned, at);
-            for (int n = 0; n < h->axis[0].taps * h->axis[1].taps; n++)
-                at[n] *= lanes;
-            if (!j->turned) {
-                const char *from =
-                    j->weight + ((j->group * w->filters + filter) * w->channels + channel) * w->kernel * element;
-                kernels->planes_in(from, w->channels * w->kernel, filters, count * w->kernel, false, taps, NULL);
-            } else
-                for (ptrdiff_t n = 0; n < count; n++) {
-                    const char *from = j->weight + ((j->group * w->channels + channel + n) * w->filters + filter) *
-                                                       w->kernel * element;
-                    char *turned = taps + n * w->kernel * lanes * element;
-                    if (w->kernel < lanes) { /* copied to where whole vectors can be read */
-                        char few[(MOST_LANES * MOST_LANES + MOST_LANES) * sizeof(double)];
-                        kernels->copy(from, few, filters * w->kernel);
-                        kernels->planes_in(few, w->kernel, filters, w->kernel, true, turned, NULL);
-                    } else
-                        kernels->planes_in(from, w->kernel, filters, w->kernel, false, turned, NULL);
-                }
-            fc_winograd_filter f = {.size = {{h->axis[0].taps, h->axis[1].taps}, {h->axis[0].pairs, h->axis[1].pairs}},
-                                    .from = taps,
-                                    .at = at,
-                                    .from_step = w->kernel * lanes,
-                                    .count = count,
-                                    .to = to + (i + (c - first) * width) * element,
-                                    .pitch = pitch,
-                                    .to_step = width};
-            kernels->winograd_filter(&f);
+        for (ptrdiff_t c = first, c1; c < last; c = c1) { /* channels that follow one another */
+            ptrdiff_t channel, phase, at[TAPS];
+            split_depth(j, c, &channel, &phase);
+            c1 = inner ? last : fc_min(last, c + w->channels - channel);
+            load_taps(j, filter, filters, channel, (inner ? fc_ceil_div(c1, step) : channel + c1 - c) - channel, taps);
+            for (ptrdiff_t n = c; n < fc_min(c + step, c1); n++) { /* the first channel of each phase */
+                ptrdiff_t own;
+                split_depth(j, n, &own, &phase);
+                list_taps(w, j->turned ? vector % w->out_phases : phase, j->turned, at);
+                for (int t = 0; t < h->axis[0].taps * h->axis[1].taps; t++)
+                    at[t] *= lanes;
+                fc_winograd_filter f = {
+                    .size = {{h->axis[0].taps, h->axis[1].taps}, {h->axis[0].pairs, h->axis[1].pairs}},
+                    .from = taps + (own - channel) * w->kernel * lanes * element,
+                    .at = at,
+                    .from_step = w->kernel * lanes,
+                    .count = fc_ceil_div(c1 - n, step),
+                    .to = to + (i + (n - first) * width) * element,
+                    .pitch = pitch,
+                    .to_step = step * width};
+                kernels->winograd_filter(&f);
+            }
         }
     }
 }
@@ -532,8 +558,9 @@ static void stage_phase_planes(const job *j, const operand *x, const region *at,
     const ptrdiff_t count = fc_min(lanes, x->depth - vector * lanes), rows = at->length[0], columns = at->length[1],
                     pitch = split_pitch(rows * columns);
     for (ptrdiff_t lane = 0; lane < count; lane++) {
-        const ptrdiff_t c = vector * lanes + lane, phase = c / x->channels,
-                        channel = (image * x->groups + j->group) * x->channels + c % x->channels;
+        ptrdiff_t channel, phase;
+        split_depth(j, vector * lanes + lane, &channel, &phase);
+        channel += (image * x->groups + j->group) * x->channels;
         const ptrdiff_t top = x->origin[0] + at->begin[0] * x->step[0] + phase / x->phases[1],
                         left = x->origin[1] + at->begin[1] * x->step[1] + phase % x->phases[1];
         for (ptrdiff_t r = 0; r < rows; r++) {
@@ -558,7 +585,8 @@ static void stage_phase_pixels(const job *j, const operand *x, const region *at,
                     channels = x->groups * x->channels;
     memset(stage, 0, (size_t)(at->length[0] * at->length[1] * lanes * element));
     for (ptrdiff_t lane = 0, count; lane < fc_min(lanes, x->depth - vector * lanes); lane += count) {
-        const ptrdiff_t c = vector * lanes + lane, phase = c / x->channels, channel = c % x->channels;
+        ptrdiff_t channel, phase;
+        split_depth(j, vector * lanes + lane, &channel, &phase);
         count = fc_min(fc_min(lanes, x->depth - vector * lanes) - lane, x->channels - channel);
         const ptrdiff_t start[2] = {x->origin[0] + at->begin[0] * x->step[0] + phase / x->phases[1],
                                     x->origin[1] + at->begin[1] * x->step[1] + phase % x->phases[1]};
@@ -669,56 +697,74 @@ static void multiply(const job *j, const block *b, ptrdiff_t panel_width, ptrdif
                                   .pitch = tiles * lanes,
                                   .depth = last - first,
                                   .accumulate = first > 0};
+            /* what comes from afar, for the next point: u if it is kept, else v */
+            const ptrdiff_t next = k + 1 < across ? p + 1 : fc_min(i + 1, SIDE - 1) * SIDE;
+            t.next_pitch = h->kept ? lanes * lanes : b->tiles[next] * lanes;
             for (ptrdiff_t part = 0, tile = 0; part < parts; part++) {
                 ptrdiff_t rows = (tiles - tile) / (parts - part);
                 t.v = v + (b->v[p] + (first / lanes * tiles + tile) * lanes) * element;
                 t.m = m + (b->m[p] + tile * panel_width) * element;
+                t.next = h->kept ? (const char *)t.u + (pitch + part * t.depth * lanes) * element
+                                 : v + (b->v[next] + (first / lanes * b->tiles[next] + tile) * lanes) * element;
                 kernel[rows - 1](&t);
                 tile += rows;
             }
         }
 }
 
-/* An image's places of one vector of filters, staged as [row][column][lanes], to one phase of the output. */
-static void put_phase(const job *j, const region *at, ptrdiff_t image, ptrdiff_t phase, ptrdiff_t filter,
-                      ptrdiff_t count, const char *stage, char *split)
+/* The places of a region that a phase has in the output: from low to high; and where low lies there. */
+static void clip(const side *s, ptrdiff_t begin, ptrdiff_t length, ptrdiff_t phase, ptrdiff_t *low, ptrdiff_t *high,
+                 ptrdiff_t *at)
+{
+    const ptrdiff_t start = s->first + begin * s->output_step + phase;
+    *low = start < 0; /* the first place's first phases may lie before the output */
+    *high = start < s->output ? fc_min(fc_ceil_div(s->output - start, s->output_step), length) : 0;
+    *at = start + *low * s->output_step;
+}
+
+/* An image's places of one vector of filters, or of two whose phases alternate, to the output's phases. */
+static void put_phases(const job *j, const region *r, ptrdiff_t image, ptrdiff_t phase, int phases, ptrdiff_t filter,
+                       ptrdiff_t count, const char *stage, char *split)
 {
     const view *w = j->view;
     const fc_kernels *kernels = j->plan->kernels;
     const ptrdiff_t element = (ptrdiff_t)fc_size_of(j->plan->problem.dtype), lanes = kernels->lanes,
-                    filters = w->groups * w->filters, height = w->side[0].output, width = w->side[1].output;
-    ptrdiff_t start[2] = {phase / w->side[1].phases, phase % w->side[1].phases}, low[2], high[2];
-    for (int a = 0; a < 2; a++) { /* places that are in the output */
-        const side *s = &w->side[a];
-        start[a] += s->first + at->begin[a] * s->output_step;
-        low[a] = start[a] < 0 ? 1 : 0;
-        high[a] = start[a] < s->output ? fc_min(fc_ceil_div(s->output - start[a], s->output_step), at->length[a]) : 0;
-    }
-    const ptrdiff_t step = w->side[1].output_step, columns = high[1] - low[1],
-                    pitch = split_pitch(at->length[0] * at->length[1]);
-    if (columns <= 0)
-        return;
+                    filters = w->groups * w->filters, height = w->side[0].output, width = w->side[1].output,
+                    area = r->length[0] * r->length[1], pitch = split_pitch(area);
     const bool pixels = j->plan->problem.layout == FC_CHANNELS_LAST;
-    if (!pixels)
-        kernels->planes_out(stage, at->length[0] * at->length[1], split, pitch, count);
-    for (ptrdiff_t r = low[0]; r < high[0]; r++) {
-        const ptrdiff_t from = r * at->length[1] + low[1], row = start[0] + r * w->side[0].output_step,
-                        column = start[1] + low[1] * step;
+    ptrdiff_t top, bottom, row, left[2], right[2], column[2];
+    clip(&w->side[0], r->begin[0], r->length[0], phase / w->side[1].phases, &top, &bottom, &row);
+    for (int i = 0; i < phases; i++) {
+        clip(&w->side[1], r->begin[1], r->length[1], phase % w->side[1].phases + i, &left[i], &right[i], &column[i]);
+        if (!pixels)
+            kernels->planes_out(stage + i * area * lanes * element, area, split + i * pitch * lanes * element, pitch,
+                                count);
+    }
+    const ptrdiff_t step = w->side[1].output_step;
+    for (; top < bottom; top++, row += w->side[0].output_step) {
+        char *line = j->out + ((image * (pixels ? 1 : filters) + (pixels ? 0 : filter)) * height + row) * width *
+                                  (pixels ? filters : 1) * element;
         if (pixels) {
-            kernels->pixels_out(stage + from * lanes * element, columns,
-                                j->out + (((image * height + row) * width + column) * filters + filter) * element,
-                                step * filters, count);
+            for (int i = 0; i < phases; i++)
+                kernels->pixels_out(stage + ((i * r->length[0] + top) * r->length[1] + left[i]) * lanes * element,
+                                    right[i] - left[i], line + (column[i] * filters + filter) * element, step * filters,
+                                    count);
             continue;
         }
-        for (ptrdiff_t c = 0; c < count; c++) {
-            const char *line = split + (c * pitch + from) * element;
-            char *to = j->out + (((image * filters + filter + c) * height + row) * width + column) * element;
-            if (element == 4)
-                for (ptrdiff_t i = 0; i < columns; i++)
-                    ((float *)to)[i * step] = ((const float *)line)[i];
+        for (ptrdiff_t c = 0; c < count; c++, line += height * width * element) {
+            const char *from[2];
+            for (int i = 0; i < phases; i++)
+                from[i] = split + ((i * lanes + c) * pitch + top * r->length[1] + left[i]) * element;
+            if (phases == 2) {
+                const int even = column[1] < column[0];
+                kernels->interleave(from[even], from[!even], line + column[even] * element,
+                                    right[0] - left[0] + right[1] - left[1]);
+            } else if (element == 4)
+                for (ptrdiff_t i = 0; i < right[0] - left[0]; i++)
+                    ((float *)line)[column[0] + i * step] = ((const float *)from[0])[i];
             else
-                for (ptrdiff_t i = 0; i < columns; i++)
-                    ((double *)to)[i * step] = ((const double *)line)[i];
+                for (ptrdiff_t i = 0; i < right[0] - left[0]; i++)
+                    ((double *)line)[column[0] + i * step] = ((const double *)from[0])[i];
         }
     }
 }
@@ -746,46 +792,54 @@ static void put(const job *j, const region *at, ptrdiff_t image, ptrdiff_t filte
     }
 }
 
+/* The outputs of one vector of filters of a panel, from m to [row][column][lanes]. */
+static void stage_output(const job *j, const block *b, const region *r, ptrdiff_t image, ptrdiff_t column,
+                         ptrdiff_t panel_width, const void *bias, const char *m, char *stage)
+{
+    const shape *h = j->shape;
+    const ptrdiff_t element = (ptrdiff_t)fc_size_of(j->plan->problem.dtype), lanes = j->plan->kernels->lanes;
+    fc_winograd_out o = {.pitch = r->length[1] * lanes, .bias = bias, .relu = j->plan->problem.relu};
+    ptrdiff_t table[POINTS], slots[SLOTS];
+    for (int p = 0; p < POINTS; p++)
+        table[p] = b->m[p] + column;
+    for (ptrdiff_t d = b->first[0]; d < b->last[0]; d++)
+        for (ptrdiff_t a = b->first[1]; a < b->last[1]; a++) {
+            slots_of(b, image, d, a, panel_width, slots);
+            const fc_winograd_size size = size_of(h, d, a);
+            ptrdiff_t y = segment_start(&h->axis[0], d) - r->begin[0], x = segment_start(&h->axis[1], a) - r->begin[1];
+            o.to = stage + (y * r->length[1] + x) * lanes * element;
+            o.rows = fc_min(outputs_of(size.taps[0], size.pairs[0]), r->length[0] - y);
+            o.columns = fc_min(outputs_of(size.taps[1], size.pairs[1]), r->length[1] - x);
+            j->plan->kernels->winograd_output(m, table, slots, &size, &o);
+        }
+}
+
 static void finish(const job *j, const block *b, ptrdiff_t panel, ptrdiff_t panel_width, const char *m, char *stage,
                    char *split)
 {
     const view *w = j->view;
-    const shape *h = j->shape;
-    const fc_kernels *kernels = j->plan->kernels;
-    const ptrdiff_t element = (ptrdiff_t)fc_size_of(j->plan->problem.dtype), lanes = kernels->lanes,
-                    of_phase = w->vectors / w->out_phases;
-    region at;
+    const ptrdiff_t element = (ptrdiff_t)fc_size_of(j->plan->problem.dtype), lanes = j->plan->kernels->lanes;
+    /* phases across lie side by side: pairs of them make whole rows of the output */
+    const int together = w->side[1].phases == 2 && w->out_phases > 1 ? 2 : 1;
+    region r;
     for (int a = 0; a < 2; a++) {
-        at.begin[a] = segment_start(&h->axis[a], b->first[a]);
-        at.length[a] = fc_min(segment_start(&h->axis[a], b->last[a]), h->axis[a].length) - at.begin[a];
+        r.begin[a] = segment_start(&j->shape->axis[a], b->first[a]);
+        r.length[a] = fc_min(segment_start(&j->shape->axis[a], b->last[a]), j->shape->axis[a].length) - r.begin[a];
     }
+    const ptrdiff_t area = r.length[0] * r.length[1];
     for (ptrdiff_t n = 0; n < b->images; n++)
-        for (ptrdiff_t i = 0; i < panel_width; i += lanes) {
-            const ptrdiff_t vector = (panel * h->width + i) / lanes, phase = vector / of_phase;
-            ptrdiff_t filter = vector % of_phase * lanes, count = fc_min(lanes, w->filters - filter);
+        for (ptrdiff_t i = 0; i < panel_width; i += together * lanes) {
+            const ptrdiff_t vector = (panel * j->shape->width + i) / lanes, filter = vector / w->out_phases * lanes,
+                            count = fc_min(lanes, w->filters - filter), channel = j->group * w->filters + filter;
             double bias[MOST_LANES] = {0};
-            filter += j->group * w->filters;
             if (j->bias)
-                kernels->copy(j->bias + filter * element, bias, count);
-            fc_winograd_out o = {.pitch = at.length[1] * lanes, .bias = bias, .relu = j->plan->problem.relu};
-            ptrdiff_t table[POINTS], slots[SLOTS];
-            for (int p = 0; p < POINTS; p++)
-                table[p] = b->m[p] + i;
-            for (ptrdiff_t d = b->first[0]; d < b->last[0]; d++)
-                for (ptrdiff_t a = b->first[1]; a < b->last[1]; a++) {
-                    slots_of(b, n, d, a, panel_width, slots);
-                    const fc_winograd_size size = size_of(h, d, a);
-                    ptrdiff_t row = segment_start(&h->axis[0], d) - at.begin[0],
-                              column = segment_start(&h->axis[1], a) - at.begin[1];
-                    o.to = stage + (row * at.length[1] + column) * lanes * element;
-                    o.rows = fc_min(outputs_of(size.taps[0], size.pairs[0]), at.length[0] - row);
-                    o.columns = fc_min(outputs_of(size.taps[1], size.pairs[1]), at.length[1] - column);
-                    kernels->winograd_output(m, table, slots, &size, &o);
-                }
+                j->plan->kernels->copy(j->bias + channel * element, bias, count);
+            for (int k = 0; k < together; k++)
+                stage_output(j, b, &r, n, i + k * lanes, panel_width, bias, m, stage + k * area * lanes * element);
             if (w->out_phases > 1)
-                put_phase(j, &at, b->image + n, phase, filter, count, stage, split);
+                put_phases(j, &r, b->image + n, vector % w->out_phases, together, channel, count, stage, split);
             else
-                put(j, &at, b->image + n, filter, count, stage);
+                put(j, &r, b->image + n, channel, count, stage);
         }
 }
 
@@ -917,14 +971,14 @@ static void put_weights(const job *j, ptrdiff_t c0, ptrdiff_t c1, ptrdiff_t f0, 
         }
         ptrdiff_t at[TAPS];
         for (ptrdiff_t n = 0; n < count; n++) {
-            const ptrdiff_t c = c0 * lanes + n;
-            if (n == 0 || c % w->channels == 0)
-                list_taps(w, c / w->channels, false, at);
+            ptrdiff_t channel, phase;
+            split_depth(j, c0 * lanes + n, &channel, &phase);
+            list_taps(w, phase, false, at);
             for (ptrdiff_t t = 0; t < of_tile; t++) {
                 if (at[t] < 0)
                     continue;
                 const char *from = taps + (n * of_tile + t) * lanes * element;
-                char *tap = to + (c % w->channels * w->kernel + at[t]) * element;
+                char *tap = to + (channel * w->kernel + at[t]) * element;
                 for (ptrdiff_t i = 0; i < filters; i++)
                     memcpy(tap + i * w->channels * w->kernel * element, from + i * element, (size_t)element);
             }

@@ -197,6 +197,8 @@ typedef struct fc_winograd_tile {
     const void *v, *u;
     void *m;
     ptrdiff_t pitch, depth; /* of v from one vector of channels to the next; channels */
+    const void *next; /* fetched meanwhile, a vector for each channel; for each vector of channels a pitch further on */
+    ptrdiff_t next_pitch;
     bool accumulate;
 } fc_winograd_tile;
 
