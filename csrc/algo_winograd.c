@@ -43,9 +43,10 @@ typedef struct view {
     ptrdiff_t batch, groups;
     ptrdiff_t channels, filters; /* read and written, per group */
     ptrdiff_t in_phases, out_phases;
-    ptrdiff_t depth;   /* channels of all phases: of each channel channels first, of each phase channels last */
-    ptrdiff_t vectors; /* of filters, of all phases */
-    ptrdiff_t kernel;  /* elements */
+    ptrdiff_t depth;                      /* channels of all phases */
+    enum { BLOCKED, INNER, OUTER } order; /* of the depth, see split_depth */
+    ptrdiff_t vectors;                    /* of filters, of all phases */
+    ptrdiff_t kernel;                     /* elements */
 } view;
 
 typedef struct axis {
@@ -66,6 +67,8 @@ typedef struct shape {
     ptrdiff_t width, panels;
     bool kept;
     ptrdiff_t chunk;                       /* channels whose filters are transformed at once */
+    ptrdiff_t together;                    /* vectors of channels that are staged at once: the phases of one */
+    ptrdiff_t inputs;                      /* vectors of channels of a task that transforms them */
     ptrdiff_t v, u, m, stage, taps, split; /* elements */
     ptrdiff_t round;                       /* blocks whose v is held at once, unless kept */
     size_t worker, shared;                 /* bytes */
@@ -139,17 +142,30 @@ static view view_of(const fc_conv_plan *plan)
         v.kernel *= kernel;
     }
     v.depth = v.channels * v.in_phases;
+    v.order = v.channels % plan->kernels->lanes == 0 ? BLOCKED : p->layout == FC_CHANNELS_LAST ? OUTER : INNER;
     v.vectors = v.out_phases * fc_ceil_div(v.filters, plan->kernels->lanes);
     return v;
 }
 
-/* Which channel, of which phase, the c-th of the depth is. Either way those that lie together in memory are read together. */
+/* Which channel, of which phase, the c-th of the depth is: vectors of channels, each in all phases, one phase after another; or, where
+ * channels do not fill vectors, what lies together in memory: all phases of a channel, or all channels of a phase. */
 static void split_depth(const job *j, ptrdiff_t c, ptrdiff_t *channel, ptrdiff_t *phase)
 {
     const view *w = j->view;
-    const bool last = j->plan->problem.layout == FC_CHANNELS_LAST;
-    *channel = last ? c % w->channels : c / w->in_phases;
-    *phase = last ? c / w->channels : c % w->in_phases;
+    const ptrdiff_t lanes = j->plan->kernels->lanes;
+    switch (w->order) {
+    case BLOCKED:
+        *channel = c / (lanes * w->in_phases) * lanes + c % lanes;
+        *phase = c / lanes % w->in_phases;
+        break;
+    case INNER:
+        *channel = c / w->in_phases;
+        *phase = c % w->in_phases;
+        break;
+    default:
+        *channel = c % w->channels;
+        *phase = c / w->channels;
+    }
 }
 
 /* Outputs of a segment. */
@@ -252,6 +268,8 @@ static double cycles_of(const fc_conv_plan *plan, const view *w, const axis *dow
     const double lanes = (double)plan->kernels->lanes, batch = (double)w->batch;
     const double in = ceil((double)w->depth / lanes), out = (double)w->vectors;
     const bool gradient = plan->problem.pass == FC_BACKWARD_WEIGHT;
+    /* the gradient's product has vectors of channels on one side, the others' has single ones */
+    const double depth = gradient ? in * lanes : (double)w->depth;
     double product = 0, points = 0, tiles = batch * (double)(down->segments * across->segments);
     for (int i = 0; i < down->pairs; i++)
         for (int k = 0; k < across->pairs; k++) {
@@ -263,8 +281,8 @@ static double cycles_of(const fc_conv_plan *plan, const view *w, const axis *dow
         }
     double filter = (3.5 * (2 * down->pairs + 2) * (2 * across->pairs + 2) + 75) * (gradient ? 1 : ceil(tiles / 256));
     double pixels = batch * (double)(down->length * across->length);
-    return 4000 + (double)w->depth * out * ((gradient ? 1.25 : 1.08) * product + filter) +
-           in * (5 * points + 10 * pixels) + out * (4.5 * points + 8 * pixels);
+    return 4000 + depth * out * ((gradient ? 1.25 : 1.08) * product + filter) + in * (5 * points + 10 * pixels) +
+           out * (4.5 * points + 8 * pixels);
 }
 
 /* The segments of both axes that cost least. */
@@ -338,12 +356,20 @@ static ptrdiff_t reach_of(const shape *h)
 /* Elements between the planes of phases: an odd number of cache lines. */
 static ptrdiff_t split_pitch(ptrdiff_t reach) { return fc_round_up(reach, 16) | 16; }
 
+static void stage_together(const fc_conv_plan *plan, const view *w, shape *h)
+{
+    const bool all = w->order == BLOCKED && plan->problem.layout == FC_CHANNELS_FIRST;
+    h->together = all ? w->in_phases : 1;
+    h->inputs = fc_max(h->together, 2);
+}
+
 static shape shape_of(const fc_conv_plan *plan, const view *w)
 {
     const fc_kernels *kernels = plan->kernels;
     const ptrdiff_t element = (ptrdiff_t)fc_size_of(plan->problem.dtype), lanes = kernels->lanes;
     shape h = {.vectors = fc_ceil_div(w->depth, lanes), .width = kernels->width[FC_NARROW]};
     h.panels = fc_ceil_div(w->vectors * lanes, h.width);
+    stage_together(plan, w, &h);
     choose(plan, w, h.axis);
     h.points = (2 * h.axis[0].pairs + 2) * (2 * h.axis[1].pairs + 2);
     h.kept = h.points * (w->depth * h.width + lanes) * h.panels * element <= KEPT_BYTES;
@@ -356,16 +382,17 @@ static shape shape_of(const fc_conv_plan *plan, const view *w)
             fc_max(fc_min(fc_min(BLOCK_BYTES / (h.points * h.width * element), MOST_TILES), most_tiles(plan, w->depth)),
                    1),
             &h);
-    h.chunk = h.kept ? w->depth : fc_min(w->depth, fc_max(CHUNK, lanes));
+    h.chunk = h.kept ? w->depth : fc_min(w->depth, fc_max(CHUNK, lanes * (w->order == BLOCKED ? w->in_phases : 1)));
     h.v = POINTS * ((h.vectors * h.tiles) | 1) * lanes;
     h.m = POINTS * (h.tiles * h.width + lanes);
     h.u = h.points * (h.chunk * h.width + lanes);
-    h.stage = (w->out_phases > 1 ? 2 : 1) * reach_of(&h) * lanes;
+    h.stage = fc_max(w->out_phases > 1 ? 2 : 1, h.together) * reach_of(&h) * lanes;
     h.split = w->in_phases * w->out_phases == 1 ? 0 : 2 * split_pitch(reach_of(&h)) * lanes + FC_SLACK;
     h.taps = h.kept ? fc_min(w->depth, KEPT_CHANNELS) * w->kernel * lanes : h.chunk * w->kernel * lanes;
     h.round = h.kept ? h.blocks : fc_max(fc_min((ptrdiff_t)(plan->limit / 2) / (h.v * element), h.blocks), 1);
     h.worker = (size_t)(fc_round_up((h.m + h.stage + h.split + h.taps + (h.kept ? h.v : h.u)) * element, FC_ALIGNMENT) +
-                        8 * FC_ALIGNMENT + fc_round_up(reach_of(&h) * (ptrdiff_t)sizeof(ptrdiff_t), FC_ALIGNMENT));
+                        8 * FC_ALIGNMENT +
+                        fc_round_up(h.together * reach_of(&h) * (ptrdiff_t)sizeof(ptrdiff_t), FC_ALIGNMENT));
     h.shared = (size_t)((h.kept ? h.panels * h.u : h.round * h.v) * element);
     return h;
 }
@@ -379,6 +406,7 @@ static shape shape_of_weights(const fc_conv_plan *plan, const view *w, int threa
                     room = (ptrdiff_t)(plan->limit / 8 * 3); /* for transformed tiles, and for sums */
     shape h = {.vectors = fc_ceil_div(w->depth, lanes), .width = kernels->width[FC_NARROW]};
     h.panels = fc_ceil_div(w->vectors * lanes, h.width);
+    stage_together(plan, w, &h);
     choose(plan, w, h.axis);
     h.points = (2 * h.axis[0].pairs + 2) * (2 * h.axis[1].pairs + 2);
     cut(w, fc_max(fc_min(MOST_TILES, most_tiles(plan, w->depth + w->filters)), 1), &h);
@@ -401,12 +429,13 @@ static shape shape_of_weights(const fc_conv_plan *plan, const view *w, int threa
             h.task_vectors = fc_ceil_div(h.task_vectors, 2);
     }
     h.sums = h.points * (h.task_vectors * lanes * h.task_panels * h.width + lanes);
-    h.stage = reach_of(&h) * lanes;
+    h.stage = h.together * reach_of(&h) * lanes;
     h.split = w->in_phases * w->out_phases == 1 ? 0 : split_pitch(reach_of(&h)) * lanes + FC_SLACK;
     h.taps = h.task_vectors * lanes * w->side[0].taps * w->side[1].taps * lanes;
     h.worker = (size_t)(fc_round_up((h.stage + h.split + h.taps + (h.round == h.blocks ? h.sums : 0)) * element,
                                     FC_ALIGNMENT) +
-                        8 * FC_ALIGNMENT + fc_round_up(reach_of(&h) * (ptrdiff_t)sizeof(ptrdiff_t), FC_ALIGNMENT));
+                        8 * FC_ALIGNMENT +
+                        fc_round_up(h.together * reach_of(&h) * (ptrdiff_t)sizeof(ptrdiff_t), FC_ALIGNMENT));
     h.shared =
         (size_t)((h.round * (h.v + h.d) + (h.round == h.blocks ? 0 : h.tasks[0] * h.tasks[1] * h.sums)) * element);
     return h;
@@ -414,7 +443,7 @@ static shape shape_of_weights(const fc_conv_plan *plan, const view *w, int threa
 
 /* ---- the filters ------------------------------------------------------------------------------------------ */
 
-enum { MOST_LANES = 16 };
+enum { MOST_LANES = 16, TURN_AHEAD = 4 /* channels */ };
 
 /* Filters of a panel, whole vectors. */
 static ptrdiff_t panel_width(const job *j, ptrdiff_t panel)
@@ -447,9 +476,14 @@ static void load_taps(const job *j, ptrdiff_t filter, ptrdiff_t filters, ptrdiff
                            w->channels * w->kernel, filters, count * w->kernel, false, taps, NULL);
         return;
     }
+    const ptrdiff_t next =
+        w->filters * w->kernel * element; /* far apart: too short stretches for the hardware to foresee */
     for (ptrdiff_t n = 0; n < count; n++, taps += w->kernel * lanes * element) {
         const char *from =
             j->weight + ((j->group * w->channels + channel + n) * w->filters + filter) * w->kernel * element;
+        if (n + TURN_AHEAD < count)
+            for (ptrdiff_t i = 0; i < filters * w->kernel * element; i += FC_ALIGNMENT)
+                __builtin_prefetch(from + TURN_AHEAD * next + i);
         char few[(MOST_LANES * MOST_LANES + MOST_LANES) * sizeof(double)];
         if (w->kernel < lanes) { /* copied to where whole vectors can be read */
             kernels->copy(from, few, filters * w->kernel);
@@ -468,17 +502,25 @@ static void transform_filters(const job *j, ptrdiff_t panel, ptrdiff_t first, pt
     const fc_kernels *kernels = j->plan->kernels;
     const ptrdiff_t element = (ptrdiff_t)fc_size_of(j->plan->problem.dtype), lanes = kernels->lanes;
     const ptrdiff_t width = panel_width(j, panel);
-    const bool inner =
-        !j->turned && j->plan->problem.layout == FC_CHANNELS_FIRST; /* all phases of a channel, then the next */
-    const ptrdiff_t step = inner ? w->in_phases : 1;
+    const ptrdiff_t step = w->order == INNER ? w->in_phases : 1; /* between channels of a phase */
     for (ptrdiff_t i = 0; i < width; i += lanes) {
         const ptrdiff_t vector = (panel * h->width + i) / lanes, filter = vector / w->out_phases * lanes,
                         filters = fc_min(lanes, w->filters - filter);
+        ptrdiff_t loaded = -1, loaded_count = 0;
         for (ptrdiff_t c = first, c1; c < last; c = c1) { /* channels that follow one another */
             ptrdiff_t channel, phase, at[TAPS];
             split_depth(j, c, &channel, &phase);
-            c1 = inner ? last : fc_min(last, c + w->channels - channel);
-            load_taps(j, filter, filters, channel, (inner ? fc_ceil_div(c1, step) : channel + c1 - c) - channel, taps);
+            if (w->order == INNER)
+                c1 = last;
+            else if (w->order == BLOCKED && w->in_phases > 1)
+                c1 = fc_min(last, c + lanes - c % lanes);
+            else
+                c1 = fc_min(last, c + w->channels - channel);
+            const ptrdiff_t count = w->order == INNER ? fc_ceil_div(c1, step) - channel : c1 - c;
+            if (channel != loaded || count != loaded_count)
+                load_taps(j, filter, filters, channel, count, taps);
+            loaded = channel;
+            loaded_count = count;
             for (ptrdiff_t n = c; n < fc_min(c + step, c1); n++) { /* the first channel of each phase */
                 ptrdiff_t own;
                 split_depth(j, n, &own, &phase);
@@ -547,6 +589,46 @@ static void stage_vector(const job *j, const operand *x, const region *at, ptrdi
         for (ptrdiff_t r = 0; r < rows; r++)
             kernels->planes_in(x->data + ((image * channels + channel) * plane + pixel + r * width) * element, plane,
                                count, columns, false, to + r * at->length[1] * lanes * element, NULL);
+}
+
+/* The same of a vector of channels in all phases, each phase as if it were an image of its own: whole planes are read as they lie and each
+ * place goes to its phase. */
+static void stage_phases(const job *j, const operand *x, const region *at, ptrdiff_t image, ptrdiff_t vector,
+                         char *stage, ptrdiff_t *offsets)
+{
+    const fc_kernels *kernels = j->plan->kernels;
+    const ptrdiff_t element = (ptrdiff_t)fc_size_of(j->plan->problem.dtype), lanes = kernels->lanes;
+    const ptrdiff_t width = x->size[1], plane = x->size[0] * width, channels = x->groups * x->channels,
+                    channel = j->group * x->channels + vector * lanes, area = at->length[0] * at->length[1];
+    ptrdiff_t start[2], low[2], high[2];
+    for (int a = 0; a < 2; a++) {
+        start[a] = x->origin[a] + at->begin[a] * x->step[a];
+        low[a] = fc_max(start[a], 0);
+        high[a] = fc_max(fc_min(start[a] + at->length[a] * x->step[a], x->size[a]), low[a]);
+    }
+    const ptrdiff_t rows = high[0] - low[0], columns = high[1] - low[1];
+    if (!rows || !columns)
+        return;
+    ptrdiff_t z = low[1] - start[1], n = 0;
+    for (ptrdiff_t phase = z % x->step[1], place = z / x->step[1]; n < columns; n++) { /* of the first row */
+        offsets[n] = (phase * area + place) * lanes;
+        if (++phase == x->step[1]) {
+            phase = 0;
+            place++;
+        }
+    }
+    for (ptrdiff_t r = rows - 1; r >= 0; r--) {
+        const ptrdiff_t y = low[0] + r - start[0],
+                        row = (y % x->step[0] * x->step[1] * area + y / x->step[0] * at->length[1]) * lanes;
+        for (ptrdiff_t c = 0; c < columns; c++)
+            offsets[r * columns + c] = offsets[c] + row;
+    }
+    const char *from = x->data + ((image * channels + channel) * plane + low[0] * width + low[1]) * element;
+    if (columns == width)
+        kernels->planes_in(from, plane, lanes, rows * columns, false, stage, offsets);
+    else
+        for (ptrdiff_t r = 0; r < rows; r++)
+            kernels->planes_in(from + r * width * element, plane, lanes, columns, false, stage, offsets + r * columns);
 }
 
 /* The same of the phases of an image: channels first, split into planes of their own; */
@@ -621,44 +703,53 @@ static void transform_input(const job *j, const operand *x, const block *b, ptrd
 {
     const shape *h = j->shape;
     const ptrdiff_t element = (ptrdiff_t)fc_size_of(j->plan->problem.dtype), lanes = j->plan->kernels->lanes;
-    const bool phased = x->phases[0] * x->phases[1] > 1;
+    const bool phased = x->phases[0] * x->phases[1] > 1, pixels = j->plan->problem.layout == FC_CHANNELS_LAST;
+    const ptrdiff_t together = phased ? h->together : 1;
     region at;
+    bool whole = true; /* no padding */
     for (int a = 0; a < 2; a++) {
         at.begin[a] = segment_start(&h->axis[a], b->first[a]);
         at.length[a] = segment_start(&h->axis[a], b->last[a]) + x->margin[a] - at.begin[a];
+        const ptrdiff_t start = x->origin[a] + at.begin[a] * x->step[a];
+        whole = whole && start >= 0 && start + at.length[a] * x->step[a] <= x->size[a];
         at.begin[a] += phased ? 0 : x->origin[a];
     }
-    if (!phased) {
-        ptrdiff_t inside[2]; /* rows, columns */
-        for (int a = 0; a < 2; a++)
-            inside[a] = fc_max(fc_min(x->size[a], at.begin[a] + at.length[a]) - fc_max(at.begin[a], 0), 0);
-        if (inside[0] < at.length[0] || inside[1] < at.length[1])
-            memset(stage, 0, (size_t)(at.length[0] * at.length[1] * lanes * element));
-        if (inside[1] == x->size[1])
-            for (ptrdiff_t i = 0, n = 0; i < inside[0]; i++)
-                for (ptrdiff_t k = 0; k < inside[1]; k++)
+    const ptrdiff_t area = at.length[0] * at.length[1] * lanes * element;
+    if (!whole)
+        memset(stage, 0, (size_t)(together * area));
+    if (!phased && !pixels) {
+        const ptrdiff_t columns = fc_min(x->size[1], at.begin[1] + at.length[1]) - fc_max(at.begin[1], 0),
+                        rows = fc_min(x->size[0], at.begin[0] + at.length[0]) - fc_max(at.begin[0], 0);
+        if (columns == x->size[1]) /* rows follow one another */
+            for (ptrdiff_t i = 0, n = 0; i < rows; i++)
+                for (ptrdiff_t k = 0; k < columns; k++)
                     offsets[n++] = (i * at.length[1] + k) * lanes;
     }
     for (ptrdiff_t n = 0; n < b->images; n++)
-        for (ptrdiff_t c = first; c < last; c++) {
+        for (ptrdiff_t c = first; c < last; c += together) {
             if (!phased)
                 stage_vector(j, x, &at, b->image + n, c, stage, offsets);
-            else if (j->plan->problem.layout == FC_CHANNELS_LAST)
+            else if (pixels)
                 stage_phase_pixels(j, x, &at, b->image + n, c, stage);
+            else if (together > 1)
+                stage_phases(j, x, &at, b->image + n, c / together, stage, offsets);
             else
                 stage_phase_planes(j, x, &at, b->image + n, c, split, stage);
-            ptrdiff_t table[POINTS], slots[SLOTS];
-            for (int p = 0; p < POINTS; p++)
-                table[p] = b->v[p] + (c - x->first) * b->tiles[p] * lanes;
-            for (ptrdiff_t d = b->first[0]; d < b->last[0]; d++)
-                for (ptrdiff_t a = b->first[1]; a < b->last[1]; a++) {
-                    slots_of(b, n, d, a, lanes, slots);
-                    ptrdiff_t from =
-                        (segment_start(&h->axis[0], d) - segment_start(&h->axis[0], b->first[0])) * at.length[1] +
-                        segment_start(&h->axis[1], a) - segment_start(&h->axis[1], b->first[1]);
-                    fc_winograd_size size = size_of(h, d, a);
-                    x->transform(stage + from * lanes * element, at.length[1] * lanes, &size, v, table, slots);
-                }
+            for (ptrdiff_t k = 0; k < together; k++) {
+                ptrdiff_t table[POINTS], slots[SLOTS];
+                for (int p = 0; p < POINTS; p++)
+                    table[p] = b->v[p] + (c + k - x->first) * b->tiles[p] * lanes;
+                for (ptrdiff_t d = b->first[0]; d < b->last[0]; d++)
+                    for (ptrdiff_t a = b->first[1]; a < b->last[1]; a++) {
+                        slots_of(b, n, d, a, lanes, slots);
+                        ptrdiff_t from =
+                            (segment_start(&h->axis[0], d) - segment_start(&h->axis[0], b->first[0])) * at.length[1] +
+                            segment_start(&h->axis[1], a) - segment_start(&h->axis[1], b->first[1]);
+                        fc_winograd_size size = size_of(h, d, a);
+                        x->transform(stage + k * area + from * lanes * element, at.length[1] * lanes, &size, v, table,
+                                     slots);
+                    }
+            }
         }
 }
 
@@ -882,19 +973,17 @@ static void run_block(void *context, ptrdiff_t index, int worker)
     }
 }
 
-enum { INPUT_VECTORS = 2 }; /* of a task */
-
 /* Not kept: first every block's input, in pieces, */
 static void run_input(void *context, ptrdiff_t index, int worker)
 {
     const job *j = context;
     const shape *h = j->shape;
     const ptrdiff_t element = (ptrdiff_t)fc_size_of(j->plan->problem.dtype),
-                    pieces = fc_ceil_div(h->vectors, INPUT_VECTORS);
+                    pieces = fc_ceil_div(h->vectors, h->inputs);
     space s = space_of(j, worker);
     block b = block_at(j, j->first_block + index / pieces, h->vectors);
-    ptrdiff_t first = index % pieces * INPUT_VECTORS;
-    transform_input(j, &j->in, &b, first, fc_min(first + INPUT_VECTORS, h->vectors), s.stage, s.split, s.offsets,
+    ptrdiff_t first = index % pieces * h->inputs;
+    transform_input(j, &j->in, &b, first, fc_min(first + h->inputs, h->vectors), s.stage, s.split, s.offsets,
                     j->shared + index / pieces * h->v * element);
 }
 
@@ -927,12 +1016,12 @@ static void run_gradient_input(void *context, ptrdiff_t index, int worker)
     const job *j = context;
     const shape *h = j->shape;
     const ptrdiff_t element = (ptrdiff_t)fc_size_of(j->plan->problem.dtype),
-                    pieces = fc_ceil_div(h->vectors, INPUT_VECTORS);
+                    pieces = fc_ceil_div(h->vectors, h->inputs);
     char *at = j->workspace + (size_t)worker * h->worker, *stage = fc_take(&at, h->stage * element),
          *split = fc_take(&at, h->split * element);
     block b = block_at(j, j->first_block + index / pieces, h->vectors);
-    ptrdiff_t first = index % pieces * INPUT_VECTORS;
-    transform_input(j, &j->in, &b, first, fc_min(first + INPUT_VECTORS, h->vectors), stage, split, fc_take(&at, 0),
+    ptrdiff_t first = index % pieces * h->inputs;
+    transform_input(j, &j->in, &b, first, fc_min(first + h->inputs, h->vectors), stage, split, fc_take(&at, 0),
                     j->shared + index / pieces * h->v * element);
 }
 
@@ -941,12 +1030,12 @@ static void run_gradient_output(void *context, ptrdiff_t index, int worker)
     const job *j = context;
     const shape *h = j->shape;
     const ptrdiff_t element = (ptrdiff_t)fc_size_of(j->plan->problem.dtype),
-                    pieces = fc_ceil_div(j->range_vectors, INPUT_VECTORS);
+                    pieces = fc_ceil_div(j->range_vectors, h->inputs);
     char *at = j->workspace + (size_t)worker * h->worker, *stage = fc_take(&at, h->stage * element),
          *split = fc_take(&at, h->split * element);
     block b = block_at(j, j->first_block + index / pieces, j->range_vectors);
-    ptrdiff_t first = index % pieces * INPUT_VECTORS;
-    transform_input(j, &j->dy, &b, j->range + first, j->range + fc_min(first + INPUT_VECTORS, j->range_vectors), stage,
+    ptrdiff_t first = index % pieces * h->inputs;
+    transform_input(j, &j->dy, &b, j->range + first, j->range + fc_min(first + h->inputs, j->range_vectors), stage,
                     split, fc_take(&at, 0), j->shared + (h->round * h->v + index / pieces * h->d) * element);
 }
 
@@ -1058,8 +1147,8 @@ static void run_weights(const fc_conv_plan *plan, const fc_conv_arrays *arrays, 
             j.range_vectors = fc_min(h.range * panel_vectors, vectors - j.range);
             for (j.first_block = 0; j.first_block < h.blocks; j.first_block += h.round) {
                 j.blocks = fc_min(h.round, h.blocks - j.first_block);
-                fc_parallel(threads, j.blocks * fc_ceil_div(h.vectors, INPUT_VECTORS), run_gradient_input, &j);
-                fc_parallel(threads, j.blocks * fc_ceil_div(j.range_vectors, INPUT_VECTORS), run_gradient_output, &j);
+                fc_parallel(threads, j.blocks * fc_ceil_div(h.vectors, h.inputs), run_gradient_input, &j);
+                fc_parallel(threads, j.blocks * fc_ceil_div(j.range_vectors, h.inputs), run_gradient_output, &j);
                 fc_parallel(threads, h.tasks[0] * h.tasks[1], run_sums, &j);
             }
         }
@@ -1138,7 +1227,7 @@ static void run(const fc_conv_plan *plan, const fc_conv_arrays *arrays, void *sp
         }
         for (j.first_block = 0; j.first_block < h.blocks; j.first_block += h.round) {
             ptrdiff_t blocks = fc_min(h.round, h.blocks - j.first_block);
-            fc_parallel(threads, blocks * fc_ceil_div(h.vectors, INPUT_VECTORS), run_input, &j);
+            fc_parallel(threads, blocks * fc_ceil_div(h.vectors, h.inputs), run_input, &j);
             fc_parallel(threads, blocks * h.panels, run_panel, &j);
         }
     }
