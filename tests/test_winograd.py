@@ -14,7 +14,8 @@ import fastconv as fc
 from fastconv import runtime
 
 SOURCE = Path(__file__).parent.parent / "csrc" / "kernels" / "winograd_transforms.inc"
-SIZES = (2, 4, 6)
+TAPS = (1, 2, 3, 4, 5, 7)
+TILES = [(taps, points) for taps in TAPS for points in (4, 6, 8) if points >= taps + 1]
 POINTS = [Fraction(p) for p in (0, 1, -1, 2, -2, Fraction(1, 2), Fraction(-1, 2))]  # and infinity
 
 # ---- the matrices ------------------------------------------------------------------------------------------------
@@ -26,38 +27,39 @@ PROGRAM = r"""
 #define NAME(op) op
 #define FC_UNROLL
 #include "%s"
-#define PRINT(op, in, out, pairs)                                    \
+#define PRINT(op, in, out, n, pairs)                                 \
     for (int i = 0; i < in; i++) {                                   \
         double unit[8] = {0}, image[8] = {0};                        \
         unit[i] = 1;                                                 \
-        winograd_##op##_axis(pairs, unit, image);                    \
-        printf(#op " %%d %%d", 2 * pairs, i);                        \
+        winograd_##op##_axis(n, pairs, unit, image);                 \
+        printf(#op " %%d %%d", n, 2 * pairs + 2);                    \
         for (int j = 0; j < out; j++) printf(" %%.17g", image[j]);   \
         printf("\n");                                                \
     }
-#define ALL(pairs)                                                   \
-    PRINT(input, 2 * pairs + 2, 2 * pairs + 2, pairs)                \
-    PRINT(output, 2 * pairs + 2, 2 * pairs, pairs)                   \
-    PRINT(filter, 3, 2 * pairs + 2, pairs)                           \
-    PRINT(spread, 2 * pairs, 2 * pairs + 2, pairs)                   \
-    PRINT(taps, 2 * pairs + 2, 3, pairs)
-int main(void) { ALL(1) ALL(2) ALL(3) return 0; }
+#define ALL(n, pairs)                                                \
+    PRINT(input, 2 * pairs + 2, 2 * pairs + 2, n, pairs)             \
+    PRINT(output, 2 * pairs + 2, 2 * pairs + 3 - n, n, pairs)        \
+    PRINT(filter, n, 2 * pairs + 2, n, pairs)                        \
+    PRINT(spread, 2 * pairs + 3 - n, 2 * pairs + 2, n, pairs)        \
+    PRINT(taps, 2 * pairs + 2, n, n, pairs)
+int main(void) { %s return 0; }
 """
 
 
 @pytest.fixture(scope="module")
 def compiled(tmp_path_factory):
-    """What the C code does to unit vectors: {(name, size): matrix}."""
+    """What the C code does to unit vectors: {(name, taps, points): matrix}."""
     compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
     if compiler is None:
         pytest.skip("no C compiler")
     folder = tmp_path_factory.mktemp("winograd")
-    (folder / "print.c").write_text(PROGRAM % SOURCE.as_posix())
+    calls = " ".join(f"ALL({taps}, {points // 2 - 1})" for taps, points in TILES)
+    (folder / "print.c").write_text(PROGRAM % (SOURCE.as_posix(), calls))
     subprocess.run([compiler, "-std=gnu11", "-o", folder / "print", folder / "print.c"], check=True)
-    matrices: dict[tuple[str, int], list[list[float]]] = {}
+    matrices: dict[tuple[str, int, int], list[list[float]]] = {}
     for line in subprocess.run([folder / "print"], check=True, capture_output=True, text=True).stdout.splitlines():
-        name, size, _, *column = line.split()
-        matrices.setdefault((name, int(size)), []).append([float(v) for v in column])
+        name, taps, points, *column = line.split()
+        matrices.setdefault((name, int(taps), int(points)), []).append([float(v) for v in column])
     return {key: np.array(columns).T for key, columns in matrices.items()}
 
 
@@ -77,50 +79,55 @@ def product_of(roots):
     return polynomial
 
 
-def derive(size):
-    """A, B, G of y = A' [(G g) . (B' d)] for `size` outputs and 3 taps, from the points by Lagrange interpolation."""
-    points = POINTS[: size + 1]
-    # the filter's scale is that of the largest size, whatever the size, so that all sizes share a transformed filter
+def derive(taps, count):
+    """A, B, G of y = A' [(G g) . (B' d)] for `count` points and so many taps, by Lagrange interpolation."""
+    outputs = count + 1 - taps
+    if taps == 1:  # each place is its own point
+        identity = [[Fraction(int(i == j)) for j in range(count)] for i in range(count)]
+        return identity, identity, [[Fraction(1)]] * count
+    points = POINTS[: count - 1]
+    # the filter's scale is that of the most points, however many there are: all tiles share a transformed filter
     scales = [Fraction(1) if p == 0 else 1 / np.prod([p - q for q in POINTS if q != p]) for p in POINTS]
-    order = [0, None, *range(1, size + 1)]  # the code puts infinity second
+    order = [0, None, *range(1, count - 1)]  # the code puts infinity second
     a, b, g = [], [], []
     for i in order:
         if i is None:
-            a.append([Fraction(int(j == size - 1)) for j in range(size)])
-            g.append([Fraction(0), Fraction(0), Fraction(1)])
+            a.append([Fraction(int(j == outputs - 1)) for j in range(outputs)])
+            g.append([Fraction(int(j == taps - 1)) for j in range(taps)])
             b.append(product_of(points))
             continue
         p = points[i]
         others = [q for q in points if q != p]
-        a.append([p**j for j in range(size)])
-        g.append([scales[i] * p**j for j in range(3)])
+        a.append([p**j for j in range(outputs)])
+        g.append([scales[i] * p**j for j in range(taps)])
         gap = np.prod([p - q for q in others])
         b.append([c / gap / scales[i] for c in product_of(others)] + [Fraction(0)])
     return a, b, g
 
 
-@pytest.mark.parametrize("size", SIZES)
-def test_identity_is_exact(size):
-    a, b, g = derive(size)
-    for output in range(size):
-        for tap in range(3):
-            for pixel in range(size + 2):
-                total = sum(a[i][output] * g[i][tap] * b[i][pixel] for i in range(size + 2))
+@pytest.mark.parametrize(("taps", "points"), TILES)
+def test_identity_is_exact(taps, points):
+    a, b, g = derive(taps, points)
+    for output in range(points + 1 - taps):
+        for tap in range(taps):
+            for pixel in range(points):
+                total = sum(a[i][output] * g[i][tap] * b[i][pixel] for i in range(points))
                 assert total == int(pixel == output + tap)
 
 
-@pytest.mark.parametrize("size", SIZES)
-def test_matrices_of_the_kernels(compiled, size):
-    a, b, g = ([[float(v) for v in row] for row in matrix] for matrix in derive(size))
+@pytest.mark.parametrize(("taps", "points"), TILES)
+def test_matrices_of_the_kernels(compiled, taps, points):
+    a, b, g = ([[float(v) for v in row] for row in matrix] for matrix in derive(taps, points))
     expected = {"input": b, "output": np.transpose(a), "filter": g, "spread": a, "taps": np.transpose(g)}
     for name, matrix in expected.items():
-        np.testing.assert_allclose(compiled[name, size], matrix, rtol=1e-15, atol=0, err_msg=name)
+        np.testing.assert_allclose(compiled[name, taps, points], matrix, rtol=1e-15, atol=0, err_msg=name)
 
 
-def test_sizes_share_the_filter():
-    largest = derive(6)[2]
-    for size in SIZES:
-        assert derive(size)[2] == largest[: size + 2]
+@pytest.mark.parametrize("taps", TAPS)
+def test_sizes_share_the_filter(taps):
+    largest = derive(taps, 8)[2]
+    for points in (4, 6):
+        assert derive(taps, points)[2] == largest[:points]
 
 
 # ---- the algorithm -----------------------------------------------------------------------------------------------
@@ -129,11 +136,11 @@ PASSES = ("forward", "backward_input", "backward_weight")
 BOUND = {"float32": 1e-5, "float64": 1e-13}
 
 
-def arrays(rng, dtype, layout, batch, channels, filters, groups, size, padding):
-    out = [n + sum(p) - 2 for n, p in zip(size, padding, strict=True)]
+def arrays(rng, dtype, layout, batch, channels, filters, groups, size, padding, kernel=(3, 3), stride=(1, 1)):
+    out = [(n + sum(p) - k) // s + 1 for n, p, k, s in zip(size, padding, kernel, stride, strict=True)]
     shape = (lambda c, s: (batch, c, *s)) if layout == "NCHW" else (lambda c, s: (batch, *s, c))
     x, dy = (rng.standard_normal(shape(c, s)).astype(dtype) for c, s in ((channels, size), (filters, out)))
-    w = rng.standard_normal((filters, channels // groups, 3, 3)).astype(dtype)
+    w = rng.standard_normal((filters, channels // groups, *kernel)).astype(dtype)
     return x, w, rng.standard_normal(filters).astype(dtype), dy
 
 
@@ -144,15 +151,31 @@ def compute(which, algorithm, x, w, bias, dy, **options):
     return fc.conv2d_backward(dy, x, w, needs=needs, algorithm=algorithm, **options)[needs.index(True)]
 
 
-def check(which, dtype, layout, batch, channels, filters, groups, size, padding, seed=0):
-    data = arrays(np.random.default_rng(seed), dtype, layout, batch, channels, filters, groups, size, padding)
-    options = {"padding": padding, "groups": groups, "layout": layout}
+def check(
+    which, dtype, layout, batch, channels, filters, groups, size, padding, kernel=(3, 3), stride=(1, 1), *, seed=0
+):
+    rng = np.random.default_rng(seed)
+    data = arrays(rng, dtype, layout, batch, channels, filters, groups, size, padding, kernel, stride)
+    options = {"padding": padding, "groups": groups, "layout": layout, "stride": stride}
     expected = compute(which, "reference", *data, **options)
     got = compute(which, "winograd", *data, **options)
     assert got.shape == expected.shape
     assert got.dtype == expected.dtype
     error = np.linalg.norm((got - expected).astype("float64")) / np.linalg.norm(expected.astype("float64"))
-    assert error <= BOUND[dtype], (which, dtype, layout, batch, channels, filters, groups, size, padding, error)
+    assert error <= BOUND[dtype], (
+        which,
+        dtype,
+        layout,
+        batch,
+        channels,
+        filters,
+        groups,
+        size,
+        padding,
+        kernel,
+        stride,
+        error,
+    )
     return data, options, got
 
 
@@ -174,7 +197,62 @@ def test_random_problems(which, layout, dtype, isa):
         channels, filters = (int(v) * groups for v in rng.integers(1, 71, 2))
         padding = tuple((int(a), int(b)) for a, b in rng.integers(0, 4, (2, 2)))
         size = tuple(int(rng.integers(max(3 - sum(p), 1), 21)) for p in padding)
-        check(which, dtype, layout, batch, channels, filters, groups, size, padding, seed)
+        check(which, dtype, layout, batch, channels, filters, groups, size, padding, seed=seed)
+
+
+KERNELS = [  # and strides
+    *(((k, k), (1, 1)) for k in (2, 4, 5, 7)),
+    ((1, 3), (1, 1)),
+    ((3, 1), (1, 1)),
+    ((1, 7), (1, 1)),
+    ((7, 1), (1, 1)),
+    ((2, 5), (1, 1)),
+    ((3, 3), (2, 2)),
+    ((4, 4), (2, 2)),
+    ((5, 5), (2, 2)),
+    ((7, 7), (2, 2)),
+    ((3, 3), (1, 2)),
+    ((5, 3), (2, 1)),
+    ((7, 5), (3, 4)),
+    ((11, 11), (4, 4)),
+]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
+@pytest.mark.parametrize("which", PASSES)
+@pytest.mark.parametrize(("kernel", "stride"), KERNELS)
+def test_kernels_and_strides(kernel, stride, which, layout, dtype, isa):
+    """Channels that fill vectors and channels that do not: the phases of a stride are laid out differently."""
+    rng = np.random.default_rng(2)
+    for seed, channels in enumerate((3, 16, 20, 32)):
+        padding = tuple((int(a), int(b)) for a, b in rng.integers(0, 6, (2, 2)))
+        size = tuple(int(k + rng.integers(0, 25)) for k in kernel)
+        groups = int(rng.choice([1, 1, 2]))
+        filters = int(rng.choice([1, 16, 33])) * groups
+        check(which, dtype, layout, 2, channels * groups, filters, groups, size, padding, kernel, stride, seed=seed)
+
+
+@pytest.mark.parametrize("threads", [2, 3, 7])
+@pytest.mark.parametrize("which", PASSES)
+@pytest.mark.parametrize(("kernel", "stride"), [((5, 5), (1, 1)), ((3, 3), (2, 2)), ((1, 7), (1, 1))])
+def test_kernels_and_strides_on_any_number_of_threads(kernel, stride, which, threads):
+    data = arrays(np.random.default_rng(0), "float32", "NCHW", 2, 48, 80, 1, (29, 30), ((1, 1), (2, 2)), kernel, stride)
+    results = []
+    for count in (1, threads):
+        with runtime.threads(count):
+            results.append(compute(which, "winograd", *data, padding=((1, 1), (2, 2)), stride=stride))
+    np.testing.assert_array_equal(*results)
+
+
+def test_more_threads_than_a_plan_can_use():
+    """Its workspace is that of the threads that run: a weight gradient is cut by them."""
+    data = arrays(np.random.default_rng(0), "float64", "NCHW", 1, 16, 16, 1, (9, 9), ((1, 1), (1, 1)))
+    with runtime.threads(1):
+        alone = compute("backward_weight", "winograd", *data, padding=1)
+    with runtime.threads(64):
+        for _ in range(50):
+            np.testing.assert_array_equal(compute("backward_weight", "winograd", *data, padding=1), alone)
 
 
 @pytest.mark.parametrize("which", PASSES)
@@ -215,14 +293,16 @@ def test_no_images(which):
 @pytest.mark.parametrize(
     ("options", "kernel", "reason"),
     [
-        ({"stride": 2}, (3, 3), "stride"),
+        ({"stride": 3}, (2, 3), "stride"),
+        ({"stride": 5}, (9, 9), "stride"),
         ({"dilation": 2}, (3, 3), "dilation"),
-        ({}, (5, 5), "3x3"),
-        ({}, (3, 1), "3x3"),
+        ({}, (6, 6), "taps"),
+        ({}, (8, 3), "taps"),
+        ({}, (1, 1), "multiplications"),
     ],
 )
 def test_declines_with_a_reason(options, kernel, reason):
-    x, w = np.zeros((1, 2, 9, 9), "float32"), np.zeros((2, 2, *kernel), "float32")
+    x, w = np.zeros((1, 2, 19, 19), "float32"), np.zeros((2, 2, *kernel), "float32")
     with pytest.raises(ValueError, match=reason):
         fc.conv2d(x, w, algorithm="winograd", **options)
 
