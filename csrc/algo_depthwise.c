@@ -88,8 +88,9 @@ static fc_sweep union_of(const fc_conv_plan *plan)
             }
         }
         fc_axis *axis = &all.axis[a];
-        axis->origin = first;
-        axis->taps = last - first + 1;
+        const bool any = first <= last; /* what is in the padding alone depends on nothing */
+        axis->origin = any ? first : 0;
+        axis->taps = any ? last - first + 1 : 0;
         axis->tap_step = 1;
     }
     return all;
