@@ -288,6 +288,8 @@ static void turn_filters(void *context, ptrdiff_t index, int worker)
     const char *from =
         t->weight + ((t->first_group + group) * s->channels * s->filters + t->first_filter + first) * kernel * element;
     char *to = t->to + (group * t->filters + first) * s->channels * taps * element;
+    if (!taps) /* a phase that no tap reaches */
+        return;
     if (kernel == 1) {
         t->plan->kernels->transpose(from, s->filters, to, s->channels, s->channels, count);
         return;
