@@ -108,13 +108,21 @@ static void fill(array a, fc_dtype dtype)
             ((double *)a.data)[i] = (double)(below(5) - 2);
 }
 
+static double element(array a, fc_dtype dtype, size_t i)
+{
+    return dtype == FC_FLOAT32 ? ((float *)a.data)[i] : ((double *)a.data)[i];
+}
+
+/* tolerance: of the largest element */
 static bool same(array a, array b, fc_dtype dtype, double tolerance)
 {
     size_t n = a.bytes / (dtype == FC_FLOAT32 ? sizeof(float) : sizeof(double));
+    double largest = 0;
+    for (size_t i = 0; i < n; i++)
+        largest = fmax(largest, fabs(element(b, dtype, i)));
     for (size_t i = 0; i < n; i++) {
-        double left = dtype == FC_FLOAT32 ? ((float *)a.data)[i] : ((double *)a.data)[i];
-        double right = dtype == FC_FLOAT32 ? ((float *)b.data)[i] : ((double *)b.data)[i];
-        if (!(fabs(left - right) <= tolerance * (1 + fabs(right)))) { /* also where either is NaN */
+        double left = element(a, dtype, i), right = element(b, dtype, i);
+        if (!(fabs(left - right) <= tolerance * largest)) { /* also where either is NaN */
             printf("element %zu is %g, the reference says %g\n", i, left, right);
             return false;
         }
@@ -183,7 +191,8 @@ static void compare(const fc_conv_problem *p, const char *algorithm, size_t limi
             CHECK(fc_conv_plan_workspace(plan, threads) <= (size_t)threads << 26);
         arrays got = run(plan, p, inputs, bias, threads);
         plans_run++;
-        double tolerance = strcmp(fc_conv_plan_algorithm(plan), "winograd") == 0 ? 1e-4 : 0;
+        double tolerance =
+            strcmp(fc_conv_plan_algorithm(plan), "winograd") == 0 ? p->dtype == FC_FLOAT32 ? 5e-5 : 1e-13 : 0;
         for (int i = 0; i < 4; i++)
             if (written(p->pass, i) && (i != 2 || bias) &&
                 !same(got.of[i], expected->of[i], p->dtype, i == 2 ? 0 : tolerance)) {
