@@ -19,7 +19,16 @@ from fastconv.activation import (
     tanh,
     tanh_backward,
 )
-from fastconv.conv import algorithms, conv2d, conv2d_backward, explain
+from fastconv.conv import (
+    algorithms,
+    conv1d,
+    conv1d_backward,
+    conv2d,
+    conv2d_backward,
+    conv3d,
+    conv3d_backward,
+    explain,
+)
 from fastconv.gradcheck import GradientError, gradcheck
 from fastconv.linear import linear, linear_backward
 from fastconv.loss import cross_entropy, rbf_loss
@@ -38,8 +47,12 @@ __all__ = [
     "avg_pool2d",
     "avg_pool2d_backward",
     "containers",
+    "conv1d",
+    "conv1d_backward",
     "conv2d",
     "conv2d_backward",
+    "conv3d",
+    "conv3d_backward",
     "cross_entropy",
     "data",
     "evaluate",

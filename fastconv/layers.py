@@ -12,16 +12,16 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Iterator, Mapping
-from typing import Any, Protocol, TypeAlias
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, ClassVar, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
 from fastconv.activation import relu, relu_backward, sigmoid, sigmoid_backward, tanh, tanh_backward
 from fastconv.arrays import FLOATS
-from fastconv.conv import conv2d, conv2d_backward
-from fastconv.geometry import axes, check_layout
+from fastconv.conv import conv1d, conv1d_backward, conv2d, conv2d_backward, conv3d, conv3d_backward
+from fastconv.geometry import LAYOUTS, axes, check_layout
 from fastconv.init import Rng, uniform_fan_in
 from fastconv.linear import linear, linear_backward
 from fastconv.pooling import avg_pool2d, avg_pool2d_backward, max_pool2d, max_pool2d_backward
@@ -31,7 +31,9 @@ __all__ = [
     "Array",
     "AvgPool2d",
     "Backward",
+    "Conv1d",
     "Conv2d",
+    "Conv3d",
     "Flatten",
     "Identity",
     "Layer",
@@ -267,7 +269,133 @@ class Identity(Layer):
 # ---- convolution and dense ----
 
 
-class Conv2d(Layer):
+class _Convolution(Layer):
+    """What the convolutions share; a class of its own says how many spatial axes there are, and which functions."""
+
+    _rank: ClassVar[int]
+    _function: ClassVar[Callable[..., Array]]
+    _gradient: ClassVar[Callable[..., tuple[Array | None, ...]]]
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: Any,
+        stride: Any = 1,
+        padding: Any = 0,
+        dilation: Any = 1,
+        groups: int = 1,
+        bias: bool = True,
+        *,
+        layout: str | None = None,
+        dtype: DTypeLike = np.float32,
+        rng: Rng = None,
+    ) -> None:
+        self.in_channels = _count(in_channels, "in_channels")
+        self.out_channels = _count(out_channels, "out_channels")
+        self.kernel_size = axes(kernel_size, "kernel_size", self._rank)
+        self.stride = axes(stride, "stride", self._rank)
+        self.padding = padding
+        self.dilation = axes(dilation, "dilation", self._rank)
+        self.groups = _count(groups, "groups")
+        self.layout = LAYOUTS[self._rank][0] if layout is None else layout
+        check_layout(self.layout, self._rank)
+        if self.in_channels % self.groups or self.out_channels % self.groups:
+            raise ValueError(
+                f"groups: must divide in_channels and out_channels, got {groups} for {in_channels} and {out_channels}"
+            )
+        shape = self._weight_shape()
+        fan_in = math.prod(shape[1:])
+        generator, dtype = np.random.default_rng(rng), _float_dtype(dtype)
+        self.weight = Parameter("weight", uniform_fan_in(shape, fan_in, generator, dtype))
+        self.bias: Parameter | None = None
+        if bias:
+            self.bias = Parameter("bias", uniform_fan_in((self.out_channels,), fan_in, generator, dtype))
+
+    def _weight_shape(self) -> tuple[int, ...]:
+        return self.out_channels, self.in_channels // self.groups, *self.kernel_size
+
+    def _keywords(self) -> dict[str, Any]:
+        names = ("stride", "padding", "dilation", "groups", "layout")
+        return {name: getattr(self, name) for name in names}
+
+    def __call__(self, x: Array) -> Array:
+        return self._apply(x, self.dense_weight())
+
+    def _apply(self, x: Array, weight: Array) -> Array:
+        return type(self)._function(x, weight, self.bias.value if self.bias else None, **self._keywords())
+
+    def forward(self, x: Array, *, training: bool = True) -> tuple[Array, Backward]:
+        weight = self.dense_weight()
+
+        def backward(dy: Array, needs_dx: bool = True) -> Array | None:
+            needs = (needs_dx, True, self.bias is not None)
+            dx, dweight, dbias = type(self)._gradient(dy, x, weight, needs=needs, **self._keywords())
+            self.weight.add_grad(self._parameter_grad(dweight))
+            if self.bias is not None:
+                self.bias.add_grad(dbias)
+            return dx
+
+        return self._apply(x, weight), backward
+
+    def dense_weight(self) -> Array:
+        """Return the weights as the function of this layer takes them."""
+        return self.weight.value
+
+    def _parameter_grad(self, dweight: Array) -> Array:
+        return dweight
+
+    def _options(self) -> str:
+        text = f"{self.in_channels}, {self.out_channels}, kernel_size={_pair(self.kernel_size)}"
+        for name in ("stride", "dilation"):
+            values = getattr(self, name)
+            if set(values) != {1}:
+                text += f", {name}={_pair(values)}"
+        if self.padding != 0:
+            text += f", padding={self.padding!r}"
+        if self.groups != 1:
+            text += f", groups={self.groups}"
+        if self.bias is None:
+            text += ", bias=False"
+        if self.layout != LAYOUTS[self._rank][0]:
+            text += f", layout={self.layout!r}"
+        return text
+
+
+class Conv1d(_Convolution):
+    """Cross-correlate each signal with learnt filters.
+
+    Parameters
+    ----------
+    in_channels, out_channels : int
+    kernel_size : int
+    stride, padding, dilation, groups
+        As `fastconv.conv1d` takes them.
+    bias : bool, default True
+    layout : {"NCW", "NWC"}
+    dtype : dtype, default float32
+    rng : numpy.random.Generator, int or None
+        Weight and bias start uniform in +-1 / sqrt(fan_in), as PyTorch's.
+
+    Attributes
+    ----------
+    weight : Parameter
+        Of shape (out_channels, in_channels // groups, kernel width).
+    bias : Parameter or None
+        Of shape (out_channels,).
+
+    Examples
+    --------
+    >>> Conv1d(1, 6, 5, padding="same", rng=0)(np.zeros((2, 1, 32), np.float32)).shape
+    (2, 6, 32)
+    """
+
+    _rank = 1
+    _function = conv1d
+    _gradient = conv1d_backward
+
+
+class Conv2d(_Convolution):
     """Cross-correlate each image with learnt filters.
 
     Parameters
@@ -298,101 +426,42 @@ class Conv2d(Layer):
     Conv2d(1, 6, kernel_size=5)
     """
 
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: Any,
-        stride: Any = 1,
-        padding: Any = 0,
-        dilation: Any = 1,
-        groups: int = 1,
-        bias: bool = True,
-        *,
-        layout: str = "NCHW",
-        dtype: DTypeLike = np.float32,
-        rng: Rng = None,
-    ) -> None:
-        self.in_channels = _count(in_channels, "in_channels")
-        self.out_channels = _count(out_channels, "out_channels")
-        self.kernel_size = axes(kernel_size, "kernel_size", 2)
-        self.stride = axes(stride, "stride", 2)
-        self.padding = padding
-        self.dilation = axes(dilation, "dilation", 2)
-        self.groups = _count(groups, "groups")
-        check_layout(layout, 2)
-        self.layout = layout
-        if self.in_channels % self.groups or self.out_channels % self.groups:
-            raise ValueError(
-                f"groups: must divide in_channels and out_channels, got {groups} for {in_channels} and {out_channels}"
-            )
-        shape = (self.out_channels, self.in_channels // self.groups, *self.kernel_size)
-        fan_in = math.prod(shape[1:])
-        generator, dtype = np.random.default_rng(rng), _float_dtype(dtype)
-        self.weight = Parameter("weight", uniform_fan_in(shape, fan_in, generator, dtype))
-        self.bias: Parameter | None = None
-        if bias:
-            self.bias = Parameter("bias", uniform_fan_in((self.out_channels,), fan_in, generator, dtype))
+    _rank = 2
+    _function = conv2d
+    _gradient = conv2d_backward
 
-    def __call__(self, x: Array) -> Array:
-        return self._apply(x, self.dense_weight())
 
-    def _apply(self, x: Array, weight: Array) -> Array:
-        return conv2d(
-            x,
-            weight,
-            self.bias.value if self.bias else None,
-            stride=self.stride,
-            padding=self.padding,
-            dilation=self.dilation,
-            groups=self.groups,
-            layout=self.layout,
-        )
+class Conv3d(_Convolution):
+    """Cross-correlate each volume with learnt filters.
 
-    def forward(self, x: Array, *, training: bool = True) -> tuple[Array, Backward]:
-        weight = self.dense_weight()
+    Parameters
+    ----------
+    in_channels, out_channels : int
+    kernel_size : int or (int, int, int)
+    stride, padding, dilation, groups
+        As `fastconv.conv3d` takes them.
+    bias : bool, default True
+    layout : {"NCDHW", "NDHWC"}
+    dtype : dtype, default float32
+    rng : numpy.random.Generator, int or None
+        Weight and bias start uniform in +-1 / sqrt(fan_in), as PyTorch's.
 
-        def backward(dy: Array, needs_dx: bool = True) -> Array | None:
-            dx, dweight, dbias = conv2d_backward(
-                dy,
-                x,
-                weight,
-                stride=self.stride,
-                padding=self.padding,
-                dilation=self.dilation,
-                groups=self.groups,
-                layout=self.layout,
-                needs=(needs_dx, True, self.bias is not None),
-            )
-            self.weight.add_grad(self._parameter_grad(dweight))
-            if self.bias is not None:
-                self.bias.add_grad(dbias)
-            return dx
+    Attributes
+    ----------
+    weight : Parameter
+        Of shape (out_channels, in_channels // groups, kernel depth, kernel height, kernel width).
+    bias : Parameter or None
+        Of shape (out_channels,).
 
-        return self._apply(x, weight), backward
+    Examples
+    --------
+    >>> Conv3d(1, 6, (1, 3, 3), rng=0)(np.zeros((2, 1, 4, 8, 8), np.float32)).shape
+    (2, 6, 4, 6, 6)
+    """
 
-    def dense_weight(self) -> Array:
-        """Return the weights as `fastconv.conv2d` takes them."""
-        return self.weight.value
-
-    def _parameter_grad(self, dweight: Array) -> Array:
-        return dweight
-
-    def _options(self) -> str:
-        text = f"{self.in_channels}, {self.out_channels}, kernel_size={_pair(self.kernel_size)}"
-        for name in ("stride", "dilation"):
-            values = getattr(self, name)
-            if set(values) != {1}:
-                text += f", {name}={_pair(values)}"
-        if self.padding != 0:
-            text += f", padding={self.padding!r}"
-        if self.groups != 1:
-            text += f", groups={self.groups}"
-        if self.bias is None:
-            text += ", bias=False"
-        if self.layout != "NCHW":
-            text += f", layout={self.layout!r}"
-        return text
+    _rank = 3
+    _function = conv3d
+    _gradient = conv3d_backward
 
 
 class TableConv2d(Conv2d):
