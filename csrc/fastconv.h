@@ -37,7 +37,8 @@ typedef enum fc_layout { FC_CHANNELS_FIRST, FC_CHANNELS_LAST } fc_layout; /* (N,
 
 typedef enum fc_pass {
     FC_FORWARD,        /* reads x, weight, bias (or NULL);  writes y                    */
-    FC_BACKWARD_INPUT, /* reads y as dy, weight;            writes x as dx              */
+    FC_BACKWARD_INPUT, /* reads y as dy, weight, bias (or NULL), of in_channels; writes x as dx, plus bias: with one it
+                          is the transposed convolution */
     FC_BACKWARD_WEIGHT /* reads x, y as dy;                 writes weight, bias as dweight, dbias, each unless NULL */
 } fc_pass;
 
@@ -54,7 +55,7 @@ typedef struct fc_conv_problem {
 typedef struct fc_conv_arrays {
     void *x;      /* (N,C,D,H,W) or (N,D,H,W,C) */
     void *weight; /* (K, C/groups, kd, kh, kw) in either layout */
-    void *bias;   /* (K) */
+    void *bias;   /* (K); (C) in FC_BACKWARD_INPUT */
     void *y;      /* (N,K,od,oh,ow) or (N,od,oh,ow,K) */
 } fc_conv_arrays;
 

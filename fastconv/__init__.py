@@ -34,6 +34,14 @@ from fastconv.linear import linear, linear_backward
 from fastconv.loss import cross_entropy, rbf_loss
 from fastconv.pooling import avg_pool2d, avg_pool2d_backward, max_pool2d, max_pool2d_backward
 from fastconv.runtime import __version__, get_num_threads, set_num_threads, show_config, threads
+from fastconv.transposed import (
+    conv_transpose1d,
+    conv_transpose1d_backward,
+    conv_transpose2d,
+    conv_transpose2d_backward,
+    conv_transpose3d,
+    conv_transpose3d_backward,
+)
 
 if TYPE_CHECKING:
     from fastconv import containers, data, files, init, layers, models, optim, plot, train
@@ -53,6 +61,12 @@ __all__ = [
     "conv2d_backward",
     "conv3d",
     "conv3d_backward",
+    "conv_transpose1d",
+    "conv_transpose1d_backward",
+    "conv_transpose2d",
+    "conv_transpose2d_backward",
+    "conv_transpose3d",
+    "conv_transpose3d_backward",
     "cross_entropy",
     "data",
     "evaluate",

@@ -35,7 +35,7 @@ class _Planned(NamedTuple):
     y_shape: tuple[int, ...]
 
 
-class _Problem(NamedTuple):
+class Problem(NamedTuple):
     """A convolution, checked: the arguments that a backend takes."""
 
     dtype: str
@@ -60,7 +60,7 @@ def _problem(
     dilation: Any,
     groups: Any,
     layout: Any,
-) -> _Problem:
+) -> Problem:
     rank = len(w_shape) - 2
     channels_last = check_layout(layout, rank)
     in_channels = x_shape[-1] if channels_last else x_shape[1]
@@ -82,7 +82,19 @@ def _problem(
         raise ValueError(
             f"padding: the result, {place.output} for each of {w_shape[0]} filters, is larger than memory can address"
         )
-    return _Problem(dtype, channels_last, x_shape[0], in_channels, w_shape[0], groups, place)
+    return Problem(dtype, channels_last, x_shape[0], in_channels, w_shape[0], groups, place)
+
+
+def plan_problem(backend: ModuleType, which: str, problem: Problem, algorithm: Any, relu: bool = False) -> Any:
+    """Plan one pass of a convolution that has been checked, by the algorithm that the user named."""
+    if algorithm not in ALGORITHMS:
+        raise ValueError(f"algorithm: expected one of {', '.join(map(repr, ALGORITHMS))}, got {algorithm!r}")
+    if algorithm not in ("auto", *(name for name, _, _ in backend.conv_algorithms(which, *problem))):
+        raise NotImplementedError(f"algorithm: {algorithm!r} is not implemented for this backend yet")
+    try:
+        return backend.conv_plan(which, *problem, algorithm, relu)
+    except NotImplementedError as reason:
+        raise ValueError(f"algorithm: {algorithm!r} cannot do this problem: {reason}") from None
 
 
 @functools.lru_cache(maxsize=1024, typed=True)
@@ -101,14 +113,7 @@ def _plan(
     relu: bool,
 ) -> _Planned:
     problem = _problem(x_shape, w_shape, dtype.name, stride, padding, dilation, groups, layout)
-    if algorithm not in ALGORITHMS:
-        raise ValueError(f"algorithm: expected one of {', '.join(map(repr, ALGORITHMS))}, got {algorithm!r}")
-    if algorithm not in ("auto", *(name for name, _, _ in backend.conv_algorithms(which, *problem))):
-        raise NotImplementedError(f"algorithm: {algorithm!r} is not implemented for this backend yet")
-    try:
-        run = backend.conv_plan(which, *problem, algorithm, relu)
-    except NotImplementedError as reason:
-        raise ValueError(f"algorithm: {algorithm!r} cannot do this problem: {reason}") from None
+    run = plan_problem(backend, which, problem, algorithm, relu)
     output = problem.window.output
     y_shape = (x_shape[0], *output, w_shape[0]) if problem.channels_last else (x_shape[0], w_shape[0], *output)
     return _Planned(run, x_shape, y_shape)

@@ -2,7 +2,7 @@
 
 Every operator that slides a window (convolution, pooling) describes it here, axis by axis, and gets its
 output shape from here, so that all of them agree. Formulas: Dumoulin & Visin, "A guide to convolution
-arithmetic for deep learning" (2016), relations 1-6 and 15.
+arithmetic for deep learning" (2016), relations 1-6 and 15; transposed, 8-14.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["LAYOUTS", "Window", "axes", "check_axis", "check_layout", "paddings", "window"]
+__all__ = ["LAYOUTS", "Window", "axes", "check_axis", "check_layout", "paddings", "transposed_window", "window"]
 
 LAYOUTS = {
     1: ("NCW", "NWC"),
@@ -225,3 +225,74 @@ def window(
             places += 1
         output.append(places)
     return Window(tuple(size), tuple(kernel), stride, dilation, pads, tuple(output))
+
+
+def transposed_window(
+    size: Sequence[int],
+    kernel: Sequence[int],
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    output_padding: Any = 0,
+) -> tuple[Window, tuple[int, ...]]:
+    """Work out the convolution whose input gradient a transposed convolution of an input of `size` is.
+
+    Parameters
+    ----------
+    size : sequence of int
+        The transposed convolution's input: what the other one puts out.
+    kernel : sequence of int
+    stride, dilation : int or sequence of int
+    padding : int, sequence or str
+        What is cut off the result, as `paddings` takes it. ``"same"`` makes the result ``size * stride``, ``"full"``
+        cuts ``dilation * (kernel - 1)`` on both sides.
+    output_padding : int or sequence of int
+        How much longer the result is, at its end; less than the stride or the dilation.
+
+    Returns
+    -------
+    Window
+        Of the other convolution: its ``output`` is `size`, its ``size`` the transposed one's result.
+    tuple of int
+        How much the result is longer than that, along each axis: no window reaches there, because an output padding
+        goes further than a stride.
+
+    Raises
+    ------
+    ValueError
+        If nothing is left of the result, or an option is out of range.
+
+    Examples
+    --------
+    >>> place, beyond = transposed_window((7, 7), (3, 3), stride=2, padding=1, output_padding=1)
+    >>> place.size, place.output, beyond
+    ((14, 14), (7, 7), (0, 0))
+    """
+    rank = len(size)
+    stride = axes(stride, "stride", rank)
+    dilation = axes(dilation, "dilation", rank)
+    extra = axes(output_padding, "output_padding", rank, 0)
+    for e, s, d in zip(extra, stride, dilation):
+        if e >= max(s, d):
+            raise ValueError(f"output_padding: expected less than the stride {s} or the dilation {d}, got {e}")
+    if isinstance(padding, str) and padding == "same":
+        # The convolution from size * stride, whose own "same" padding gives this size.
+        if any(extra):
+            raise ValueError(f'output_padding: expected 0 with padding "same", got {output_padding!r}')
+        place = window([n * s for n, s in zip(size, stride)], kernel, stride, "same", dilation)
+        return place, (0,) * rank
+    pads = paddings(padding, size, kernel, stride, dilation)
+    reached, pairs, beyond = [], [], []
+    for axis, (n, k, s, d, e, (before, after)) in enumerate(zip(size, kernel, stride, dilation, extra, pads)):
+        length = (n - 1) * s + d * (k - 1) + 1 + e - before - after
+        # The other convolution must have n places: its padding may be short of `after` by less than a stride.
+        past = max(e - after - (s - 1), 0)
+        if n < 1 or length - past < 1:
+            raise ValueError(
+                f"padding: cutting {before} + {after} leaves nothing of the {_AXIS_NAMES[rank][axis]} of "
+                f"{length - e + before + after} that an input of {n} gives; use less padding"
+            )
+        reached.append(length - past)
+        beyond.append(past)
+        pairs.append((before, max(after - e, 0) if e >= s else after))
+    return window(reached, kernel, stride, pairs, dilation), tuple(beyond)

@@ -25,6 +25,14 @@ from fastconv.geometry import LAYOUTS, axes, check_layout
 from fastconv.init import Rng, uniform_fan_in
 from fastconv.linear import linear, linear_backward
 from fastconv.pooling import avg_pool2d, avg_pool2d_backward, max_pool2d, max_pool2d_backward
+from fastconv.transposed import (
+    conv_transpose1d,
+    conv_transpose1d_backward,
+    conv_transpose2d,
+    conv_transpose2d_backward,
+    conv_transpose3d,
+    conv_transpose3d_backward,
+)
 
 __all__ = [
     "RBF",
@@ -34,6 +42,9 @@ __all__ = [
     "Conv1d",
     "Conv2d",
     "Conv3d",
+    "ConvTranspose1d",
+    "ConvTranspose2d",
+    "ConvTranspose3d",
     "Flatten",
     "Identity",
     "Layer",
@@ -462,6 +473,150 @@ class Conv3d(_Convolution):
     _rank = 3
     _function = conv3d
     _gradient = conv3d_backward
+
+
+class _TransposedConvolution(_Convolution):
+    """What the transposed convolutions share; PyTorch's order of arguments differs from the others'."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: Any,
+        stride: Any = 1,
+        padding: Any = 0,
+        output_padding: Any = 0,
+        groups: int = 1,
+        bias: bool = True,
+        dilation: Any = 1,
+        *,
+        layout: str | None = None,
+        dtype: DTypeLike = np.float32,
+        rng: Rng = None,
+    ) -> None:
+        super().__init__(
+            in_channels,
+            out_channels,
+            kernel_size,
+            stride,
+            padding,
+            dilation,
+            groups,
+            bias,
+            layout=layout,
+            dtype=dtype,
+            rng=rng,
+        )
+        self.output_padding = axes(output_padding, "output_padding", self._rank, 0)
+
+    def _weight_shape(self) -> tuple[int, ...]:
+        return self.in_channels, self.out_channels // self.groups, *self.kernel_size
+
+    def _keywords(self) -> dict[str, Any]:
+        return super()._keywords() | {"output_padding": self.output_padding}
+
+    def _options(self) -> str:
+        extra = f", output_padding={_pair(self.output_padding)}" if any(self.output_padding) else ""
+        return super()._options() + extra
+
+
+class ConvTranspose1d(_TransposedConvolution):
+    """Let each element lay down learnt filters, `stride` apart: the transpose of `Conv1d`.
+
+    Parameters
+    ----------
+    in_channels, out_channels : int
+    kernel_size : int
+    stride, padding, output_padding, groups, dilation
+        As `fastconv.conv_transpose1d` takes them.
+    bias : bool, default True
+    layout : {"NCW", "NWC"}
+    dtype : dtype, default float32
+    rng : numpy.random.Generator, int or None
+        Weight and bias start uniform in +-1 / sqrt(weight.size / in_channels), as PyTorch's.
+
+    Attributes
+    ----------
+    weight : Parameter
+        Of shape (in_channels, out_channels // groups, kernel width).
+    bias : Parameter or None
+        Of shape (out_channels,).
+
+    Examples
+    --------
+    >>> ConvTranspose1d(4, 2, 4, stride=2, padding=1)(np.zeros((1, 4, 8), np.float32)).shape
+    (1, 2, 16)
+    """
+
+    _rank = 1
+    _function = conv_transpose1d
+    _gradient = conv_transpose1d_backward
+
+
+class ConvTranspose2d(_TransposedConvolution):
+    """Let each element lay down learnt filters, `stride` apart: the transpose of `Conv2d`.
+
+    Parameters
+    ----------
+    in_channels, out_channels : int
+    kernel_size : int or (int, int)
+    stride, padding, output_padding, groups, dilation
+        As `fastconv.conv_transpose2d` takes them.
+    bias : bool, default True
+    layout : {"NCHW", "NHWC"}
+    dtype : dtype, default float32
+    rng : numpy.random.Generator, int or None
+        Weight and bias start uniform in +-1 / sqrt(weight.size / in_channels), as PyTorch's.
+
+    Attributes
+    ----------
+    weight : Parameter
+        Of shape (in_channels, out_channels // groups, kernel height, kernel width).
+    bias : Parameter or None
+        Of shape (out_channels,).
+
+    Examples
+    --------
+    >>> ConvTranspose2d(4, 2, 3, 2, 1, output_padding=1)(np.zeros((1, 4, 7, 7), np.float32)).shape
+    (1, 2, 14, 14)
+    """
+
+    _rank = 2
+    _function = conv_transpose2d
+    _gradient = conv_transpose2d_backward
+
+
+class ConvTranspose3d(_TransposedConvolution):
+    """Let each element lay down learnt filters, `stride` apart: the transpose of `Conv3d`.
+
+    Parameters
+    ----------
+    in_channels, out_channels : int
+    kernel_size : int or (int, int, int)
+    stride, padding, output_padding, groups, dilation
+        As `fastconv.conv_transpose3d` takes them.
+    bias : bool, default True
+    layout : {"NCDHW", "NDHWC"}
+    dtype : dtype, default float32
+    rng : numpy.random.Generator, int or None
+        Weight and bias start uniform in +-1 / sqrt(weight.size / in_channels), as PyTorch's.
+
+    Attributes
+    ----------
+    weight : Parameter
+        Of shape (in_channels, out_channels // groups, kernel depth, kernel height, kernel width).
+    bias : Parameter or None
+        Of shape (out_channels,).
+
+    Examples
+    --------
+    >>> ConvTranspose3d(4, 2, 2, stride=2)(np.zeros((1, 4, 2, 3, 3), np.float32)).shape
+    (1, 2, 4, 6, 6)
+    """
+
+    _rank = 3
+    _function = conv_transpose3d
+    _gradient = conv_transpose3d_backward
 
 
 class TableConv2d(Conv2d):

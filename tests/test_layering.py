@@ -20,6 +20,7 @@ LEVELS = [
     {"arrays", "geometry"},
     {"backends"},
     {"activation", "conv", "linear", "loss", "normalization", "pooling"},
+    {"columns", "local", "separable", "transposed"},
     {"gradcheck", "init"},
     {"layers", "containers"},
     {"models"},
@@ -33,7 +34,19 @@ FORBIDDEN = {("layers", "containers")}
 MAY_SEE = {
     "_native": {"_library"},
     "_library": {"backends", "runtime"},
-    "backends": {"activation", "conv", "linear", "loss", "normalization", "optim", "pooling"},
+    "backends": {
+        "activation",
+        "columns",
+        "conv",
+        "linear",
+        "local",
+        "loss",
+        "normalization",
+        "optim",
+        "pooling",
+        "separable",
+        "transposed",
+    },
 }
 LEVEL_OF = {module: level for level, modules in enumerate(LEVELS) for module in modules}
 
