@@ -81,6 +81,12 @@ const char *fc_conv_algorithm_name(int index);
 /* *declined is NULL if it can do the problem, else why not; *cost is its estimated time in seconds on one thread. */
 fc_status fc_conv_algorithm_examine(int index, const fc_conv_problem *problem, const char **declined, double *cost);
 
+/* Locally connected: a convolution without groups whose weight, (od, oh, ow, K, C, kd, kh, kw), and bias, (od, oh, ow, K),
+ * differ from place to place. Passes and arrays are a convolution's, but BACKWARD_INPUT has no bias. */
+fc_status fc_local(const fc_conv_problem *problem, const fc_conv_arrays *arrays, int threads);
+/* As fc_conv_plan_elements; -1 where the problem makes no sense. */
+ptrdiff_t fc_local_elements(const fc_conv_problem *problem, int array);
+
 /* ---- pooling -------------------------------------------------------------------------------------------- */
 
 /* Output o of an axis looks at input positions o * stride - pad_before + t * dilation, t < kernel; those outside the
@@ -108,6 +114,12 @@ fc_status fc_max_pool_backward(const fc_pool_problem *problem, const void *dy, c
 /* The average of nothing (padding alone, and padding does not count) is NaN. */
 fc_status fc_avg_pool(const fc_pool_problem *problem, const void *x, void *y, int threads);
 fc_status fc_avg_pool_backward(const fc_pool_problem *problem, const void *dy, void *dx, int threads);
+
+/* The image matrix: what each window of such a problem sees, padding as zeros, (N, C * taps, places) or, channels last,
+ * (N, places, taps * C). fc_col2im is its transpose: it adds up what goes back to the same element. */
+ptrdiff_t fc_columns_elements(const fc_pool_problem *problem); /* -1 where the problem makes no sense */
+fc_status fc_im2col(const fc_pool_problem *problem, const void *x, void *columns, int threads);
+fc_status fc_col2im(const fc_pool_problem *problem, const void *columns, void *x, int threads);
 
 /* ---- elementwise and softmax ------------------------------------------------------------------------------ */
 

@@ -19,6 +19,7 @@ from fastconv.activation import (
     tanh,
     tanh_backward,
 )
+from fastconv.columns import col2im, im2col
 from fastconv.conv import (
     algorithms,
     conv1d,
@@ -29,11 +30,19 @@ from fastconv.conv import (
     conv3d_backward,
     explain,
 )
+from fastconv.convolve import convolve2d, convolve2d_backward
 from fastconv.gradcheck import GradientError, gradcheck
 from fastconv.linear import linear, linear_backward
+from fastconv.local import local_conv2d, local_conv2d_backward
 from fastconv.loss import cross_entropy, rbf_loss
 from fastconv.pooling import avg_pool2d, avg_pool2d_backward, max_pool2d, max_pool2d_backward
 from fastconv.runtime import __version__, get_num_threads, set_num_threads, show_config, threads
+from fastconv.separable import (
+    depthwise_conv2d,
+    depthwise_conv2d_backward,
+    separable_conv2d,
+    separable_conv2d_backward,
+)
 from fastconv.transposed import (
     conv_transpose1d,
     conv_transpose1d_backward,
@@ -54,6 +63,7 @@ __all__ = [
     "algorithms",
     "avg_pool2d",
     "avg_pool2d_backward",
+    "col2im",
     "containers",
     "conv1d",
     "conv1d_backward",
@@ -67,19 +77,26 @@ __all__ = [
     "conv_transpose2d_backward",
     "conv_transpose3d",
     "conv_transpose3d_backward",
+    "convolve2d",
+    "convolve2d_backward",
     "cross_entropy",
     "data",
+    "depthwise_conv2d",
+    "depthwise_conv2d_backward",
     "evaluate",
     "explain",
     "files",
     "fit",
     "get_num_threads",
     "gradcheck",
+    "im2col",
     "init",
     "layers",
     "linear",
     "linear_backward",
     "load",
+    "local_conv2d",
+    "local_conv2d_backward",
     "max_pool2d",
     "max_pool2d_backward",
     "models",
@@ -89,6 +106,8 @@ __all__ = [
     "relu",
     "relu_backward",
     "save",
+    "separable_conv2d",
+    "separable_conv2d_backward",
     "set_num_threads",
     "show_config",
     "sigmoid",

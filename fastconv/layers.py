@@ -21,10 +21,12 @@ from numpy.typing import ArrayLike, DTypeLike
 from fastconv.activation import relu, relu_backward, sigmoid, sigmoid_backward, tanh, tanh_backward
 from fastconv.arrays import FLOATS
 from fastconv.conv import conv1d, conv1d_backward, conv2d, conv2d_backward, conv3d, conv3d_backward
-from fastconv.geometry import LAYOUTS, axes, check_layout
+from fastconv.geometry import LAYOUTS, axes, check_layout, window
 from fastconv.init import Rng, uniform_fan_in
 from fastconv.linear import linear, linear_backward
+from fastconv.local import local_conv2d, local_conv2d_backward
 from fastconv.pooling import avg_pool2d, avg_pool2d_backward, max_pool2d, max_pool2d_backward
+from fastconv.separable import depthwise_conv2d, depthwise_conv2d_backward
 from fastconv.transposed import (
     conv_transpose1d,
     conv_transpose1d_backward,
@@ -49,10 +51,12 @@ __all__ = [
     "Identity",
     "Layer",
     "Linear",
+    "LocalConv2d",
     "MaxPool2d",
     "Parameter",
     "ReLU",
     "ScaledTanh",
+    "SeparableConv2d",
     "Sigmoid",
     "Subsample2d",
     "TableConv2d",
@@ -280,6 +284,25 @@ class Identity(Layer):
 # ---- convolution and dense ----
 
 
+def _window_options(layer: Any) -> str:
+    """How stride, dilation and padding, and what else is not as usual, print."""
+    text = ""
+    for name in ("stride", "dilation"):
+        values = getattr(layer, name)
+        if set(values) != {1}:
+            text += f", {name}={_pair(values)}"
+    if layer.padding != 0:
+        text += f", padding={layer.padding!r}"
+    for name in ("groups", "depth_multiplier"):
+        if getattr(layer, name, 1) != 1:
+            text += f", {name}={getattr(layer, name)}"
+    if layer.bias is None:
+        text += ", bias=False"
+    if layer.layout != LAYOUTS[len(layer.stride)][0]:
+        text += f", layout={layer.layout!r}"
+    return text
+
+
 class _Convolution(Layer):
     """What the convolutions share; a class of its own says how many spatial axes there are, and which functions."""
 
@@ -358,19 +381,7 @@ class _Convolution(Layer):
 
     def _options(self) -> str:
         text = f"{self.in_channels}, {self.out_channels}, kernel_size={_pair(self.kernel_size)}"
-        for name in ("stride", "dilation"):
-            values = getattr(self, name)
-            if set(values) != {1}:
-                text += f", {name}={_pair(values)}"
-        if self.padding != 0:
-            text += f", padding={self.padding!r}"
-        if self.groups != 1:
-            text += f", groups={self.groups}"
-        if self.bias is None:
-            text += ", bias=False"
-        if self.layout != LAYOUTS[self._rank][0]:
-            text += f", layout={self.layout!r}"
-        return text
+        return text + _window_options(self)
 
 
 class Conv1d(_Convolution):
@@ -617,6 +628,207 @@ class ConvTranspose3d(_TransposedConvolution):
     _rank = 3
     _function = conv_transpose3d
     _gradient = conv_transpose3d_backward
+
+
+class LocalConv2d(Layer):
+    """Correlate each window with learnt filters of its own: a convolution that shares no weights.
+
+    Parameters
+    ----------
+    in_channels, out_channels : int
+    input_size : int or (int, int)
+        Height and width of the images: how many filters there are depends on it.
+    kernel_size : int or (int, int)
+    stride, padding, dilation
+        As `fastconv.local_conv2d` takes them.
+    bias : bool, default True
+        It is not shared either.
+    layout : {"NCHW", "NHWC"}
+    dtype : dtype, default float32
+    rng : numpy.random.Generator, int or None
+        Weight and bias start uniform in +-1 / sqrt(fan_in).
+
+    Attributes
+    ----------
+    weight : Parameter
+        Of shape (output height, output width, out_channels, in_channels, kernel height, kernel width).
+    bias : Parameter or None
+        Of shape (output height, output width, out_channels).
+
+    Examples
+    --------
+    >>> layer = LocalConv2d(3, 4, 9, 3)
+    >>> layer(np.zeros((2, 3, 9, 9), np.float32)).shape
+    (2, 4, 7, 7)
+    >>> layer
+    LocalConv2d(3, 4, input_size=9, kernel_size=3)
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        input_size: Any,
+        kernel_size: Any,
+        stride: Any = 1,
+        padding: Any = 0,
+        dilation: Any = 1,
+        bias: bool = True,
+        *,
+        layout: str = "NCHW",
+        dtype: DTypeLike = np.float32,
+        rng: Rng = None,
+    ) -> None:
+        self.in_channels = _count(in_channels, "in_channels")
+        self.out_channels = _count(out_channels, "out_channels")
+        self.input_size = axes(input_size, "input_size", 2)
+        self.kernel_size = axes(kernel_size, "kernel_size", 2)
+        self.stride = axes(stride, "stride", 2)
+        self.padding = padding
+        self.dilation = axes(dilation, "dilation", 2)
+        check_layout(layout, 2)
+        self.layout = layout
+        output = window(self.input_size, self.kernel_size, self.stride, padding, self.dilation).output
+        shape = (*output, self.out_channels, self.in_channels, *self.kernel_size)
+        fan_in = math.prod(shape[3:])
+        generator, dtype = np.random.default_rng(rng), _float_dtype(dtype)
+        self.weight = Parameter("weight", uniform_fan_in(shape, fan_in, generator, dtype))
+        self.bias: Parameter | None = None
+        if bias:
+            self.bias = Parameter("bias", uniform_fan_in(shape[:3], fan_in, generator, dtype))
+
+    def _keywords(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in ("stride", "padding", "dilation", "layout")}
+
+    def __call__(self, x: Array) -> Array:
+        size = x.shape[1:3] if self.layout == "NHWC" else x.shape[2:4]
+        if tuple(size) != self.input_size:
+            height, width = self.input_size
+            raise ValueError(f"x: expected images of {height} x {width} ({self.layout}), got shape {x.shape}")
+        return local_conv2d(x, self.weight.value, self.bias.value if self.bias else None, **self._keywords())
+
+    def forward(self, x: Array, *, training: bool = True) -> tuple[Array, Backward]:
+        def backward(dy: Array, needs_dx: bool = True) -> Array | None:
+            needs = (needs_dx, True, self.bias is not None)
+            dx, dweight, dbias = local_conv2d_backward(dy, x, self.weight.value, needs=needs, **self._keywords())
+            self.weight.add_grad(dweight)
+            if self.bias is not None:
+                self.bias.add_grad(dbias)
+            return dx
+
+        return self(x), backward
+
+    def _options(self) -> str:
+        text = f"{self.in_channels}, {self.out_channels}, input_size={_pair(self.input_size)}"
+        text += f", kernel_size={_pair(self.kernel_size)}"
+        return text + _window_options(self)
+
+
+class SeparableConv2d(Layer):
+    """Filter each channel by itself, then combine the channels of every pixel.
+
+    Chollet, "Xception" (2017), section 1.2. There is nothing between the two products, as there.
+
+    Parameters
+    ----------
+    in_channels, out_channels : int
+    kernel_size : int or (int, int)
+    stride, padding, dilation
+        As `fastconv.separable_conv2d` takes them.
+    depth_multiplier : int, default 1
+        Filters of each channel.
+    bias : bool, default True
+    layout : {"NCHW", "NHWC"}
+    dtype : dtype, default float32
+    rng : numpy.random.Generator, int or None
+        Everything starts uniform in +-1 / sqrt(fan_in), as of two convolutions.
+
+    Attributes
+    ----------
+    depthwise : Parameter
+        Of shape (in_channels * depth_multiplier, 1, kernel height, kernel width).
+    pointwise : Parameter
+        Of shape (out_channels, in_channels * depth_multiplier, 1, 1).
+    bias : Parameter or None
+        Of shape (out_channels,).
+
+    Examples
+    --------
+    >>> layer = SeparableConv2d(3, 8, 3, padding=1, depth_multiplier=2)
+    >>> layer(np.zeros((1, 3, 9, 9), np.float32)).shape
+    (1, 8, 9, 9)
+    >>> layer
+    SeparableConv2d(3, 8, kernel_size=3, padding=1, depth_multiplier=2)
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: Any,
+        stride: Any = 1,
+        padding: Any = 0,
+        dilation: Any = 1,
+        depth_multiplier: int = 1,
+        bias: bool = True,
+        *,
+        layout: str = "NCHW",
+        dtype: DTypeLike = np.float32,
+        rng: Rng = None,
+    ) -> None:
+        self.in_channels = _count(in_channels, "in_channels")
+        self.out_channels = _count(out_channels, "out_channels")
+        self.kernel_size = axes(kernel_size, "kernel_size", 2)
+        self.stride = axes(stride, "stride", 2)
+        self.padding = padding
+        self.dilation = axes(dilation, "dilation", 2)
+        self.depth_multiplier = _count(depth_multiplier, "depth_multiplier")
+        check_layout(layout, 2)
+        self.layout = layout
+        generator, dtype = np.random.default_rng(rng), _float_dtype(dtype)
+        between = self.in_channels * self.depth_multiplier
+        taps = math.prod(self.kernel_size)
+        self.depthwise = Parameter("depthwise", uniform_fan_in((between, 1, *self.kernel_size), taps, generator, dtype))
+        shape = (self.out_channels, between, 1, 1)
+        self.pointwise = Parameter("pointwise", uniform_fan_in(shape, between, generator, dtype))
+        self.bias: Parameter | None = None
+        if bias:
+            self.bias = Parameter("bias", uniform_fan_in(shape[:1], between, generator, dtype))
+
+    def _keywords(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in ("stride", "padding", "dilation", "layout")}
+
+    def __call__(self, x: Array) -> Array:
+        return self._combine(self._filter(x))
+
+    def _filter(self, x: Array) -> Array:
+        return depthwise_conv2d(x, self.depthwise.value, **self._keywords())
+
+    def _combine(self, between: Array) -> Array:
+        return conv2d(between, self.pointwise.value, self.bias.value if self.bias else None, layout=self.layout)
+
+    def forward(self, x: Array, *, training: bool = True) -> tuple[Array, Backward]:
+        between = self._filter(x)
+
+        def backward(dy: Array, needs_dx: bool = True) -> Array | None:
+            needs = (True, True, self.bias is not None)
+            dbetween, dpointwise, dbias = conv2d_backward(
+                dy, between, self.pointwise.value, layout=self.layout, needs=needs
+            )
+            dx, ddepthwise, _ = depthwise_conv2d_backward(
+                dbetween, x, self.depthwise.value, needs=(needs_dx, True, False), **self._keywords()
+            )
+            self.depthwise.add_grad(ddepthwise)
+            self.pointwise.add_grad(dpointwise)
+            if self.bias is not None:
+                self.bias.add_grad(dbias)
+            return dx
+
+        return self._combine(between), backward
+
+    def _options(self) -> str:
+        text = f"{self.in_channels}, {self.out_channels}, kernel_size={_pair(self.kernel_size)}"
+        return text + _window_options(self)
 
 
 class TableConv2d(Conv2d):
