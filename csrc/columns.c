@@ -28,8 +28,8 @@ static span span_of(const fc_pool_problem *p, int a, ptrdiff_t t)
 {
     const ptrdiff_t start = t * p->dilation[a] - p->pad_before[a], stride = p->stride[a];
     span s;
-    s.first = fc_min(p->output[a], start < 0 ? fc_ceil_div(-start, stride) : 0);
-    s.last = start < p->input[a] ? fc_min(p->output[a], (p->input[a] - 1 - start) / stride + 1) : 0;
+    s.first = fc_min(p->output[a], start < 0 ? fc_quotient(-start + stride - 1, stride) : 0);
+    s.last = start < p->input[a] ? fc_min(p->output[a], fc_quotient(p->input[a] - 1 - start, stride) + 1) : 0;
     s.last = fc_max(s.first, s.last);
     s.at = start + s.first * stride;
     return s;
@@ -39,7 +39,10 @@ static span span_of(const fc_pool_problem *p, int a, ptrdiff_t t)
 static ptrdiff_t place_of(const fc_pool_problem *p, int a, ptrdiff_t i, ptrdiff_t t)
 {
     const ptrdiff_t o = i + p->pad_before[a] - t * p->dilation[a];
-    return o < 0 || o % p->stride[a] || o / p->stride[a] >= p->output[a] ? -1 : o / p->stride[a];
+    if (o < 0)
+        return -1;
+    const ptrdiff_t place = fc_quotient(o, p->stride[a]);
+    return place * p->stride[a] != o || place >= p->output[a] ? -1 : place;
 }
 
 /* Input coordinate of tap t at place o, or -1 in the padding. */
@@ -47,6 +50,19 @@ static ptrdiff_t input_of(const fc_pool_problem *p, int a, ptrdiff_t o, ptrdiff_
 {
     const ptrdiff_t i = o * p->stride[a] - p->pad_before[a] + t * p->dilation[a];
     return i < p->input[a] ? fc_max(i, -1) : -1;
+}
+
+/* Zeros what lies beside the span: few elements, hence no call. */
+static void margins(char *row, span s, ptrdiff_t width, ptrdiff_t e)
+{
+    const ptrdiff_t count = width - (s.last - s.first);
+    for (ptrdiff_t i = 0; i < count; i++) {
+        const ptrdiff_t w = i < s.first ? i : i - s.first + s.last;
+        if (e == 4)
+            ((float *)row)[w] = 0;
+        else
+            ((double *)row)[w] = 0;
+    }
 }
 
 /* Channels first, unit (n, c, tap): one row of the matrix, that is all places. */
@@ -59,6 +75,26 @@ static void planes_out(const columns_call *call, ptrdiff_t unit)
     const char *x = call->x + unit / call->taps * in[0] * in[1] * in[2] * e;
     char *to = call->columns + unit * call->places * e;
     const span s = span_of(p, 2, t[2]);
+    if (p->stride[1] == 1 && p->stride[2] == 1 && in[2] == out[2] && s.first < s.last) {
+        /* rows follow each other in the same way: one copy, and then the margins that are padding */
+        const span rows = span_of(p, 1, t[1]);
+        const ptrdiff_t width = out[2];
+        for (ptrdiff_t d = 0; d < out[0]; d++, to += out[1] * width * e) {
+            const ptrdiff_t from_d = input_of(p, 0, d, t[0]);
+            if (from_d < 0 || rows.first == rows.last) {
+                call->kernels->zero(to, out[1] * width);
+                continue;
+            }
+            call->kernels->zero(to, rows.first * width);
+            call->kernels->copy(x + ((from_d * in[1] + rows.at) * width + s.at) * e,
+                                to + (rows.first * width + s.first) * e,
+                                (rows.last - rows.first - 1) * width + s.last - s.first);
+            for (ptrdiff_t h = rows.first; h < rows.last; h++)
+                margins(to + h * width * e, s, width, e);
+            call->kernels->zero(to + rows.last * width * e, (out[1] - rows.last) * width);
+        }
+        return;
+    }
     for (ptrdiff_t d = 0; d < out[0]; d++)
         for (ptrdiff_t h = 0; h < out[1]; h++, to += out[2] * e) {
             const ptrdiff_t from_d = input_of(p, 0, d, t[0]), from_h = input_of(p, 1, h, t[1]);
@@ -111,6 +147,24 @@ static void pixels_out(const columns_call *call, ptrdiff_t unit)
     }
 }
 
+/* Adds what one tap of `count` windows saw to the pixels that they are apart. */
+static void add_pixels(const columns_call *call, const char *from, char *to, ptrdiff_t count)
+{
+    const ptrdiff_t channels = call->problem->channels, e = call->element, from_step = call->taps * channels,
+                    to_step = call->problem->stride[2] * channels;
+    if (channels >= 16)
+        for (ptrdiff_t o = 0; o < count; o++)
+            call->kernels->add(from + o * from_step * e, to + o * to_step * e, channels);
+    else if (e == 4) /* few: no call */
+        for (ptrdiff_t o = 0; o < count; o++)
+            for (ptrdiff_t c = 0; c < channels; c++)
+                ((float *)to)[o * to_step + c] += ((const float *)from)[o * from_step + c];
+    else
+        for (ptrdiff_t o = 0; o < count; o++)
+            for (ptrdiff_t c = 0; c < channels; c++)
+                ((double *)to)[o * to_step + c] += ((const double *)from)[o * from_step + c];
+}
+
 /* Unit: a row of the image, (n, c, d, h) or (n, d, h), which gathers what the windows that see it have. */
 static void row_back(const columns_call *call, ptrdiff_t unit)
 {
@@ -132,9 +186,8 @@ static void row_back(const columns_call *call, ptrdiff_t unit)
                 const ptrdiff_t tap = (u * kernel[1] + v) * kernel[2] + t;
                 const span s = span_of(p, 2, t);
                 if (last) {
-                    for (ptrdiff_t o = s.first; o < s.last; o++)
-                        call->kernels->add(columns + ((row + o) * call->taps + tap) * channels * e,
-                                           x + (s.at + (o - s.first) * p->stride[2]) * channels * e, channels);
+                    const char *from = columns + ((row + s.first) * call->taps + tap) * channels * e;
+                    add_pixels(call, from, x + s.at * channels * e, s.last - s.first);
                     continue;
                 }
                 const char *from = columns + (tap * call->places + row + s.first) * e;

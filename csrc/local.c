@@ -7,8 +7,9 @@
 #define LARGEST (PTRDIFF_MAX / 64)
 #define TASK 32768 /* weights that are worth a task */
 enum {
-    IMAGES = 8,        /* whose patches lie side by side while a place's weights pass */
-    CHANNEL_TASKS = 16 /* the input gradient's: each has channels of its own, because places overlap */
+    IMAGES = 8,         /* whose patches lie side by side while a place's weights pass */
+    CHANNEL_TASKS = 16, /* the input gradient's: each has channels of its own, because places overlap, */
+    LEAST_LENGTH = 32   /* and so many weights in a row, lest vectors stay empty */
 };
 
 static bool multiply(ptrdiff_t *product, ptrdiff_t factor)
@@ -216,8 +217,9 @@ fc_status fc_local(const fc_conv_problem *p, const fc_conv_arrays *arrays, int t
     call.y_place = planes ? 1 : p->out_channels;
     ptrdiff_t tasks, length; /* and elements of a patch */
     if (p->pass == FC_BACKWARD_INPUT) {
-        call.chunk = fc_ceil_div(p->in_channels, CHANNEL_TASKS);
-        call.images = fc_max(1, fc_min(p->batch, 64));
+        call.chunk = fc_max(fc_ceil_div(p->in_channels, CHANNEL_TASKS), fc_ceil_div(LEAST_LENGTH, call.taps));
+        call.chunk = fc_min(call.chunk, p->in_channels);
+        call.images = fc_max(1, fc_min(p->batch, IMAGES));
         call.image_blocks = fc_ceil_div(p->batch, call.images);
         tasks = fc_ceil_div(p->in_channels, call.chunk) * call.image_blocks;
         length = call.chunk * call.taps;
