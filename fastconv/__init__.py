@@ -53,7 +53,7 @@ from fastconv.transposed import (
 )
 
 if TYPE_CHECKING:
-    from fastconv import containers, data, files, init, layers, models, optim, plot, train
+    from fastconv import containers, data, files, geometry, init, layers, models, optim, plot, train
     from fastconv.files import load, save
     from fastconv.train import evaluate, fit
 
@@ -87,6 +87,7 @@ __all__ = [
     "explain",
     "files",
     "fit",
+    "geometry",
     "get_num_threads",
     "gradcheck",
     "im2col",
@@ -126,7 +127,10 @@ _LAZY = {
     "fit": "train",
     "load": "files",
     "save": "files",
-    **{name: name for name in ("containers", "data", "files", "init", "layers", "models", "optim", "plot", "train")},
+    **{
+        name: name
+        for name in ("containers", "data", "files", "geometry", "init", "layers", "models", "optim", "plot", "train")
+    },
 }
 
 
