@@ -55,12 +55,14 @@ from fastconv.transposed import (
 if TYPE_CHECKING:
     from fastconv import containers, data, files, geometry, init, layers, models, optim, plot, train
     from fastconv.files import load, save
+    from fastconv.rewrite import as_convolution
     from fastconv.train import evaluate, fit
 
 __all__ = [
     "GradientError",
     "__version__",
     "algorithms",
+    "as_convolution",
     "avg_pool2d",
     "avg_pool2d_backward",
     "col2im",
@@ -123,6 +125,7 @@ __all__ = [
 
 # What a script that only calls functions need not wait for: the name, and the module that has it.
 _LAZY = {
+    "as_convolution": "rewrite",
     "evaluate": "train",
     "fit": "train",
     "load": "files",

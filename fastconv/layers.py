@@ -140,6 +140,8 @@ class Layer:
     [[4.0, 4.0, 4.0], [4.0, 4.0, 4.0]]
     """
 
+    elementwise: ClassVar[bool] = False  # whether it does the same to each element, by itself, whatever the axes
+
     def forward(self, x: Array, *, training: bool = True) -> tuple[Array, Backward]:
         """Compute the output, and the closure that takes its gradient back.
 
@@ -270,6 +272,8 @@ def _float_dtype(dtype: DTypeLike) -> np.dtype:
 
 class Identity(Layer):
     """Return the input: a place holder, or the short cut of a `Concat`."""
+
+    elementwise = True
 
     def __call__(self, x: Array) -> Array:
         return x
@@ -1231,6 +1235,8 @@ class Subsample2d(Layer):
 class ReLU(Layer):
     """``max(x, 0)``."""
 
+    elementwise = True
+
     def __call__(self, x: Array) -> Array:
         return relu(x)
 
@@ -1246,6 +1252,8 @@ class ReLU(Layer):
 class Sigmoid(Layer):
     """``1 / (1 + exp(-x))``."""
 
+    elementwise = True
+
     def __call__(self, x: Array) -> Array:
         return sigmoid(x)
 
@@ -1260,6 +1268,8 @@ class Sigmoid(Layer):
 
 class Tanh(Layer):
     """``tanh(x)``."""
+
+    elementwise = True
 
     def __call__(self, x: Array) -> Array:
         return tanh(x)
@@ -1282,6 +1292,7 @@ class ScaledTanh(Layer):
     [[1.0]]
     """
 
+    elementwise = True
     AMPLITUDE = 1.7159
     SLOPE = 2 / 3
 

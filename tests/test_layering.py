@@ -23,7 +23,7 @@ LEVELS = [
     {"columns", "convolve", "local", "separable", "transposed"},
     {"gradcheck", "init"},
     {"layers", "containers"},
-    {"models"},
+    {"models", "rewrite"},
     {"data", "files", "optim", "plot", "summary", "train"},
     {"cli"},
     {"__init__", "__main__"},
