@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastconv.backends import backend_of, on_change
-from fastconv.geometry import axes, check_layout, window
+from fastconv.geometry import axes, check_layout, rank_of, window
 
 __all__ = ["col2im", "im2col"]
 
@@ -70,11 +70,11 @@ def im2col(
     x : array, shape (N, C, H, W) or (N, H, W, C)
         float32 or float64, laid out as `layout` says.
     kernel_size : int or (int, int)
-        Height and width of the window.
+        Height and width of the window; with another layout, one for each of its axes.
     dilation, padding, stride
         As `conv2d` takes them.
-    layout : {"NCHW", "NHWC"}
-        Order of x's axes.
+    layout : {"NCHW", "NHWC"} or those of one and of three axes
+        Order of x's axes, and how many there are.
 
     Returns
     -------
@@ -108,7 +108,7 @@ def im2col(
            [4., 5.]])
     """
     backend = backend_of(x, "im2col")
-    x = backend.dense(x, "x", 4)
+    x = backend.dense(x, "x", rank_of(layout) + 2)
     plan = _lookup(backend, x.shape, x.dtype, kernel_size, stride, padding, dilation, layout)
     columns = backend.empty(plan.shape, x.dtype)
     plan.run.im2col(x, columns)
@@ -134,11 +134,11 @@ def col2im(
     output_size : int or (int, int)
         Height and width of the image.
     kernel_size : int or (int, int)
-        Height and width of the window.
+        Height and width of the window; with another layout, one for each of its axes.
     dilation, padding, stride
         As `conv2d` takes them.
-    layout : {"NCHW", "NHWC"}
-        Order of the result's axes.
+    layout : {"NCHW", "NHWC"} or those of one and of three axes
+        Order of the result's axes, and how many there are.
 
     Returns
     -------
@@ -168,12 +168,13 @@ def col2im(
     """
     backend = backend_of(columns, "col2im")
     columns = backend.dense(columns, "columns", 3)
-    size, kernel = axes(output_size, "output_size", 2), axes(kernel_size, "kernel_size", 2)
-    last = check_layout(layout, 2)
+    rank = rank_of(layout)
+    size, kernel = axes(output_size, "output_size", rank), axes(kernel_size, "kernel_size", rank)
+    last = check_layout(layout, rank)
     rows, taps = columns.shape[2 if last else 1], math.prod(kernel)
     if rows % taps:
         raise ValueError(
-            f"columns: expected a multiple of {taps} (the window's {kernel[0]} x {kernel[1]}) rows, got shape "
+            f"columns: expected a multiple of {taps} (the window's {' x '.join(map(str, kernel))}) rows, got shape "
             f"{columns.shape}"
         )
     batch, channels = columns.shape[0], rows // taps
@@ -181,7 +182,7 @@ def col2im(
     plan = _lookup(backend, shape, columns.dtype, kernel, stride, padding, dilation, layout)
     if columns.shape != plan.shape:
         raise ValueError(
-            f"columns: expected shape {plan.shape} for an image of {size[0]} x {size[1]}, got {columns.shape}"
+            f"columns: expected shape {plan.shape} for an image of {' x '.join(map(str, size))}, got {columns.shape}"
         )
     x = backend.empty(shape, columns.dtype)
     plan.run.col2im(columns, x)

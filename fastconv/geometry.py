@@ -21,6 +21,7 @@ __all__ = [
     "check_layout",
     "output_size",
     "paddings",
+    "rank_of",
     "receptive_fields",
     "tiles_evenly",
     "transposed_window",
@@ -50,6 +51,21 @@ def check_layout(layout: str, rank: int) -> bool:
     if layout == last:
         return True
     raise ValueError(f"layout: expected {first!r} or {last!r}, got {layout!r}")
+
+
+def rank_of(layout: Any) -> int:
+    """Return how many spatial axes a layout has.
+
+    Raises
+    ------
+    ValueError
+        If there is no such layout.
+    """
+    for rank, names in LAYOUTS.items():
+        if isinstance(layout, str) and layout in names:
+            return rank
+    known = ", ".join(repr(name) for names in LAYOUTS.values() for name in names)
+    raise ValueError(f"layout: expected one of {known}, got {layout!r}")
 
 
 def _integer(value: Any, name: str, least: int) -> int:

@@ -105,7 +105,8 @@ def test_wrong_arguments_are_named() -> None:
         ("stride", ValueError, {"stride": 0}),
         ("padding", ValueError, {"padding": "no"}),
         ("dilation", TypeError, {"dilation": None}),
-        ("layout", ValueError, {"layout": "NCW"}),
+        ("layout", ValueError, {"layout": "NCWH"}),
+        ("x", ValueError, {"layout": "NCW"}),
     ]:
         with pytest.raises(error, match=f"^{name}:"):
             fc.im2col(**({"x": x, "kernel_size": 2} | arguments))
@@ -123,6 +124,23 @@ def test_wrong_arguments_are_named() -> None:
             fc.col2im(**({"columns": columns, "output_size": 4, "kernel_size": 2} | arguments))
     with pytest.raises(ValueError, match="memory"):
         fc.im2col(np.ones((1, 1, 1, 1)), 1, padding=2**30)
+
+
+def test_one_and_three_axes() -> None:
+    random = np.random.default_rng(4)
+    x, weight = random.integers(-3, 4, (2, 3, 5, 6, 4)).astype(float), random.integers(-3, 4, (4, 3, 2, 3, 1))
+    options = {"stride": (1, 2, 3), "padding": (1, 0, 2)}
+    y = fc.conv3d(x, weight.astype(float), **options)
+    columns = fc.im2col(x, (2, 3, 1), layout="NCDHW", **options)
+    np.testing.assert_array_equal((weight.reshape(4, -1) @ columns).reshape(y.shape), y)
+    last = fc.im2col(np.ascontiguousarray(np.moveaxis(x, 1, -1)), (2, 3, 1), layout="NDHWC", **options)
+    expected = columns.reshape(2, 3, 6, -1).transpose(0, 3, 2, 1).reshape(last.shape)
+    np.testing.assert_array_equal(last, expected)
+    given = random.integers(-3, 4, columns.shape).astype(float)
+    back = fc.col2im(given, (5, 6, 4), (2, 3, 1), layout="NCDHW", **options)
+    assert np.vdot(back, x) == np.vdot(given, columns)
+    signal = np.arange(6.0).reshape(1, 6, 1)
+    np.testing.assert_array_equal(fc.im2col(signal, 4, layout="NWC")[0], [[0, 1, 2, 3], [1, 2, 3, 4], [2, 3, 4, 5]])
 
 
 def test_lists_of_options() -> None:
