@@ -2,12 +2,21 @@
 #include "core.h"
 
 #define TASK 32768 /* elements that are worth a task */
+#define SHORT 16   /* elements that are not worth a call */
+
+/* The places first .. last-1 whose tap t lies in the input, and the input coordinate of the first. */
+typedef struct span {
+    ptrdiff_t first, last, at;
+} span;
+
+enum { SPANS = 16 };
 
 typedef struct columns_call {
     const fc_pool_problem *problem;
     const fc_kernels *kernels;
     char *x, *columns;
     ptrdiff_t element, taps, places, units, chunk;
+    span spans[SPANS]; /* of the first taps along a row */
 } columns_call;
 
 ptrdiff_t fc_columns_elements(const fc_pool_problem *p)
@@ -18,11 +27,6 @@ ptrdiff_t fc_columns_elements(const fc_pool_problem *p)
             n = -1;
     return n;
 }
-
-/* The places first .. last-1 whose tap t lies in the input, and the input coordinate of the first. */
-typedef struct span {
-    ptrdiff_t first, last, at;
-} span;
 
 static span span_of(const fc_pool_problem *p, int a, ptrdiff_t t)
 {
@@ -152,7 +156,7 @@ static void add_pixels(const columns_call *call, const char *from, char *to, ptr
 {
     const ptrdiff_t channels = call->problem->channels, e = call->element, from_step = call->taps * channels,
                     to_step = call->problem->stride[2] * channels;
-    if (channels >= 16)
+    if (channels >= SHORT)
         for (ptrdiff_t o = 0; o < count; o++)
             call->kernels->add(from + o * from_step * e, to + o * to_step * e, channels);
     else if (e == 4) /* few: no call */
@@ -184,7 +188,7 @@ static void row_back(const columns_call *call, ptrdiff_t unit)
             const ptrdiff_t row = (from_d * out[1] + from_h) * out[2];
             for (ptrdiff_t t = 0; t < kernel[2]; t++) {
                 const ptrdiff_t tap = (u * kernel[1] + v) * kernel[2] + t;
-                const span s = span_of(p, 2, t);
+                const span s = t < SPANS ? call->spans[t] : span_of(p, 2, t);
                 if (last) {
                     const char *from = columns + ((row + s.first) * call->taps + tap) * channels * e;
                     add_pixels(call, from, x + s.at * channels * e, s.last - s.first);
@@ -192,7 +196,7 @@ static void row_back(const columns_call *call, ptrdiff_t unit)
                 }
                 const char *from = columns + (tap * call->places + row + s.first) * e;
                 char *to = x + s.at * e;
-                if (p->stride[2] == 1)
+                if (p->stride[2] == 1 && s.last - s.first >= SHORT)
                     call->kernels->add(from, to, s.last - s.first);
                 else if (e == 4)
                     for (ptrdiff_t o = 0; o < s.last - s.first; o++)
@@ -242,6 +246,8 @@ static fc_status run(const fc_pool_problem *p, const void *x, const void *column
         call.units = p->layout == FC_CHANNELS_FIRST ? planes * call.taps : planes * p->output[0] * p->output[1];
     if (call.units == 0 || p->channels == 0)
         return FC_OK;
+    for (ptrdiff_t t = 0; t < fc_min(SPANS, p->kernel[2]); t++)
+        call.spans[t] = span_of(p, 2, t);
     call.chunk = fc_max(1, TASK / fc_max(1, elements / call.units));
     fc_parallel(threads, fc_ceil_div(call.units, call.chunk), back ? back_task : out_task, &call);
     return FC_OK;
