@@ -143,7 +143,7 @@ ptrdiff_t fc_conv_plan_elements(const fc_conv_plan *plan, int array)
     case 1:
         return p->out_channels * (p->in_channels / p->groups) * p->kernel[0] * p->kernel[1] * p->kernel[2];
     case 2:
-        return p->out_channels;
+        return p->pass == FC_BACKWARD_INPUT ? p->in_channels : p->out_channels;
     default:
         return plan->empty ? 0 : p->batch * p->out_channels * plan->output[0] * plan->output[1] * plan->output[2];
     }
@@ -222,6 +222,53 @@ static void bias_block(void *context, ptrdiff_t index, int worker)
     }
 }
 
+/* ---- the bias of a transposed convolution, the same for every algorithm ---------------------------------------- */
+
+enum { BIAS_TASK = 1 << 15 }; /* elements that are worth a task */
+
+typedef struct bias_addition {
+    const fc_conv_plan *plan;
+    const char *bias;
+    char *x;
+    ptrdiff_t length, parts; /* of what lies together: a plane, or all pixels; and tasks for each */
+} bias_addition;
+
+static void bias_part(void *context, ptrdiff_t index, int worker)
+{
+    (void)worker;
+    const bias_addition *b = context;
+    const fc_conv_problem *p = &b->plan->problem;
+    const bool last = p->layout == FC_CHANNELS_LAST;
+    const ptrdiff_t channels = last ? p->in_channels : 1, element = (ptrdiff_t)fc_size_of(p->dtype),
+                    unit = channels * element, size = fc_ceil_div(b->length, b->parts), plane = index / b->parts,
+                    first = index % b->parts * size, count = fc_min(size, b->length - first);
+    const char *from = b->bias + (last ? 0 : plane % p->in_channels * element);
+    char *to = b->x + (plane * b->length + first) * unit;
+    /* few channels are written out until they fill vectors */
+    char block[4096];
+    const ptrdiff_t copies = fc_max(1, fc_min(count, (ptrdiff_t)sizeof block / unit));
+    if (copies > 1) {
+        memcpy(block, from, (size_t)unit);
+        for (ptrdiff_t done = 1; done < copies; done *= 2)
+            memcpy(block + done * unit, block, (size_t)(fc_min(done, copies - done) * unit));
+        from = block;
+    }
+    for (ptrdiff_t i = 0; i < count; i += copies)
+        b->plan->kernels->add(from, to + i * unit, fc_min(copies, count - i) * channels);
+}
+
+static void add_bias(const fc_conv_plan *plan, const fc_conv_arrays *arrays, int threads)
+{
+    const fc_conv_problem *p = &plan->problem;
+    const ptrdiff_t plane = p->input[0] * p->input[1] * p->input[2];
+    const bool last = p->layout == FC_CHANNELS_LAST;
+    const ptrdiff_t planes = last ? 1 : p->batch * p->in_channels, length = last ? p->batch * plane : plane;
+    const ptrdiff_t parts = fc_ceil_div(length, fc_max(1, last ? BIAS_TASK / p->in_channels : BIAS_TASK));
+    /* parts of the same size, so that none is empty */
+    bias_addition b = {plan, arrays->bias, arrays->x, length, fc_ceil_div(length, fc_ceil_div(length, parts))};
+    fc_parallel(threads, planes * b.parts, bias_part, &b);
+}
+
 void fc_conv_plan_run(const fc_conv_plan *plan, const fc_conv_arrays *arrays, void *workspace, int threads)
 {
     const fc_conv_problem *p = &plan->problem;
@@ -244,6 +291,8 @@ void fc_conv_plan_run(const fc_conv_plan *plan, const fc_conv_arrays *arrays, vo
     }
     if (p->pass != FC_BACKWARD_WEIGHT || arrays->weight)
         plan->algorithm->run(plan, arrays, workspace, threads);
+    if (p->pass == FC_BACKWARD_INPUT && arrays->bias)
+        add_bias(plan, arrays, threads);
 }
 
 const char *fc_conv_algorithm_name(int index)

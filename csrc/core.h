@@ -267,6 +267,30 @@ typedef struct fc_depthwise_pixels {
         sums; /* weight gradient: [lines][width][channels rounded up to vectors], added to; the last vector is that of the last channels */
 } fc_depthwise_pixels;
 
+/* ---- local (kernels/local.inc) ----------------------------------------------------------------------------- */
+
+/* out[i * row_step + j * patch_step] = bias[i] + sum over d of rows[i * depth + d] * patches[j * pitch + d] */
+typedef struct fc_dots {
+    const void *rows;
+    ptrdiff_t row_count;
+    const void *patches;
+    ptrdiff_t pitch, patch_count, depth;
+    const void *bias; /* or NULL */
+    void *out;
+    ptrdiff_t row_step, patch_step;
+} fc_dots;
+
+/* out[d] = or += sum over i of coefficients[i * step] * rows[i * pitch + d], d < length */
+typedef struct fc_combine {
+    const void *coefficients;
+    ptrdiff_t step;
+    const void *rows;
+    ptrdiff_t pitch, count;
+    void *out;
+    ptrdiff_t length;
+    bool accumulate;
+} fc_combine;
+
 /* ---- tables: one per instruction set, filled by isa_<name>.c --------------------------------------------- */
 
 typedef struct fc_kernels {     /* one real type on one instruction set */
@@ -319,6 +343,8 @@ typedef struct fc_kernels {     /* one real type on one instruction set */
     void (*depthwise_sum[FC_WINDOWS])(const fc_depthwise *);
     void (*pixels[FC_WINDOWS])(const fc_depthwise_pixels *);
     void (*pixels_sum[FC_WINDOWS])(const fc_depthwise_pixels *);
+    void (*dots)(const fc_dots *);
+    void (*combine)(const fc_combine *);
 } fc_kernels;
 
 typedef struct fc_isa_table {

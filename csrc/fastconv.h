@@ -37,7 +37,8 @@ typedef enum fc_layout { FC_CHANNELS_FIRST, FC_CHANNELS_LAST } fc_layout; /* (N,
 
 typedef enum fc_pass {
     FC_FORWARD,        /* reads x, weight, bias (or NULL);  writes y                    */
-    FC_BACKWARD_INPUT, /* reads y as dy, weight;            writes x as dx              */
+    FC_BACKWARD_INPUT, /* reads y as dy, weight, bias (or NULL), of in_channels; writes x as dx, plus bias: with one it
+                          is the transposed convolution */
     FC_BACKWARD_WEIGHT /* reads x, y as dy;                 writes weight, bias as dweight, dbias, each unless NULL */
 } fc_pass;
 
@@ -54,7 +55,7 @@ typedef struct fc_conv_problem {
 typedef struct fc_conv_arrays {
     void *x;      /* (N,C,D,H,W) or (N,D,H,W,C) */
     void *weight; /* (K, C/groups, kd, kh, kw) in either layout */
-    void *bias;   /* (K) */
+    void *bias;   /* (K); (C) in FC_BACKWARD_INPUT */
     void *y;      /* (N,K,od,oh,ow) or (N,od,oh,ow,K) */
 } fc_conv_arrays;
 
@@ -79,6 +80,12 @@ ptrdiff_t fc_conv_plan_elements(const fc_conv_plan *plan, int array);
 const char *fc_conv_algorithm_name(int index);
 /* *declined is NULL if it can do the problem, else why not; *cost is its estimated time in seconds on one thread. */
 fc_status fc_conv_algorithm_examine(int index, const fc_conv_problem *problem, const char **declined, double *cost);
+
+/* Locally connected: a convolution without groups whose weight, (od, oh, ow, K, C, kd, kh, kw), and bias, (od, oh, ow, K),
+ * differ from place to place. Passes and arrays are a convolution's, but BACKWARD_INPUT has no bias. */
+fc_status fc_local(const fc_conv_problem *problem, const fc_conv_arrays *arrays, int threads);
+/* As fc_conv_plan_elements; -1 where the problem makes no sense. */
+ptrdiff_t fc_local_elements(const fc_conv_problem *problem, int array);
 
 /* ---- pooling -------------------------------------------------------------------------------------------- */
 
@@ -107,6 +114,12 @@ fc_status fc_max_pool_backward(const fc_pool_problem *problem, const void *dy, c
 /* The average of nothing (padding alone, and padding does not count) is NaN. */
 fc_status fc_avg_pool(const fc_pool_problem *problem, const void *x, void *y, int threads);
 fc_status fc_avg_pool_backward(const fc_pool_problem *problem, const void *dy, void *dx, int threads);
+
+/* The image matrix: what each window of such a problem sees, padding as zeros, (N, C * taps, places) or, channels last,
+ * (N, places, taps * C). fc_col2im is its transpose: it adds up what goes back to the same element. */
+ptrdiff_t fc_columns_elements(const fc_pool_problem *problem); /* -1 where the problem makes no sense */
+fc_status fc_im2col(const fc_pool_problem *problem, const void *x, void *columns, int threads);
+fc_status fc_col2im(const fc_pool_problem *problem, const void *columns, void *x, int threads);
 
 /* ---- elementwise and softmax ------------------------------------------------------------------------------ */
 

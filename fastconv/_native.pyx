@@ -51,6 +51,8 @@ cdef extern from "fastconv.h" nogil:
     ptrdiff_t fc_conv_plan_elements(const fc_conv_plan *, int)
     const char *fc_conv_algorithm_name(int)
     fc_status fc_conv_algorithm_examine(int, const fc_conv_problem *, const char **, double *)
+    fc_status fc_local(const fc_conv_problem *, const fc_conv_arrays *, int)
+    ptrdiff_t fc_local_elements(const fc_conv_problem *, int)
     ctypedef struct fc_pool_problem:
         fc_dtype dtype
         fc_layout layout
@@ -69,6 +71,9 @@ cdef extern from "fastconv.h" nogil:
     fc_status fc_max_pool_backward(const fc_pool_problem *, const void *, const void *, void *, int)
     fc_status fc_avg_pool(const fc_pool_problem *, const void *, void *, int)
     fc_status fc_avg_pool_backward(const fc_pool_problem *, const void *, void *, int)
+    ptrdiff_t fc_columns_elements(const fc_pool_problem *)
+    fc_status fc_im2col(const fc_pool_problem *, const void *, void *, int)
+    fc_status fc_col2im(const fc_pool_problem *, const void *, void *, int)
     ctypedef enum fc_activation:
         FC_RELU
         FC_SIGMOID
@@ -252,7 +257,7 @@ cdef class ConvPlan:
         return fc_conv_plan_workspace(self.plan, threads)
 
     def run(self, x, weight, bias, y, int threads):
-        """Run the plan: it writes y (forward), x (input gradient), or weight and bias (weight gradient)."""
+        """Run the plan: it writes y (forward), x (input gradient, plus bias if one is given), or weight and bias."""
         cdef fc_conv_arrays arrays
         cdef fc_conv_plan *plan = self.plan
         cdef void *space = NULL
@@ -364,6 +369,30 @@ cdef class PoolPlan:
             status = fc_avg_pool(&self.problem, px, py, threads)
         refuse(status)
 
+    def im2col(self, x, columns, int threads):
+        """Write what each window sees."""
+        cdef void *px = data_of(x, self.number, self.x_elements, False)
+        cdef void *pc = data_of(columns, self.number, fc_columns_elements(&self.problem), True)
+        cdef fc_status status
+        check_threads(threads)
+        if px == NULL or pc == NULL:
+            raise ValueError("x and columns must be arrays")
+        with nogil:
+            status = fc_im2col(&self.problem, px, pc, threads)
+        refuse(status)
+
+    def col2im(self, columns, x, int threads):
+        """Add up what the windows saw."""
+        cdef void *pc = data_of(columns, self.number, fc_columns_elements(&self.problem), False)
+        cdef void *px = data_of(x, self.number, self.x_elements, True)
+        cdef fc_status status
+        check_threads(threads)
+        if px == NULL or pc == NULL:
+            raise ValueError("x and columns must be arrays")
+        with nogil:
+            status = fc_col2im(&self.problem, pc, px, threads)
+        refuse(status)
+
     def avg_backward(self, dy, dx, int threads):
         """Write the gradient of the averages."""
         cdef void *py = data_of(dy, self.number, self.y_elements, False)
@@ -374,6 +403,39 @@ cdef class PoolPlan:
             raise ValueError("dy and dx must be arrays")
         with nogil:
             status = fc_avg_pool_backward(&self.problem, py, px, threads)
+        refuse(status)
+
+
+# ---- locally connected ---------------------------------------------------------------------------------------------
+
+@cython.final
+cdef class LocalPlan:
+    """One pass of one locally connected layer: immutable, may be run by many threads at once."""
+
+    cdef fc_conv_problem problem
+    cdef int number
+
+    def __cinit__(self, int which, str dtype, bint channels_last, batch, in_channels, out_channels, window):
+        self.problem = problem_of(which, dtype, channels_last, batch, in_channels, out_channels, 1, window, False)
+        self.number = type_number(self.problem.dtype)
+        if fc_local_elements(&self.problem, 0) < 0:
+            raise ValueError("the arrays would be larger than memory can address")
+
+    def run(self, x, weight, bias, y, int threads):
+        """Run the pass: it writes y (forward), x (input gradient), or weight and bias, each unless None."""
+        cdef fc_conv_arrays arrays
+        cdef fc_conv_problem *p = &self.problem
+        cdef fc_status status
+        cdef bint gradient = p.pass_ == FC_BACKWARD_WEIGHT
+        arrays.x = data_of(x, self.number, fc_local_elements(p, 0), p.pass_ == FC_BACKWARD_INPUT)
+        arrays.weight = data_of(weight, self.number, fc_local_elements(p, 1), gradient)
+        arrays.bias = data_of(bias, self.number, fc_local_elements(p, 2), gradient)
+        arrays.y = data_of(y, self.number, fc_local_elements(p, 3), p.pass_ == FC_FORWARD)
+        check_threads(threads)
+        if y is None or x is None or (weight is None and not gradient):
+            raise ValueError("x, y and weight must be arrays")
+        with nogil:
+            status = fc_local(p, &arrays, threads)
         refuse(status)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -71,11 +72,12 @@ def same_dtype(first: np.ndarray, first_name: str, other: np.ndarray, other_name
         )
 
 
-def check_needs(needs: Any) -> tuple[bool, bool, bool]:
-    """Return `needs`, the gradients that are wanted, as three booleans: dx, dweight, dbias."""
-    if isinstance(needs, (str, bytes)) or not hasattr(needs, "__len__") or len(needs) != 3:
-        raise ValueError(f"needs: expected three booleans (dx, dweight, dbias), got {needs!r}")
-    return bool(needs[0]), bool(needs[1]), bool(needs[2])
+def check_needs(needs: Any, names: Sequence[str] = ("dx", "dweight", "dbias")) -> tuple[bool, ...]:
+    """Return `needs`, the gradients that are wanted of those named, as booleans."""
+    if isinstance(needs, (str, bytes)) or not hasattr(needs, "__len__") or len(needs) != len(names):
+        count = {2: "two", 3: "three", 4: "four"}.get(len(names), len(names))
+        raise ValueError(f"needs: expected {count} booleans ({', '.join(names)}), got {needs!r}")
+    return tuple(map(bool, needs))
 
 
 def check_out(out: Any, shape: tuple[int, ...], dtype: np.dtype, *inputs: np.ndarray) -> np.ndarray:

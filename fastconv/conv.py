@@ -13,7 +13,16 @@ from fastconv.arrays import check_needs, same_dtype
 from fastconv.backends import backend_of, on_change
 from fastconv.geometry import Window, axes, check_layout, window
 
-__all__ = ["algorithms", "conv2d", "conv2d_backward", "explain"]
+__all__ = [
+    "algorithms",
+    "conv1d",
+    "conv1d_backward",
+    "conv2d",
+    "conv2d_backward",
+    "conv3d",
+    "conv3d_backward",
+    "explain",
+]
 
 ALGORITHMS = ("auto", "direct", "im2col", "winograd", "depthwise", "reference")
 
@@ -26,7 +35,7 @@ class _Planned(NamedTuple):
     y_shape: tuple[int, ...]
 
 
-class _Problem(NamedTuple):
+class Problem(NamedTuple):
     """A convolution, checked: the arguments that a backend takes."""
 
     dtype: str
@@ -51,7 +60,7 @@ def _problem(
     dilation: Any,
     groups: Any,
     layout: Any,
-) -> _Problem:
+) -> Problem:
     rank = len(w_shape) - 2
     channels_last = check_layout(layout, rank)
     in_channels = x_shape[-1] if channels_last else x_shape[1]
@@ -73,7 +82,19 @@ def _problem(
         raise ValueError(
             f"padding: the result, {place.output} for each of {w_shape[0]} filters, is larger than memory can address"
         )
-    return _Problem(dtype, channels_last, x_shape[0], in_channels, w_shape[0], groups, place)
+    return Problem(dtype, channels_last, x_shape[0], in_channels, w_shape[0], groups, place)
+
+
+def plan_problem(backend: ModuleType, which: str, problem: Problem, algorithm: Any, relu: bool = False) -> Any:
+    """Plan one pass of a convolution that has been checked, by the algorithm that the user named."""
+    if algorithm not in ALGORITHMS:
+        raise ValueError(f"algorithm: expected one of {', '.join(map(repr, ALGORITHMS))}, got {algorithm!r}")
+    if algorithm not in ("auto", *(name for name, _, _ in backend.conv_algorithms(which, *problem))):
+        raise NotImplementedError(f"algorithm: {algorithm!r} is not implemented for this backend yet")
+    try:
+        return backend.conv_plan(which, *problem, algorithm, relu)
+    except NotImplementedError as reason:
+        raise ValueError(f"algorithm: {algorithm!r} cannot do this problem: {reason}") from None
 
 
 @functools.lru_cache(maxsize=1024, typed=True)
@@ -92,14 +113,7 @@ def _plan(
     relu: bool,
 ) -> _Planned:
     problem = _problem(x_shape, w_shape, dtype.name, stride, padding, dilation, groups, layout)
-    if algorithm not in ALGORITHMS:
-        raise ValueError(f"algorithm: expected one of {', '.join(map(repr, ALGORITHMS))}, got {algorithm!r}")
-    if algorithm not in ("auto", *(name for name, _, _ in backend.conv_algorithms(which, *problem))):
-        raise NotImplementedError(f"algorithm: {algorithm!r} is not implemented for this backend yet")
-    try:
-        run = backend.conv_plan(which, *problem, algorithm, relu)
-    except NotImplementedError as reason:
-        raise ValueError(f"algorithm: {algorithm!r} cannot do this problem: {reason}") from None
+    run = plan_problem(backend, which, problem, algorithm, relu)
     output = problem.window.output
     y_shape = (x_shape[0], *output, w_shape[0]) if problem.channels_last else (x_shape[0], w_shape[0], *output)
     return _Planned(run, x_shape, y_shape)
@@ -115,6 +129,57 @@ def _lookup(*key: Any) -> _Planned:
         if "unhashable" not in str(error):
             raise
     return _plan.__wrapped__(*key)  # an option given as a list: right, but planned anew at every call
+
+
+def _check_bias(backend: ModuleType, bias: Any, x: Any, weight: Any) -> Any:
+    bias = backend.dense(bias, "bias", 1)
+    same_dtype(x, "x", bias, "bias")
+    if bias.shape[0] != weight.shape[0]:
+        raise ValueError(f"bias: expected shape ({weight.shape[0]},), one for each filter, got {bias.shape}")
+    return bias
+
+
+def _forward(function: str, ndim: int, x: Any, weight: Any, bias: Any, options: tuple[Any, ...], out: Any) -> Any:
+    """Any of the convolutions; options are stride, padding, dilation, groups, algorithm, layout."""
+    backend = backend_of(x, function)
+    x = backend.dense(x, "x", ndim)
+    weight = backend.dense(weight, "weight", ndim)
+    same_dtype(x, "x", weight, "weight")
+    plan = _lookup(backend, "forward", x.shape, weight.shape, x.dtype, *options, False)
+    if bias is not None:
+        bias = _check_bias(backend, bias, x, weight)
+    if out is None:
+        out = backend.empty(plan.y_shape, x.dtype)
+    else:
+        out = backend.check_out(out, plan.y_shape, x.dtype, x, weight, *(() if bias is None else (bias,)))
+    plan.run(x, weight, bias, out)
+    return out
+
+
+def _backward(
+    function: str, ndim: int, dy: Any, x: Any, weight: Any, options: tuple[Any, ...], needs: Any
+) -> tuple[Any, Any, Any]:
+    """The gradients of any of the convolutions."""
+    backend = backend_of(dy, function)
+    dy = backend.dense(dy, "dy", ndim)
+    x = backend.dense(x, "x", ndim)
+    weight = backend.dense(weight, "weight", ndim)
+    same_dtype(x, "x", weight, "weight")
+    same_dtype(x, "x", dy, "dy")
+    needs_x, needs_weight, needs_bias = check_needs(needs)
+    dx = dweight = dbias = None
+    plan = _lookup(backend, "backward_input", x.shape, weight.shape, x.dtype, *options, False)
+    if dy.shape != plan.y_shape:
+        raise ValueError(f"dy: expected the result's shape {plan.y_shape}, got {dy.shape}")
+    if needs_x:
+        dx = backend.empty(x.shape, x.dtype)
+        plan.run(dx, weight, None, dy)
+    if needs_weight or needs_bias:
+        dweight = backend.empty(weight.shape, x.dtype) if needs_weight else None
+        dbias = backend.empty(weight.shape[0], x.dtype) if needs_bias else None
+        plan = _lookup(backend, "backward_weight", x.shape, weight.shape, x.dtype, *options, False)
+        plan.run(x, dweight, dbias, dy)
+    return dx, dweight, dbias
 
 
 def conv2d(
@@ -190,29 +255,7 @@ def conv2d(
     >>> fc.conv2d(image, kernel).ravel()
     array([ 0., -1.,  0.,  1.], dtype=float32)
     """
-    backend = backend_of(x, "conv2d")
-    x = backend.dense(x, "x", 4)
-    weight = backend.dense(weight, "weight", 4)
-    same_dtype(x, "x", weight, "weight")
-    plan = _lookup(
-        backend, "forward", x.shape, weight.shape, x.dtype, stride, padding, dilation, groups, algorithm, layout, False
-    )
-    if bias is not None:
-        bias = _check_bias(backend, bias, x, weight)
-    if out is None:
-        out = backend.empty(plan.y_shape, x.dtype)
-    else:
-        out = backend.check_out(out, plan.y_shape, x.dtype, x, weight, *(() if bias is None else (bias,)))
-    plan.run(x, weight, bias, out)
-    return out
-
-
-def _check_bias(backend: ModuleType, bias: Any, x: Any, weight: Any) -> Any:
-    bias = backend.dense(bias, "bias", 1)
-    same_dtype(x, "x", bias, "bias")
-    if bias.shape[0] != weight.shape[0]:
-        raise ValueError(f"bias: expected shape ({weight.shape[0]},), one for each filter, got {bias.shape}")
-    return bias
+    return _forward("conv2d", 4, x, weight, bias, (stride, padding, dilation, groups, algorithm, layout), out)
 
 
 def conv2d_backward(
@@ -270,26 +313,260 @@ def conv2d_backward(
     >>> dw.ravel(), db
     (array([4., 4., 4., 4.]), array([4.]))
     """
-    backend = backend_of(dy, "conv2d_backward")
-    dy = backend.dense(dy, "dy", 4)
-    x = backend.dense(x, "x", 4)
-    weight = backend.dense(weight, "weight", 4)
-    same_dtype(x, "x", weight, "weight")
-    same_dtype(x, "x", dy, "dy")
-    options = (x.shape, weight.shape, x.dtype, stride, padding, dilation, groups, algorithm, layout, False)
-    needs_x, needs_weight, needs_bias = check_needs(needs)
-    dx = dweight = dbias = None
-    plan = _lookup(backend, "backward_input", *options)
-    if dy.shape != plan.y_shape:
-        raise ValueError(f"dy: expected the result's shape {plan.y_shape}, got {dy.shape}")
-    if needs_x:
-        dx = backend.empty(x.shape, x.dtype)
-        plan.run(dx, weight, None, dy)
-    if needs_weight or needs_bias:
-        dweight = backend.empty(weight.shape, x.dtype) if needs_weight else None
-        dbias = backend.empty(weight.shape[0], x.dtype) if needs_bias else None
-        _lookup(backend, "backward_weight", *options).run(x, dweight, dbias, dy)
-    return dx, dweight, dbias
+    options = (stride, padding, dilation, groups, algorithm, layout)
+    return _backward("conv2d_backward", 4, dy, x, weight, options, needs)
+
+
+def conv1d(
+    x: Any,
+    weight: Any,
+    bias: Any = None,
+    *,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+    algorithm: str = "auto",
+    layout: str = "NCW",
+    out: Any = None,
+) -> Any:
+    """Convolve signals with filters: ``y[n, k] = bias[k] + sum_c correlate(x[n, c], weight[k, c])``.
+
+    Parameters
+    ----------
+    x : array, shape (N, C, W) or (N, W, C)
+        Signals, float32 or float64, laid out as `layout` says.
+    weight : array, shape (K, C // groups, kw)
+        Filters, in either layout, of x's dtype.
+    bias : array, shape (K,), optional
+        Added to each filter's output.
+    stride : int or (int,)
+        Samples from one window to the next.
+    padding : int, ((int, int),) or {"valid", "same", "full"}
+        Zeros on both sides, or before and after; or by name as `conv2d` takes it. Causal: ``((dilation * (kw -
+        1), 0),)``.
+    dilation : int or (int,)
+        Samples from one filter tap to the next.
+    groups : int
+        Filters in `groups` equal parts see equal parts of the channels; C groups make it depthwise.
+    algorithm : {"auto", "direct", "im2col", "winograd", "depthwise", "reference"}
+        How to compute it; "auto" takes the cheapest by `explain`'s estimate.
+    layout : {"NCW", "NWC"}
+        Order of x's and the result's axes.
+    out : array, optional
+        Where to write the result: dense, of its shape and dtype, sharing no memory with the inputs.
+
+    Returns
+    -------
+    array, shape (N, K, W') or (N, W', K)
+        ``W' = (W + before + after - dilation * (kw - 1) - 1) // stride + 1``.
+
+    Raises
+    ------
+    TypeError
+        If dtypes differ or are not float32 or float64.
+    ValueError
+        If a shape or an option is wrong, or the algorithm cannot do the problem.
+    MemoryError
+        If there is no memory for the result or the workspace.
+
+    See Also
+    --------
+    conv1d_backward : its gradients.
+
+    Notes
+    -----
+    Waibel et al., "Phoneme recognition using time-delay neural networks" (1989); dilated and causal: van den Oord et
+    al., "WaveNet" (2016), section 2.1. It runs on `conv2d`'s kernels, as an image of one row.
+
+    Examples
+    --------
+    The difference of neighbours, as `numpy.diff`:
+
+    >>> import numpy as np, fastconv as fc
+    >>> signal = np.array([1, 4, 9, 16], dtype=np.float32).reshape(1, 1, 4)
+    >>> fc.conv1d(signal, np.array([[[-1, 1]]], dtype=np.float32)).ravel()
+    array([3., 5., 7.], dtype=float32)
+    """
+    return _forward("conv1d", 3, x, weight, bias, (stride, padding, dilation, groups, algorithm, layout), out)
+
+
+def conv1d_backward(
+    dy: Any,
+    x: Any,
+    weight: Any,
+    *,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+    algorithm: str = "auto",
+    layout: str = "NCW",
+    needs: tuple[bool, bool, bool] = (True, True, True),
+) -> tuple[Any, Any, Any]:
+    """Gradients of `conv1d` with respect to its input, filters and bias.
+
+    Parameters
+    ----------
+    dy : array, shape (N, K, W') or (N, W', K)
+        Gradient with respect to conv1d's result.
+    x, weight : array
+        What conv1d was given.
+    stride, padding, dilation, groups, algorithm, layout
+        As conv1d was given them.
+    needs : (bool, bool, bool)
+        Which of the three gradients to compute.
+
+    Returns
+    -------
+    dx, dweight, dbias : array or None
+        Shaped as x, as weight and (K,); None where not needed.
+
+    Raises
+    ------
+    TypeError
+        If dtypes differ or are not float32 or float64.
+    ValueError
+        If a shape or an option is wrong, or the algorithm cannot do the problem.
+
+    Examples
+    --------
+    >>> import numpy as np, fastconv as fc
+    >>> x, w = np.array([[[1.0, 2, 3]]]), np.array([[[1.0, 10]]])
+    >>> dx, dw, db = fc.conv1d_backward(np.ones((1, 1, 2)), x, w)
+    >>> dx.ravel(), dw.ravel(), db
+    (array([ 1., 11., 10.]), array([3., 5.]), array([2.]))
+    """
+    options = (stride, padding, dilation, groups, algorithm, layout)
+    return _backward("conv1d_backward", 3, dy, x, weight, options, needs)
+
+
+def conv3d(
+    x: Any,
+    weight: Any,
+    bias: Any = None,
+    *,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+    algorithm: str = "auto",
+    layout: str = "NCDHW",
+    out: Any = None,
+) -> Any:
+    """Convolve volumes with filters: ``y[n, k] = bias[k] + sum_c correlate(x[n, c], weight[k, c])``.
+
+    Parameters
+    ----------
+    x : array, shape (N, C, D, H, W) or (N, D, H, W, C)
+        Volumes, float32 or float64, laid out as `layout` says.
+    weight : array, shape (K, C // groups, kd, kh, kw)
+        Filters, in either layout, of x's dtype.
+    bias : array, shape (K,), optional
+        Added to each filter's output.
+    stride : int or (int, int, int)
+        Voxels from one window to the next, along depth, height and width.
+    padding : int, (int, int, int), one (int, int) for each axis, or {"valid", "same", "full"}
+        Zeros around the volume: on all sides, per axis, per axis before and after; or by name as `conv2d` takes
+        it.
+    dilation : int or (int, int, int)
+        Voxels from one filter tap to the next.
+    groups : int
+        Filters in `groups` equal parts see equal parts of the channels; C groups make it depthwise.
+    algorithm : {"auto", "direct", "im2col", "winograd", "depthwise", "reference"}
+        How to compute it; "auto" takes the cheapest by `explain`'s estimate.
+    layout : {"NCDHW", "NDHWC"}
+        Order of x's and the result's axes.
+    out : array, optional
+        Where to write the result: dense, of its shape and dtype, sharing no memory with the inputs.
+
+    Returns
+    -------
+    array, shape (N, K, D', H', W') or (N, D', H', W', K)
+        ``D' = (D + before + after - dilation * (kd - 1) - 1) // stride + 1``, likewise H' and W'.
+
+    Raises
+    ------
+    TypeError
+        If dtypes differ or are not float32 or float64.
+    ValueError
+        If a shape or an option is wrong, or the algorithm cannot do the problem.
+    MemoryError
+        If there is no memory for the result or the workspace.
+
+    See Also
+    --------
+    conv3d_backward : its gradients.
+
+    Notes
+    -----
+    Ji, Xu, Yang & Yu, "3D convolutional neural networks for human action recognition" (2013), eq. 2; Tran et al.,
+    "Learning spatiotemporal features with 3D convolutional networks" (2015). It runs on `conv2d`'s kernels.
+
+    Examples
+    --------
+    The sum of each 2x2x2 cube:
+
+    >>> import numpy as np, fastconv as fc
+    >>> volume = np.arange(12.0).reshape(1, 1, 2, 2, 3)
+    >>> fc.conv3d(volume, np.ones((1, 1, 2, 2, 2))).ravel()
+    array([40., 48.])
+    """
+    return _forward("conv3d", 5, x, weight, bias, (stride, padding, dilation, groups, algorithm, layout), out)
+
+
+def conv3d_backward(
+    dy: Any,
+    x: Any,
+    weight: Any,
+    *,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+    algorithm: str = "auto",
+    layout: str = "NCDHW",
+    needs: tuple[bool, bool, bool] = (True, True, True),
+) -> tuple[Any, Any, Any]:
+    """Gradients of `conv3d` with respect to its input, filters and bias.
+
+    Parameters
+    ----------
+    dy : array, shape (N, K, D', H', W') or (N, D', H', W', K)
+        Gradient with respect to conv3d's result.
+    x, weight : array
+        What conv3d was given.
+    stride, padding, dilation, groups, algorithm, layout
+        As conv3d was given them.
+    needs : (bool, bool, bool)
+        Which of the three gradients to compute.
+
+    Returns
+    -------
+    dx, dweight, dbias : array or None
+        Shaped as x, as weight and (K,); None where not needed.
+
+    Raises
+    ------
+    TypeError
+        If dtypes differ or are not float32 or float64.
+    ValueError
+        If a shape or an option is wrong, or the algorithm cannot do the problem.
+
+    Examples
+    --------
+    >>> import numpy as np, fastconv as fc
+    >>> x, w = np.ones((1, 1, 2, 3, 3)), np.full((1, 1, 2, 2, 2), 0.5)
+    >>> dx, dw, db = fc.conv3d_backward(np.ones((1, 1, 1, 2, 2)), x, w)
+    >>> dx[0, 0, 0]
+    array([[0.5, 1. , 0.5],
+           [1. , 2. , 1. ],
+           [0.5, 1. , 0.5]])
+    >>> dw.ravel(), db
+    (array([4., 4., 4., 4., 4., 4., 4., 4.]), array([4.]))
+    """
+    options = (stride, padding, dilation, groups, algorithm, layout)
+    return _backward("conv3d_backward", 5, dy, x, weight, options, needs)
 
 
 def _examine(x: Any, weight: Any, which: str, **options: Any) -> list[tuple[str, str | None, float]]:

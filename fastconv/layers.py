@@ -12,34 +12,51 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Iterator, Mapping
-from typing import Any, Protocol, TypeAlias
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, ClassVar, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
 from fastconv.activation import relu, relu_backward, sigmoid, sigmoid_backward, tanh, tanh_backward
 from fastconv.arrays import FLOATS
-from fastconv.conv import conv2d, conv2d_backward
-from fastconv.geometry import axes, check_layout
+from fastconv.conv import conv1d, conv1d_backward, conv2d, conv2d_backward, conv3d, conv3d_backward
+from fastconv.geometry import LAYOUTS, axes, check_layout, window
 from fastconv.init import Rng, uniform_fan_in
 from fastconv.linear import linear, linear_backward
+from fastconv.local import local_conv2d, local_conv2d_backward
 from fastconv.pooling import avg_pool2d, avg_pool2d_backward, max_pool2d, max_pool2d_backward
+from fastconv.separable import depthwise_conv2d, depthwise_conv2d_backward
+from fastconv.transposed import (
+    conv_transpose1d,
+    conv_transpose1d_backward,
+    conv_transpose2d,
+    conv_transpose2d_backward,
+    conv_transpose3d,
+    conv_transpose3d_backward,
+)
 
 __all__ = [
     "RBF",
     "Array",
     "AvgPool2d",
     "Backward",
+    "Conv1d",
     "Conv2d",
+    "Conv3d",
+    "ConvTranspose1d",
+    "ConvTranspose2d",
+    "ConvTranspose3d",
     "Flatten",
     "Identity",
     "Layer",
     "Linear",
+    "LocalConv2d",
     "MaxPool2d",
     "Parameter",
     "ReLU",
     "ScaledTanh",
+    "SeparableConv2d",
     "Sigmoid",
     "Subsample2d",
     "TableConv2d",
@@ -122,6 +139,8 @@ class Layer:
     >>> backward(y).tolist()
     [[4.0, 4.0, 4.0], [4.0, 4.0, 4.0]]
     """
+
+    elementwise: ClassVar[bool] = False  # whether it does the same to each element, by itself, whatever the axes
 
     def forward(self, x: Array, *, training: bool = True) -> tuple[Array, Backward]:
         """Compute the output, and the closure that takes its gradient back.
@@ -254,6 +273,8 @@ def _float_dtype(dtype: DTypeLike) -> np.dtype:
 class Identity(Layer):
     """Return the input: a place holder, or the short cut of a `Concat`."""
 
+    elementwise = True
+
     def __call__(self, x: Array) -> Array:
         return x
 
@@ -267,7 +288,140 @@ class Identity(Layer):
 # ---- convolution and dense ----
 
 
-class Conv2d(Layer):
+def _window_options(layer: Any) -> str:
+    """How stride, dilation and padding, and what else is not as usual, print."""
+    text = ""
+    for name in ("stride", "dilation"):
+        values = getattr(layer, name)
+        if set(values) != {1}:
+            text += f", {name}={_pair(values)}"
+    if layer.padding != 0:
+        text += f", padding={layer.padding!r}"
+    for name in ("groups", "depth_multiplier"):
+        if getattr(layer, name, 1) != 1:
+            text += f", {name}={getattr(layer, name)}"
+    if layer.bias is None:
+        text += ", bias=False"
+    if layer.layout != LAYOUTS[len(layer.stride)][0]:
+        text += f", layout={layer.layout!r}"
+    return text
+
+
+class _Convolution(Layer):
+    """What the convolutions share; a class of its own says how many spatial axes there are, and which functions."""
+
+    _rank: ClassVar[int]
+    _function: ClassVar[Callable[..., Array]]
+    _gradient: ClassVar[Callable[..., tuple[Array | None, ...]]]
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: Any,
+        stride: Any = 1,
+        padding: Any = 0,
+        dilation: Any = 1,
+        groups: int = 1,
+        bias: bool = True,
+        *,
+        layout: str | None = None,
+        dtype: DTypeLike = np.float32,
+        rng: Rng = None,
+    ) -> None:
+        self.in_channels = _count(in_channels, "in_channels")
+        self.out_channels = _count(out_channels, "out_channels")
+        self.kernel_size = axes(kernel_size, "kernel_size", self._rank)
+        self.stride = axes(stride, "stride", self._rank)
+        self.padding = padding
+        self.dilation = axes(dilation, "dilation", self._rank)
+        self.groups = _count(groups, "groups")
+        self.layout = LAYOUTS[self._rank][0] if layout is None else layout
+        check_layout(self.layout, self._rank)
+        if self.in_channels % self.groups or self.out_channels % self.groups:
+            raise ValueError(
+                f"groups: must divide in_channels and out_channels, got {groups} for {in_channels} and {out_channels}"
+            )
+        shape = self._weight_shape()
+        fan_in = math.prod(shape[1:])
+        generator, dtype = np.random.default_rng(rng), _float_dtype(dtype)
+        self.weight = Parameter("weight", uniform_fan_in(shape, fan_in, generator, dtype))
+        self.bias: Parameter | None = None
+        if bias:
+            self.bias = Parameter("bias", uniform_fan_in((self.out_channels,), fan_in, generator, dtype))
+
+    def _weight_shape(self) -> tuple[int, ...]:
+        return self.out_channels, self.in_channels // self.groups, *self.kernel_size
+
+    def _keywords(self) -> dict[str, Any]:
+        names = ("stride", "padding", "dilation", "groups", "layout")
+        return {name: getattr(self, name) for name in names}
+
+    def __call__(self, x: Array) -> Array:
+        return self._apply(x, self.dense_weight())
+
+    def _apply(self, x: Array, weight: Array) -> Array:
+        return type(self)._function(x, weight, self.bias.value if self.bias else None, **self._keywords())
+
+    def forward(self, x: Array, *, training: bool = True) -> tuple[Array, Backward]:
+        weight = self.dense_weight()
+
+        def backward(dy: Array, needs_dx: bool = True) -> Array | None:
+            needs = (needs_dx, True, self.bias is not None)
+            dx, dweight, dbias = type(self)._gradient(dy, x, weight, needs=needs, **self._keywords())
+            self.weight.add_grad(self._parameter_grad(dweight))
+            if self.bias is not None:
+                self.bias.add_grad(dbias)
+            return dx
+
+        return self._apply(x, weight), backward
+
+    def dense_weight(self) -> Array:
+        """Return the weights as the function of this layer takes them."""
+        return self.weight.value
+
+    def _parameter_grad(self, dweight: Array) -> Array:
+        return dweight
+
+    def _options(self) -> str:
+        text = f"{self.in_channels}, {self.out_channels}, kernel_size={_pair(self.kernel_size)}"
+        return text + _window_options(self)
+
+
+class Conv1d(_Convolution):
+    """Cross-correlate each signal with learnt filters.
+
+    Parameters
+    ----------
+    in_channels, out_channels : int
+    kernel_size : int
+    stride, padding, dilation, groups
+        As `fastconv.conv1d` takes them.
+    bias : bool, default True
+    layout : {"NCW", "NWC"}
+    dtype : dtype, default float32
+    rng : numpy.random.Generator, int or None
+        Weight and bias start uniform in +-1 / sqrt(fan_in), as PyTorch's.
+
+    Attributes
+    ----------
+    weight : Parameter
+        Of shape (out_channels, in_channels // groups, kernel width).
+    bias : Parameter or None
+        Of shape (out_channels,).
+
+    Examples
+    --------
+    >>> Conv1d(1, 6, 5, padding="same", rng=0)(np.zeros((2, 1, 32), np.float32)).shape
+    (2, 6, 32)
+    """
+
+    _rank = 1
+    _function = conv1d
+    _gradient = conv1d_backward
+
+
+class Conv2d(_Convolution):
     """Cross-correlate each image with learnt filters.
 
     Parameters
@@ -298,6 +452,319 @@ class Conv2d(Layer):
     Conv2d(1, 6, kernel_size=5)
     """
 
+    _rank = 2
+    _function = conv2d
+    _gradient = conv2d_backward
+
+
+class Conv3d(_Convolution):
+    """Cross-correlate each volume with learnt filters.
+
+    Parameters
+    ----------
+    in_channels, out_channels : int
+    kernel_size : int or (int, int, int)
+    stride, padding, dilation, groups
+        As `fastconv.conv3d` takes them.
+    bias : bool, default True
+    layout : {"NCDHW", "NDHWC"}
+    dtype : dtype, default float32
+    rng : numpy.random.Generator, int or None
+        Weight and bias start uniform in +-1 / sqrt(fan_in), as PyTorch's.
+
+    Attributes
+    ----------
+    weight : Parameter
+        Of shape (out_channels, in_channels // groups, kernel depth, kernel height, kernel width).
+    bias : Parameter or None
+        Of shape (out_channels,).
+
+    Examples
+    --------
+    >>> Conv3d(1, 6, (1, 3, 3), rng=0)(np.zeros((2, 1, 4, 8, 8), np.float32)).shape
+    (2, 6, 4, 6, 6)
+    """
+
+    _rank = 3
+    _function = conv3d
+    _gradient = conv3d_backward
+
+
+class _TransposedConvolution(_Convolution):
+    """What the transposed convolutions share; PyTorch's order of arguments differs from the others'."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: Any,
+        stride: Any = 1,
+        padding: Any = 0,
+        output_padding: Any = 0,
+        groups: int = 1,
+        bias: bool = True,
+        dilation: Any = 1,
+        *,
+        layout: str | None = None,
+        dtype: DTypeLike = np.float32,
+        rng: Rng = None,
+    ) -> None:
+        super().__init__(
+            in_channels,
+            out_channels,
+            kernel_size,
+            stride,
+            padding,
+            dilation,
+            groups,
+            bias,
+            layout=layout,
+            dtype=dtype,
+            rng=rng,
+        )
+        self.output_padding = axes(output_padding, "output_padding", self._rank, 0)
+
+    def _weight_shape(self) -> tuple[int, ...]:
+        return self.in_channels, self.out_channels // self.groups, *self.kernel_size
+
+    def _keywords(self) -> dict[str, Any]:
+        return super()._keywords() | {"output_padding": self.output_padding}
+
+    def _options(self) -> str:
+        extra = f", output_padding={_pair(self.output_padding)}" if any(self.output_padding) else ""
+        return super()._options() + extra
+
+
+class ConvTranspose1d(_TransposedConvolution):
+    """Let each element lay down learnt filters, `stride` apart: the transpose of `Conv1d`.
+
+    Parameters
+    ----------
+    in_channels, out_channels : int
+    kernel_size : int
+    stride, padding, output_padding, groups, dilation
+        As `fastconv.conv_transpose1d` takes them.
+    bias : bool, default True
+    layout : {"NCW", "NWC"}
+    dtype : dtype, default float32
+    rng : numpy.random.Generator, int or None
+        Weight and bias start uniform in +-1 / sqrt(weight.size / in_channels), as PyTorch's.
+
+    Attributes
+    ----------
+    weight : Parameter
+        Of shape (in_channels, out_channels // groups, kernel width).
+    bias : Parameter or None
+        Of shape (out_channels,).
+
+    Examples
+    --------
+    >>> ConvTranspose1d(4, 2, 4, stride=2, padding=1)(np.zeros((1, 4, 8), np.float32)).shape
+    (1, 2, 16)
+    """
+
+    _rank = 1
+    _function = conv_transpose1d
+    _gradient = conv_transpose1d_backward
+
+
+class ConvTranspose2d(_TransposedConvolution):
+    """Let each element lay down learnt filters, `stride` apart: the transpose of `Conv2d`.
+
+    Parameters
+    ----------
+    in_channels, out_channels : int
+    kernel_size : int or (int, int)
+    stride, padding, output_padding, groups, dilation
+        As `fastconv.conv_transpose2d` takes them.
+    bias : bool, default True
+    layout : {"NCHW", "NHWC"}
+    dtype : dtype, default float32
+    rng : numpy.random.Generator, int or None
+        Weight and bias start uniform in +-1 / sqrt(weight.size / in_channels), as PyTorch's.
+
+    Attributes
+    ----------
+    weight : Parameter
+        Of shape (in_channels, out_channels // groups, kernel height, kernel width).
+    bias : Parameter or None
+        Of shape (out_channels,).
+
+    Examples
+    --------
+    >>> ConvTranspose2d(4, 2, 3, 2, 1, output_padding=1)(np.zeros((1, 4, 7, 7), np.float32)).shape
+    (1, 2, 14, 14)
+    """
+
+    _rank = 2
+    _function = conv_transpose2d
+    _gradient = conv_transpose2d_backward
+
+
+class ConvTranspose3d(_TransposedConvolution):
+    """Let each element lay down learnt filters, `stride` apart: the transpose of `Conv3d`.
+
+    Parameters
+    ----------
+    in_channels, out_channels : int
+    kernel_size : int or (int, int, int)
+    stride, padding, output_padding, groups, dilation
+        As `fastconv.conv_transpose3d` takes them.
+    bias : bool, default True
+    layout : {"NCDHW", "NDHWC"}
+    dtype : dtype, default float32
+    rng : numpy.random.Generator, int or None
+        Weight and bias start uniform in +-1 / sqrt(weight.size / in_channels), as PyTorch's.
+
+    Attributes
+    ----------
+    weight : Parameter
+        Of shape (in_channels, out_channels // groups, kernel depth, kernel height, kernel width).
+    bias : Parameter or None
+        Of shape (out_channels,).
+
+    Examples
+    --------
+    >>> ConvTranspose3d(4, 2, 2, stride=2)(np.zeros((1, 4, 2, 3, 3), np.float32)).shape
+    (1, 2, 4, 6, 6)
+    """
+
+    _rank = 3
+    _function = conv_transpose3d
+    _gradient = conv_transpose3d_backward
+
+
+class LocalConv2d(Layer):
+    """Correlate each window with learnt filters of its own: a convolution that shares no weights.
+
+    Parameters
+    ----------
+    in_channels, out_channels : int
+    input_size : int or (int, int)
+        Height and width of the images: how many filters there are depends on it.
+    kernel_size : int or (int, int)
+    stride, padding, dilation
+        As `fastconv.local_conv2d` takes them.
+    bias : bool, default True
+        It is not shared either.
+    layout : {"NCHW", "NHWC"}
+    dtype : dtype, default float32
+    rng : numpy.random.Generator, int or None
+        Weight and bias start uniform in +-1 / sqrt(fan_in).
+
+    Attributes
+    ----------
+    weight : Parameter
+        Of shape (output height, output width, out_channels, in_channels, kernel height, kernel width).
+    bias : Parameter or None
+        Of shape (output height, output width, out_channels).
+
+    Examples
+    --------
+    >>> layer = LocalConv2d(3, 4, 9, 3)
+    >>> layer(np.zeros((2, 3, 9, 9), np.float32)).shape
+    (2, 4, 7, 7)
+    >>> layer
+    LocalConv2d(3, 4, input_size=9, kernel_size=3)
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        input_size: Any,
+        kernel_size: Any,
+        stride: Any = 1,
+        padding: Any = 0,
+        dilation: Any = 1,
+        bias: bool = True,
+        *,
+        layout: str = "NCHW",
+        dtype: DTypeLike = np.float32,
+        rng: Rng = None,
+    ) -> None:
+        self.in_channels = _count(in_channels, "in_channels")
+        self.out_channels = _count(out_channels, "out_channels")
+        self.input_size = axes(input_size, "input_size", 2)
+        self.kernel_size = axes(kernel_size, "kernel_size", 2)
+        self.stride = axes(stride, "stride", 2)
+        self.padding = padding
+        self.dilation = axes(dilation, "dilation", 2)
+        check_layout(layout, 2)
+        self.layout = layout
+        output = window(self.input_size, self.kernel_size, self.stride, padding, self.dilation).output
+        shape = (*output, self.out_channels, self.in_channels, *self.kernel_size)
+        fan_in = math.prod(shape[3:])
+        generator, dtype = np.random.default_rng(rng), _float_dtype(dtype)
+        self.weight = Parameter("weight", uniform_fan_in(shape, fan_in, generator, dtype))
+        self.bias: Parameter | None = None
+        if bias:
+            self.bias = Parameter("bias", uniform_fan_in(shape[:3], fan_in, generator, dtype))
+
+    def _keywords(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in ("stride", "padding", "dilation", "layout")}
+
+    def __call__(self, x: Array) -> Array:
+        size = x.shape[1:3] if self.layout == "NHWC" else x.shape[2:4]
+        if tuple(size) != self.input_size:
+            height, width = self.input_size
+            raise ValueError(f"x: expected images of {height} x {width} ({self.layout}), got shape {x.shape}")
+        return local_conv2d(x, self.weight.value, self.bias.value if self.bias else None, **self._keywords())
+
+    def forward(self, x: Array, *, training: bool = True) -> tuple[Array, Backward]:
+        def backward(dy: Array, needs_dx: bool = True) -> Array | None:
+            needs = (needs_dx, True, self.bias is not None)
+            dx, dweight, dbias = local_conv2d_backward(dy, x, self.weight.value, needs=needs, **self._keywords())
+            self.weight.add_grad(dweight)
+            if self.bias is not None:
+                self.bias.add_grad(dbias)
+            return dx
+
+        return self(x), backward
+
+    def _options(self) -> str:
+        text = f"{self.in_channels}, {self.out_channels}, input_size={_pair(self.input_size)}"
+        text += f", kernel_size={_pair(self.kernel_size)}"
+        return text + _window_options(self)
+
+
+class SeparableConv2d(Layer):
+    """Filter each channel by itself, then combine the channels of every pixel.
+
+    Chollet, "Xception" (2017), section 1.2. There is nothing between the two products, as there.
+
+    Parameters
+    ----------
+    in_channels, out_channels : int
+    kernel_size : int or (int, int)
+    stride, padding, dilation
+        As `fastconv.separable_conv2d` takes them.
+    depth_multiplier : int, default 1
+        Filters of each channel.
+    bias : bool, default True
+    layout : {"NCHW", "NHWC"}
+    dtype : dtype, default float32
+    rng : numpy.random.Generator, int or None
+        Everything starts uniform in +-1 / sqrt(fan_in), as of two convolutions.
+
+    Attributes
+    ----------
+    depthwise : Parameter
+        Of shape (in_channels * depth_multiplier, 1, kernel height, kernel width).
+    pointwise : Parameter
+        Of shape (out_channels, in_channels * depth_multiplier, 1, 1).
+    bias : Parameter or None
+        Of shape (out_channels,).
+
+    Examples
+    --------
+    >>> layer = SeparableConv2d(3, 8, 3, padding=1, depth_multiplier=2)
+    >>> layer(np.zeros((1, 3, 9, 9), np.float32)).shape
+    (1, 8, 9, 9)
+    >>> layer
+    SeparableConv2d(3, 8, kernel_size=3, padding=1, depth_multiplier=2)
+    """
+
     def __init__(
         self,
         in_channels: int,
@@ -306,7 +773,7 @@ class Conv2d(Layer):
         stride: Any = 1,
         padding: Any = 0,
         dilation: Any = 1,
-        groups: int = 1,
+        depth_multiplier: int = 1,
         bias: bool = True,
         *,
         layout: str = "NCHW",
@@ -319,80 +786,53 @@ class Conv2d(Layer):
         self.stride = axes(stride, "stride", 2)
         self.padding = padding
         self.dilation = axes(dilation, "dilation", 2)
-        self.groups = _count(groups, "groups")
+        self.depth_multiplier = _count(depth_multiplier, "depth_multiplier")
         check_layout(layout, 2)
         self.layout = layout
-        if self.in_channels % self.groups or self.out_channels % self.groups:
-            raise ValueError(
-                f"groups: must divide in_channels and out_channels, got {groups} for {in_channels} and {out_channels}"
-            )
-        shape = (self.out_channels, self.in_channels // self.groups, *self.kernel_size)
-        fan_in = math.prod(shape[1:])
         generator, dtype = np.random.default_rng(rng), _float_dtype(dtype)
-        self.weight = Parameter("weight", uniform_fan_in(shape, fan_in, generator, dtype))
+        between = self.in_channels * self.depth_multiplier
+        taps = math.prod(self.kernel_size)
+        self.depthwise = Parameter("depthwise", uniform_fan_in((between, 1, *self.kernel_size), taps, generator, dtype))
+        shape = (self.out_channels, between, 1, 1)
+        self.pointwise = Parameter("pointwise", uniform_fan_in(shape, between, generator, dtype))
         self.bias: Parameter | None = None
         if bias:
-            self.bias = Parameter("bias", uniform_fan_in((self.out_channels,), fan_in, generator, dtype))
+            self.bias = Parameter("bias", uniform_fan_in(shape[:1], between, generator, dtype))
+
+    def _keywords(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in ("stride", "padding", "dilation", "layout")}
 
     def __call__(self, x: Array) -> Array:
-        return self._apply(x, self.dense_weight())
+        return self._combine(self._filter(x))
 
-    def _apply(self, x: Array, weight: Array) -> Array:
-        return conv2d(
-            x,
-            weight,
-            self.bias.value if self.bias else None,
-            stride=self.stride,
-            padding=self.padding,
-            dilation=self.dilation,
-            groups=self.groups,
-            layout=self.layout,
-        )
+    def _filter(self, x: Array) -> Array:
+        return depthwise_conv2d(x, self.depthwise.value, **self._keywords())
+
+    def _combine(self, between: Array) -> Array:
+        return conv2d(between, self.pointwise.value, self.bias.value if self.bias else None, layout=self.layout)
 
     def forward(self, x: Array, *, training: bool = True) -> tuple[Array, Backward]:
-        weight = self.dense_weight()
+        between = self._filter(x)
 
         def backward(dy: Array, needs_dx: bool = True) -> Array | None:
-            dx, dweight, dbias = conv2d_backward(
-                dy,
-                x,
-                weight,
-                stride=self.stride,
-                padding=self.padding,
-                dilation=self.dilation,
-                groups=self.groups,
-                layout=self.layout,
-                needs=(needs_dx, True, self.bias is not None),
+            needs = (True, True, self.bias is not None)
+            dbetween, dpointwise, dbias = conv2d_backward(
+                dy, between, self.pointwise.value, layout=self.layout, needs=needs
             )
-            self.weight.add_grad(self._parameter_grad(dweight))
+            dx, ddepthwise, _ = depthwise_conv2d_backward(
+                dbetween, x, self.depthwise.value, needs=(needs_dx, True, False), **self._keywords()
+            )
+            self.depthwise.add_grad(ddepthwise)
+            self.pointwise.add_grad(dpointwise)
             if self.bias is not None:
                 self.bias.add_grad(dbias)
             return dx
 
-        return self._apply(x, weight), backward
-
-    def dense_weight(self) -> Array:
-        """Return the weights as `fastconv.conv2d` takes them."""
-        return self.weight.value
-
-    def _parameter_grad(self, dweight: Array) -> Array:
-        return dweight
+        return self._combine(between), backward
 
     def _options(self) -> str:
         text = f"{self.in_channels}, {self.out_channels}, kernel_size={_pair(self.kernel_size)}"
-        for name in ("stride", "dilation"):
-            values = getattr(self, name)
-            if set(values) != {1}:
-                text += f", {name}={_pair(values)}"
-        if self.padding != 0:
-            text += f", padding={self.padding!r}"
-        if self.groups != 1:
-            text += f", groups={self.groups}"
-        if self.bias is None:
-            text += ", bias=False"
-        if self.layout != "NCHW":
-            text += f", layout={self.layout!r}"
-        return text
+        return text + _window_options(self)
 
 
 class TableConv2d(Conv2d):
@@ -795,6 +1235,8 @@ class Subsample2d(Layer):
 class ReLU(Layer):
     """``max(x, 0)``."""
 
+    elementwise = True
+
     def __call__(self, x: Array) -> Array:
         return relu(x)
 
@@ -810,6 +1252,8 @@ class ReLU(Layer):
 class Sigmoid(Layer):
     """``1 / (1 + exp(-x))``."""
 
+    elementwise = True
+
     def __call__(self, x: Array) -> Array:
         return sigmoid(x)
 
@@ -824,6 +1268,8 @@ class Sigmoid(Layer):
 
 class Tanh(Layer):
     """``tanh(x)``."""
+
+    elementwise = True
 
     def __call__(self, x: Array) -> Array:
         return tanh(x)
@@ -846,6 +1292,7 @@ class ScaledTanh(Layer):
     [[1.0]]
     """
 
+    elementwise = True
     AMPLITUDE = 1.7159
     SLOPE = 2 / 3
 

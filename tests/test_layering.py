@@ -20,9 +20,10 @@ LEVELS = [
     {"arrays", "geometry"},
     {"backends"},
     {"activation", "conv", "linear", "loss", "normalization", "pooling"},
+    {"columns", "convolve", "local", "separable", "transposed"},
     {"gradcheck", "init"},
     {"layers", "containers"},
-    {"models"},
+    {"models", "rewrite"},
     {"data", "files", "optim", "plot", "summary", "train"},
     {"cli"},
     {"__init__", "__main__"},
@@ -33,7 +34,20 @@ FORBIDDEN = {("layers", "containers")}
 MAY_SEE = {
     "_native": {"_library"},
     "_library": {"backends", "runtime"},
-    "backends": {"activation", "conv", "linear", "loss", "normalization", "optim", "pooling"},
+    "backends": {
+        "activation",
+        "columns",
+        "conv",
+        "convolve",
+        "linear",
+        "local",
+        "loss",
+        "normalization",
+        "optim",
+        "pooling",
+        "separable",
+        "transposed",
+    },
 }
 LEVEL_OF = {module: level for level, modules in enumerate(LEVELS) for module in modules}
 

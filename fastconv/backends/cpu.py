@@ -26,6 +26,7 @@ __all__ = [
     "empty",
     "holds_integers",
     "integers",
+    "local_plan",
     "on_change",
     "pool_plan",
     "sgd_step",
@@ -80,11 +81,31 @@ def conv_algorithms(which: str, *problem: Any) -> list[tuple[str, str | None, fl
     return _native.conv_algorithms(PASSES[which], *problem)
 
 
+class LocalPlan:
+    """One pass of one locally connected layer, ready to run."""
+
+    __slots__ = ("native",)
+
+    def __init__(self, native: _native.LocalPlan) -> None:
+        self.native = native
+
+    def __call__(self, x: np.ndarray, weight: np.ndarray | None, bias: np.ndarray | None, y: np.ndarray) -> None:
+        self.native.run(x, weight, bias, y, get_num_threads())
+
+
+def local_plan(
+    which: str, dtype: str, channels_last: bool, batch: int, in_channels: int, out_channels: int, window: Window
+) -> LocalPlan:
+    """Plan one pass of a convolution whose weights differ from place to place."""
+    native = _native.LocalPlan(PASSES[which], dtype, channels_last, batch, in_channels, out_channels, window)
+    return LocalPlan(native)
+
+
 # ---- pooling -----------------------------------------------------------------------------------------------------
 
 
 class PoolPlan:
-    """One pooling, ready to run."""
+    """One pooling, ready to run; or the matrix of what its windows see."""
 
     __slots__ = ("native", "switch_dtype")
 
@@ -104,6 +125,12 @@ class PoolPlan:
 
     def avg_backward(self, dy: np.ndarray, dx: np.ndarray) -> None:
         self.native.avg_backward(dy, dx, get_num_threads())
+
+    def im2col(self, x: np.ndarray, columns: np.ndarray) -> None:
+        self.native.im2col(x, columns, get_num_threads())
+
+    def col2im(self, columns: np.ndarray, x: np.ndarray) -> None:
+        self.native.col2im(columns, x, get_num_threads())
 
 
 def pool_plan(

@@ -5,27 +5,13 @@
  * Usage: test_core [problems [seed]] */
 #include "fastconv.h"
 
-#include "check.h"
+#include "arrays.h"
 
 #include <math.h>
 #include <stdbool.h>
 #include <string.h>
 
 /* ---- problems ---------------------------------------------------------------------------------------------- */
-
-static uint64_t state;
-
-static uint32_t random_bits(void) /* splitmix64 */
-{
-    uint64_t z = (state += UINT64_C(0x9e3779b97f4a7c15));
-    z = (z ^ (z >> 30)) * UINT64_C(0xbf58476d1ce4e5b9);
-    z = (z ^ (z >> 27)) * UINT64_C(0x94d049bb133111eb);
-    return (uint32_t)((z ^ (z >> 31)) >> 32);
-}
-
-static ptrdiff_t below(ptrdiff_t n) { return (ptrdiff_t)(random_bits() % (uint32_t)n); }
-
-#define PICK(...) ((const ptrdiff_t[]){__VA_ARGS__}[below(sizeof((ptrdiff_t[]){__VA_ARGS__}) / sizeof(ptrdiff_t))])
 
 enum { LARGEST_WORK = 200000 }; /* products of a problem: sanitizers and emulators are slow */
 
@@ -79,56 +65,6 @@ static void print_problem(const fc_conv_problem *p)
 }
 
 /* ---- arrays ------------------------------------------------------------------------------------------------- */
-
-typedef struct array {
-    void *memory, *data;
-    size_t bytes;
-} array;
-
-/* Aligned to its element and, with `shifted`, to nothing more. */
-static array new_array(ptrdiff_t elements, fc_dtype dtype, bool shifted)
-{
-    size_t element = dtype == FC_FLOAT32 ? sizeof(float) : sizeof(double);
-    array a = {.bytes = (size_t)elements * element};
-    a.memory = malloc(a.bytes + (shifted ? element : 0) + (a.bytes == 0));
-    CHECK(a.memory != NULL);
-    a.data = (char *)a.memory + (shifted ? element : 0);
-    memset(a.data, 0xff, a.bytes);
-    return a;
-}
-
-/* Small whole numbers: every sum is exact in either type, in whatever order. */
-static void fill(array a, fc_dtype dtype)
-{
-    if (dtype == FC_FLOAT32)
-        for (size_t i = 0; i < a.bytes / sizeof(float); i++)
-            ((float *)a.data)[i] = (float)(below(5) - 2);
-    else
-        for (size_t i = 0; i < a.bytes / sizeof(double); i++)
-            ((double *)a.data)[i] = (double)(below(5) - 2);
-}
-
-static double element(array a, fc_dtype dtype, size_t i)
-{
-    return dtype == FC_FLOAT32 ? ((float *)a.data)[i] : ((double *)a.data)[i];
-}
-
-/* tolerance: of the largest element */
-static bool same(array a, array b, fc_dtype dtype, double tolerance)
-{
-    size_t n = a.bytes / (dtype == FC_FLOAT32 ? sizeof(float) : sizeof(double));
-    double largest = 0;
-    for (size_t i = 0; i < n; i++)
-        largest = fmax(largest, fabs(element(b, dtype, i)));
-    for (size_t i = 0; i < n; i++) {
-        double left = element(a, dtype, i), right = element(b, dtype, i);
-        if (!(fabs(left - right) <= tolerance * largest)) { /* also where either is NaN */
-            printf("element %zu is %g, the reference says %g\n", i, left, right);
-            return false;
-        }
-    }
-    return true;
-}
 
 /* x, weight, bias and y of a problem. */
 typedef struct arrays {
@@ -218,7 +154,6 @@ static void check_problem(const fc_conv_problem *p)
             inputs.of[i] = new_array(fc_conv_plan_elements(reference, i), p->dtype, shifted);
             fill(inputs.of[i], p->dtype);
         }
-    bias = bias && p->pass != FC_BACKWARD_INPUT;
     arrays expected = run(reference, p, &inputs, bias, 1);
 
     const size_t limits[] = {0, 1, 1 << 16};
