@@ -232,6 +232,7 @@ static void run_box(void *context, ptrdiff_t index, int worker)
             next = p->unturned ? 0 : next;
             fc_tile t = {.a = panel,
                          .depth = depth,
+                         .lda = FC_LDA,
                          .offsets = offsets,
                          .row_bias = finish && p->bias ? p->bias + channel * element : NULL,
                          .accumulate = b > 0,

@@ -155,6 +155,7 @@ static void sum_first(const weights *p, const block *b, ptrdiff_t chunk0, ptrdif
                     fc_tile t = {.a = a,
                                  .b = packed + j * FC_DEPTH * element,
                                  .depth = places,
+                                 .lda = FC_LDA,
                                  .c = sums + (i * h->block_columns + j) * element,
                                  .ldc = h->block_columns,
                                  .accumulate = chunk > chunk0};
@@ -194,6 +195,7 @@ static void sum_last(const weights *p, const block *b, ptrdiff_t chunk0, ptrdiff
                 fc_tile t = {.a = a + i * FC_DEPTH * element,
                              .b = packed,
                              .depth = places,
+                             .lda = FC_LDA,
                              .c = sums + (i * h->block_columns + j) * element,
                              .ldc = h->block_columns,
                              .accumulate = chunk > chunk0};
