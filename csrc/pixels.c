@@ -96,7 +96,8 @@ enum {
     TILES = 8,             /* of a task, one below the other */
     OWN_TILES = 40,        /* of a task that packs its panels itself: the more, the less that costs */
     OWN_TILES_COPIED = 16, /* the same where places are copied */
-    OWN_PANELS = 8,        /* whose packed block stays in the second-level cache beside the places' */
+    OWN_PANELS = 2,
+    OWN_PANELS_COPIED = 8, /* whose packed block stays in the second-level cache beside the places' */
     ALIAS = 4096,          /* bytes; rows a multiple of this apart share cache sets */
 };
 
@@ -135,7 +136,7 @@ static shape shape_of(const fc_conv_plan *plan, const fc_sweep *s)
     ptrdiff_t unit = fc_sweep_taps(s) == 1 ? h.depth : s->channels; /* rows that are packed together */
     h.round_depth = h.round_panels > 1 || room >= total ? total : fc_max(room / unit, 1) * unit;
     if (fc_sweep_taps(s) == 1 && all <= (h.in_place ? OWN_TILES : OWN_TILES_COPIED) * h.rows) {
-        h.own = fc_min(OWN_PANELS, s->groups * h.panels);
+        h.own = fc_min(h.in_place ? OWN_PANELS : OWN_PANELS_COPIED, s->groups * h.panels);
         h.places = fc_max(all, 1);
         h.round_panels = s->groups * h.panels;
         h.round_depth = total;
@@ -241,6 +242,20 @@ static void put_tile(const pixels *p, fc_tile *t, fc_tile_kernel *kernel, ptrdif
                (size_t)(columns * element));
 }
 
+/* Part `part` of `parts` of the weights that panels first .. last-1 are packed of from k on: they come from afar. Forward, one tap. */
+static void fetch(const pixels *p, ptrdiff_t first, ptrdiff_t last, ptrdiff_t k, ptrdiff_t part, ptrdiff_t parts)
+{
+    const fc_sweep *s = p->sweep;
+    const shape *h = p->shape;
+    const ptrdiff_t element = (ptrdiff_t)fc_size_of(p->plan->problem.dtype);
+    const ptrdiff_t bytes = fc_min(h->depth, s->channels - k) * element;
+    ptrdiff_t f0 = first / h->panels * s->filters + fc_min(first % h->panels * h->width, s->filters),
+              f1 = last / h->panels * s->filters + fc_min(last % h->panels * h->width, s->filters), rows = f1 - f0;
+    for (ptrdiff_t f = f0 + rows * part / parts; f < f0 + rows * (part + 1) / parts; f++)
+        for (ptrdiff_t i = 0; i < bytes; i += FC_ALIGNMENT)
+            __builtin_prefetch(p->weight + (f * s->channels + k) * element + i, 0, 2);
+}
+
 static void run_places(void *context, ptrdiff_t index, int worker)
 {
     const pixels *p = context;
@@ -266,14 +281,15 @@ static void run_places(void *context, ptrdiff_t index, int worker)
     do {
         ptrdiff_t depth = fc_min(h->depth, p->k1 - k), gathered = -1, j_group;
         bool finish = k + depth == total;
-        const char *packed = p->packed + (j0 * (p->k1 - p->k0) + k - p->k0) * h->width * element;
+        const char *packed = own;
+        const ptrdiff_t panel_bytes = (h->own ? depth : p->k1 - p->k0) * h->width * element;
+        ptrdiff_t tiles = 0, all_tiles = (j1 - j0) * fc_ceil_div(places, h->rows);
         if (h->own)
             for (ptrdiff_t j = j0; j < j1; j++)
-                pack(p, j, k, k + depth, own + (j - j0) * depth * h->width * element);
-        const ptrdiff_t packed_pitch = (h->own ? depth : p->k1 - p->k0) * h->width * element;
-        if (h->own)
-            packed = own;
-        for (ptrdiff_t j = j0; j < j1; j++, packed += packed_pitch) {
+                pack(p, j, k, k + depth, own + (j - j0) * panel_bytes);
+        else
+            packed = p->packed + j0 * panel_bytes + (k - p->k0) * h->width * element;
+        for (ptrdiff_t j = j0; j < j1; j++, packed += panel_bytes) {
             j_group = (p->first_panel + j) / h->panels;
             if (j_group != gathered && !h->in_place) {
                 ptrdiff_t count = fc_pieces_of(s, j_group, k, k + depth, pieces);
@@ -305,6 +321,11 @@ static void run_places(void *context, ptrdiff_t index, int worker)
                     kernel(&t);
                 else
                     put_tile(p, &t, kernel, place + i, count, columns, channel, whole);
+                if (h->own &&
+                    p->plan->problem.pass == FC_FORWARD) /* this task's next block, or the next task's first */
+                    fetch(p, finish ? j1 : j0, finish ? fc_min(2 * j1 - j0, p->panels) : j1, finish ? 0 : k + depth,
+                          tiles, all_tiles);
+                tiles++;
             }
         }
         k += depth;
