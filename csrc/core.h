@@ -46,7 +46,7 @@ void fc_parallel(int threads, ptrdiff_t tasks, fc_task *task, void *context);
 /* ---- the matrix micro-kernel (kernels/product.inc) -------------------------------------------------------- */
 
 /* One register tile: C (rows x width) = or += A (rows x depth) B (depth x width), then bias and ReLU.
- * A is held by rows, element (i, k) at a[i * lda + k], or as a panel, at a[k * rows + i].
+ * A is held by rows, element (i, k) at a[i * lda + k], or as a panel, at a[k * lda + i].
  * B is packed, row k at b[k * width], or indirect, row k at b[offsets[k]] (no alignment needed in either). */
 #define FC_DEPTH 256           /* most that one tile reduces over */
 #define FC_LDA (FC_DEPTH + 16) /* not a power of two: rows must not share cache sets */

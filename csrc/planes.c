@@ -19,8 +19,11 @@ typedef struct shape {
     ptrdiff_t width;      /* of a tile */
     ptrdiff_t panel_rows; /* of a panel of filters */
     ptrdiff_t depth, depth_blocks;
-    ptrdiff_t filters;                     /* of a task, at most */
-    ptrdiff_t tiles, runs;                 /* of a box, at most */
+    bool in_place;         /* columns are packed from the image itself: each place is a pixel of its own */
+    bool turn_panels;      /* weights are turned a panel at a time, as [k][FC_MAX_ROWS] */
+    ptrdiff_t blocks;      /* of the reduction that are packed together: all of them, or one */
+    ptrdiff_t filters;     /* of a task, at most */
+    ptrdiff_t tiles, runs; /* of a box, at most */
     ptrdiff_t stage, panel, packed, slots; /* elements */
     size_t worker;                         /* bytes a worker needs */
 } shape;
@@ -39,7 +42,33 @@ typedef struct planes {
     char *workspace;
 } planes;
 
-enum { PACKED_BYTES = 768 << 10 }; /* of the image's block: it stays in the second-level cache beside the rest */
+enum {
+    PACKED_BYTES = 768 << 10, /* of the image's block: it stays in the second-level cache beside the rest */
+    WHOLE_BYTES = 1 << 20,    /* the same of a whole reduction, */
+    WHOLE_TILES = 8,          /* if there is room for as many tiles */
+    ROWS_AHEAD = 4,
+    PACKED_TOGETHER = 64, /* tiles; so much is read from one row of the image before the next one's turn */
+    ALIAS = 4096,         /* bytes; rows a multiple of this apart share cache sets */
+};
+
+/* Each place is a pixel, and they are all of them. */
+static bool is_in_place(const fc_sweep *s)
+{
+    bool whole = true;
+    for (int a = 0; a < 3; a++) {
+        const fc_axis *ax = &s->axis[a];
+        whole = whole && ax->taps == 1 && ax->origin == 0 && ax->step == 1 && ax->places == ax->input;
+    }
+    return whole;
+}
+
+/* The input gradient of a kernel of one tap: filters lie side by side as they are. */
+static bool is_turned_by_panels(const fc_conv_plan *plan, const fc_sweep *s, bool packed)
+{
+    const fc_axis *ax = s->axis;
+    return packed && plan->problem.pass != FC_FORWARD && ax[0].kernel * ax[1].kernel * ax[2].kernel == 1 &&
+           s->filters > plan->kernels->rows[FC_WIDE];
+}
 
 static shape shape_of(const fc_conv_plan *plan, const fc_sweep *s, bool packed)
 {
@@ -49,7 +78,12 @@ static shape shape_of(const fc_conv_plan *plan, const fc_sweep *s, bool packed)
     h.width = kernels->width[h.kind];
     h.panel_rows = fc_ceil_div(s->filters, fc_ceil_div(s->filters, kernels->rows[h.kind]));
     h.depth = fc_depth_block(s->channels, taps, &h.depth_blocks);
-    ptrdiff_t places = fc_min(PACKED_BYTES / (fc_max(h.depth, 1) * element), 2048);
+    h.in_place = packed && is_in_place(s);
+    h.turn_panels = is_turned_by_panels(plan, s, packed);
+    const bool whole = packed && h.depth_blocks * h.depth * element * h.width * WHOLE_TILES <= WHOLE_BYTES;
+    h.blocks = whole ? h.depth_blocks : 1;
+    ptrdiff_t places =
+        fc_min((h.blocks > 1 ? WHOLE_BYTES : PACKED_BYTES) / (fc_max(h.depth * h.blocks, 1) * element), 2048);
     for (places = fc_max(places / h.width, 1) * h.width;; places = fc_max(places / 2, 1)) {
         h.boxes = fc_boxes_of(s, places);
         fc_box box = {.count = {h.boxes.count[0], h.boxes.count[1], h.boxes.count[2], h.boxes.count[3]}};
@@ -58,14 +92,14 @@ static shape shape_of(const fc_conv_plan *plan, const fc_sweep *s, bool packed)
         ptrdiff_t columns = packed ? fc_box_places(&box) : fc_stage_positions(&stage);
         h.tiles = fc_ceil_div(columns, h.width);
         h.runs = box.count[0] * box.count[1] * box.count[2] + h.tiles;
-        h.stage = channels * stage.pitch + FC_SLACK;
-        h.packed = packed ? h.tiles * h.width * h.depth + FC_SLACK : 0;
-        h.panel = h.panel_rows * FC_LDA;
+        h.stage = (h.in_place ? 0 : channels * stage.pitch) + FC_SLACK;
+        h.packed = packed ? h.tiles * h.width * (h.depth + 1) * h.blocks + FC_SLACK : 0;
+        h.panel = fc_max(h.panel_rows * FC_LDA, FC_DEPTH * FC_MAX_ROWS);
         /* all filters of a box at once, unless their unfinished sums would not fit */
         ptrdiff_t room = (ptrdiff_t)(plan->limit / 4) / element / (h.tiles * h.width);
         h.filters =
-            h.depth_blocks == 1 ? s->filters : fc_min(s->filters, fc_max(room / h.panel_rows, 1) * h.panel_rows);
-        h.slots = (h.depth_blocks == 1 ? h.panel_rows : fc_round_up(h.filters, h.panel_rows)) * h.width *
+            h.blocks == h.depth_blocks ? s->filters : fc_min(s->filters, fc_max(room / h.panel_rows, 1) * h.panel_rows);
+        h.slots = (h.blocks == h.depth_blocks ? h.panel_rows : fc_round_up(h.filters, h.panel_rows)) * h.width *
                   (h.depth_blocks == 1 ? 1 : h.tiles);
         h.worker =
             (size_t)(fc_round_up((h.stage + h.panel + h.packed + h.slots) * element, FC_ALIGNMENT) + 4 * FC_ALIGNMENT +
@@ -77,9 +111,10 @@ static shape shape_of(const fc_conv_plan *plan, const fc_sweep *s, bool packed)
     }
 }
 
-/* Lists, tile by tile, which stretches of columns are places: from the stage to the tile, and from the tile to the output. */
-static ptrdiff_t list_runs(const fc_sweep *s, const fc_stage *stage, bool packed, ptrdiff_t width, tile *tiles,
-                           fc_run *in, fc_run *out)
+/* Lists, tile by tile, which stretches of columns are places: from the stage, or in place, to the tile, and from the tile to the
+ * output. */
+static ptrdiff_t list_runs(const fc_sweep *s, const fc_stage *stage, bool packed, bool in_place, ptrdiff_t width,
+                           tile *tiles, fc_run *in, fc_run *out)
 {
     const fc_axis *ax = s->axis;
     const ptrdiff_t *n = stage->box.count, *first = stage->box.first, *length = stage->length;
@@ -91,6 +126,9 @@ static ptrdiff_t list_runs(const fc_sweep *s, const fc_stage *stage, bool packed
         for (ptrdiff_t d = 0; d < n[1]; d++)
             for (ptrdiff_t h = 0; h < n[2]; h++) {
                 ptrdiff_t position = ((i * length[0] + d) * length[1] + h) * length[2];
+                if (in_place)
+                    position = (first[0] + i) * s->groups * s->channels * fc_sweep_input(s) +
+                               ((first[1] + d) * ax[1].input + first[2] + h) * ax[2].input + first[3];
                 ptrdiff_t to = (first[0] + i) * channels * plane +
                                ((ax[0].output_first + (first[1] + d) * ax[0].output_step) * ax[1].output +
                                 ax[1].output_first + (first[2] + h) * ax[1].output_step) *
@@ -177,6 +215,30 @@ static void turn_panel(const planes *p, ptrdiff_t group, ptrdiff_t filter, ptrdi
     }
 }
 
+/* Packs rows of a block of the reduction, the k-th at from[offsets[k]]: [tile][k][width]. A row more parts the tiles: copies run over the
+ * end of the last. Nothing is read from `end` on. */
+static void pack(const planes *p, const tile *tiles, ptrdiff_t tile_count, const fc_run *runs, ptrdiff_t depth,
+                 const ptrdiff_t *offsets, const char *from, const char *end, char *to)
+{
+    const fc_kernels *kernels = p->plan->kernels;
+    const ptrdiff_t element = (ptrdiff_t)fc_size_of(p->plan->problem.dtype), width = p->shape->width;
+    for (ptrdiff_t t = 0; t < tile_count; t += PACKED_TOGETHER)
+        for (ptrdiff_t k = 0; k < depth; k++)
+            for (ptrdiff_t i = t; i < fc_min(t + PACKED_TOGETHER, tile_count); i++) {
+                const fc_run *r = runs + tiles[i].first_run, *last = r + tiles[i].runs - 1;
+                const char *row = from + offsets[k] * element;
+                const char *ahead = from + offsets[fc_min(k + ROWS_AHEAD, depth - 1)] * element + r->from * element;
+                for (ptrdiff_t j = 0; j < width * element; j += FC_ALIGNMENT)
+                    __builtin_prefetch(ahead + j);
+                char *columns = to + (i * (p->shape->depth + 1) + k) * width * element;
+                if (end - row >= (last->from + fc_round_up(last->length, kernels->lanes)) * element)
+                    kernels->copy_runs(r, tiles[i].runs, row, columns);
+                else
+                    for (; r <= last; r++)
+                        kernels->copy(row + r->from * element, columns + r->to * element, r->length);
+            }
+}
+
 static void run_box(void *context, ptrdiff_t index, int worker)
 {
     const planes *p = context;
@@ -204,60 +266,87 @@ static void run_box(void *context, ptrdiff_t index, int worker)
 
     fc_box box = fc_box_at(s, &h->boxes, box_index);
     fc_stage stage = fc_stage_of(s, &box);
-    ptrdiff_t tile_count = list_runs(s, &stage, p->packed, h->width, tiles, in, out);
-    fc_tile_kernel *const *kernel = p->packed ? kernels->tile_rows[h->kind] : kernels->tile_indirect[h->kind];
+    ptrdiff_t tile_count = list_runs(s, &stage, p->packed, h->in_place, h->width, tiles, in, out);
+    fc_tile_kernel *const *kernel = h->turn_panels ? kernels->tile_panel
+                                    : p->packed    ? kernels->tile_rows[h->kind]
+                                                   : kernels->tile_indirect[h->kind];
+    const char *image = p->in + (p->first_group + group) * s->channels * fc_sweep_input(s) * element,
+               *image_end = p->in + s->batch * s->groups * s->channels * fc_sweep_input(s) * element;
+    const ptrdiff_t tile_bytes = (h->depth + 1) * h->width * element, block_bytes = h->tiles * tile_bytes;
+    /* rows of weights are read in place, unless they would share cache sets */
+    const bool copied = p->unturned || total_depth * element % ALIAS == 0;
 
-    for (ptrdiff_t b = 0; b < h->depth_blocks; b++) {
-        ptrdiff_t k0 = b * h->depth, depth = fc_min(h->depth, total_depth - k0);
-        bool finish = b == h->depth_blocks - 1;
-        if (depth) {
-            ptrdiff_t c0 = k0 / taps, c1 = (k0 + depth - 1) / taps + 1;
-            fc_stage_fill(p->plan, s, &stage, p->first_group + group, c0, c1, p->in, staged);
-            fc_stage_offsets(s, &stage, k0, depth, c0, offsets);
+    for (ptrdiff_t b0 = 0; b0 < h->depth_blocks; b0 += h->blocks) {
+        for (ptrdiff_t b = b0; b < b0 + h->blocks; b++) {
+            ptrdiff_t k0 = b * h->depth, depth = fc_min(h->depth, total_depth - k0);
+            if (depth == 0)
+                continue;
+            if (h->in_place) {
+                for (ptrdiff_t k = 0; k < depth; k++)
+                    offsets[k] = (k0 + k) * fc_sweep_input(s);
+            } else {
+                ptrdiff_t c0 = k0 / taps, c1 = (k0 + depth - 1) / taps + 1;
+                fc_stage_fill(p->plan, s, &stage, p->first_group + group, c0, c1, p->in, staged);
+                fc_stage_offsets(s, &stage, k0, depth, c0, offsets);
+            }
             if (p->packed)
-                for (ptrdiff_t t = 0; t < tile_count; t++)
-                    for (ptrdiff_t k = 0; k < depth; k++)
-                        kernels->copy_runs(in + tiles[t].first_run, tiles[t].runs, staged + offsets[k] * element,
-                                           packed + (t * h->depth + k) * h->width * element);
+                pack(p, tiles, tile_count, in, depth, offsets, h->in_place ? image : staged,
+                     h->in_place ? image_end : staged + h->stage * element, packed + (b - b0) * block_bytes);
         }
         for (ptrdiff_t m = first; m < last; m += h->panel_rows) {
             ptrdiff_t rows = fc_min(h->panel_rows, last - m), next = fc_min(h->panel_rows, last - m - rows);
             ptrdiff_t channel = (p->first_group + group) * s->filters + p->first_filter + m;
-            if (p->unturned)
-                turn_panel(p, group, m, rows, k0, depth, panel);
-            else
-                for (ptrdiff_t i = 0; i < rows; i++)
-                    kernels->copy(p->weight + ((group * p->filters + m + i) * total_depth + k0) * element,
-                                  panel + i * FC_LDA * element, depth);
-            next = p->unturned ? 0 : next;
-            fc_tile t = {.a = panel,
-                         .depth = depth,
-                         .lda = FC_LDA,
-                         .offsets = offsets,
-                         .row_bias = finish && p->bias ? p->bias + channel * element : NULL,
-                         .accumulate = b > 0,
-                         .relu = finish && p->plan->problem.relu};
-            for (ptrdiff_t i = 0; i < tile_count; i++) {
-                if (!tiles[i].runs) /* it lies between places */
-                    continue;
-                const fc_run *runs = out + tiles[i].first_run;
-                t.b = p->packed ? packed + i * h->depth * h->width * element : staged + i * h->width * element;
-                if (tiles[i].slot < 0) {
-                    t.c = p->out + (channel * output + runs->to) * element;
-                    t.ldc = output;
-                } else {
-                    t.c = slots +
-                          (h->depth_blocks == 1 ? 0 : (tiles[i].slot * h->filters + m - first) * h->width) * element;
-                    t.ldc = h->width;
+            for (ptrdiff_t b = b0; b < b0 + h->blocks; b++) {
+                ptrdiff_t k0 = b * h->depth, depth = fc_min(h->depth, total_depth - k0);
+                bool finish = b == h->depth_blocks - 1;
+                const char *weight = p->weight + ((group * p->filters + m) * total_depth + k0) * element;
+                const char *turned = NULL; /* [k][filter] */
+                if (h->turn_panels) {
+                    turned = p->unturned + (((p->first_group + group) * s->channels + k0) * s->filters + m) * element;
+                    fc_patch patch = {
+                        .from_pitch = s->filters, .step = 1, .to_pitch = FC_MAX_ROWS, .rows = depth, .columns = rows};
+                    kernels->place(&patch, turned, p->unturned + s->groups * s->channels * s->filters * element, panel);
+                } else if (p->unturned)
+                    turn_panel(p, group, m, rows, k0, depth, panel);
+                else if (copied)
+                    for (ptrdiff_t i = 0; i < rows; i++)
+                        kernels->copy(weight + i * total_depth * element, panel + i * FC_LDA * element, depth);
+                fc_tile t = {.a = copied ? panel : weight,
+                             .lda = h->turn_panels ? FC_MAX_ROWS
+                                    : copied       ? FC_LDA
+                                                   : total_depth,
+                             .depth = depth,
+                             .offsets = offsets,
+                             .row_bias = finish && p->bias ? p->bias + channel * element : NULL,
+                             .accumulate = b > 0,
+                             .relu = finish && p->plan->problem.relu};
+                for (ptrdiff_t i = 0; i < tile_count; i++) {
+                    if (!tiles[i].runs) /* it lies between places */
+                        continue;
+                    const fc_run *runs = out + tiles[i].first_run;
+                    t.b =
+                        p->packed ? packed + (b - b0) * block_bytes + i * tile_bytes : staged + i * h->width * element;
+                    if (tiles[i].slot < 0) {
+                        t.c = p->out + (channel * output + runs->to) * element;
+                        t.ldc = output;
+                    } else {
+                        ptrdiff_t row = h->depth_blocks == 1           ? 0
+                                        : h->blocks == h->depth_blocks ? tiles[i].slot * h->panel_rows
+                                                                       : tiles[i].slot * h->filters + m - first;
+                        t.c = slots + row * h->width * element;
+                        t.ldc = h->width;
+                    }
+                    kernel[rows - 1](&t);
+                    if (turned && next)
+                        for (ptrdiff_t k = i * depth / tile_count; k < (i + 1) * depth / tile_count; k++)
+                            fetch(turned + (k * s->filters + rows) * element, next * element);
+                    for (ptrdiff_t r = i * next / tile_count; !p->unturned && r < (i + 1) * next / tile_count; r++)
+                        fetch(weight + (rows + r) * total_depth * element, depth * element);
+                    if (finish && tiles[i].slot >= 0)
+                        for (ptrdiff_t r = 0; r < rows; r++)
+                            put_row((size_t)element, runs, tiles[i].runs, step, (char *)t.c + r * h->width * element,
+                                    p->out + (channel + r) * output * element);
                 }
-                kernel[rows - 1](&t);
-                for (ptrdiff_t r = i * next / tile_count; r < (i + 1) * next / tile_count; r++)
-                    fetch(p->weight + ((group * p->filters + m + rows + r) * total_depth + k0) * element,
-                          depth * element);
-                if (finish && tiles[i].slot >= 0)
-                    for (ptrdiff_t r = 0; r < rows; r++)
-                        put_row((size_t)element, runs, tiles[i].runs, step, (char *)t.c + r * h->width * element,
-                                p->out + (channel + r) * output * element);
             }
         }
     }
@@ -315,11 +404,11 @@ static void turn_filters(void *context, ptrdiff_t index, int worker)
 
 /* What is turned in one round, so that the turned weights stay under half of the limit: all groups, or one or part of one. False if
  * nothing is turned. */
-static bool round_of(const fc_conv_plan *plan, const fc_sweep *s, ptrdiff_t *groups, ptrdiff_t *filters)
+static bool round_of(const fc_conv_plan *plan, const fc_sweep *s, bool packed, ptrdiff_t *groups, ptrdiff_t *filters)
 {
     *groups = s->groups;
     *filters = s->filters;
-    if (plan->problem.pass == FC_FORWARD)
+    if (plan->problem.pass == FC_FORWARD || is_turned_by_panels(plan, s, packed))
         return false;
     ptrdiff_t room =
         (ptrdiff_t)(plan->limit / 2 / fc_size_of(plan->problem.dtype)) / fc_max(fc_sweep_depth(s), 1); /* filters */
@@ -335,7 +424,7 @@ static void run_sweep(const fc_conv_plan *plan, const fc_sweep *s, bool packed, 
 {
     shape h = shape_of(plan, s, packed);
     ptrdiff_t groups, filters;
-    bool turn = round_of(plan, s, &groups, &filters);
+    bool turn = round_of(plan, s, packed, &groups, &filters);
     for (ptrdiff_t g = 0; g < s->groups; g += groups)
         for (ptrdiff_t f = 0; f < s->filters; f += filters) {
             planes p = {.plan = plan,
@@ -376,7 +465,7 @@ size_t fc_planes_workspace(const fc_conv_plan *plan, bool packed, int threads)
         fc_sweep s = forward ? fc_sweep_forward(plan) : fc_sweep_backward_input(plan, i);
         ptrdiff_t groups, filters;
         size_t size = shape_of(plan, &s, packed).worker * (size_t)threads;
-        if (round_of(plan, &s, &groups, &filters))
+        if (round_of(plan, &s, packed, &groups, &filters))
             size += (size_t)(groups * filters * fc_sweep_depth(&s)) * fc_size_of(plan->problem.dtype);
         most = size > most ? size : most;
     }
@@ -412,7 +501,8 @@ static double sweep_cost(const fc_conv_plan *plan, const fc_sweep *s, bool packe
     double feed = packed ? 0 : vectors / 2; /* the second line of a load that crosses two */
     double cycles =
         panels * tiles * (step > loads + feed ? step : loads + feed) + (packed ? runs * 4 + tiles * vectors : 0);
-    double staged = (double)stage.pitch / (double)fc_max(fc_sweep_taps(s), 1) / (double)plan->kernels->lanes * 3;
+    double staged =
+        h.in_place ? 0 : (double)stage.pitch / (double)fc_max(fc_sweep_taps(s), 1) / (double)plan->kernels->lanes * 3;
     return (cycles + staged) * (double)fc_sweep_depth(s) * (double)(h.boxes.total * s->groups);
 }
 

@@ -195,7 +195,7 @@ static void sum_last(const weights *p, const block *b, ptrdiff_t chunk0, ptrdiff
                 fc_tile t = {.a = a + i * FC_DEPTH * element,
                              .b = packed,
                              .depth = places,
-                             .lda = FC_LDA,
+                             .lda = fc_min(h->panel_rows, b->rows - i),
                              .c = sums + (i * h->block_columns + j) * element,
                              .ldc = h->block_columns,
                              .accumulate = chunk > chunk0};
