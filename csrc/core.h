@@ -60,6 +60,9 @@ typedef struct fc_tile {
     const void *row_bias, *column_bias; /* (rows), (width), or NULL */
     bool accumulate;                    /* add to what C holds */
     bool relu;
+    const void *
+        ahead; /* memory that is needed soon: a tile's width is fetched each step, ahead_step elements apart; or NULL */
+    ptrdiff_t ahead_step;
 } fc_tile;
 
 typedef void fc_tile_kernel(const fc_tile *tile);
@@ -266,6 +269,11 @@ typedef struct fc_kernels {     /* one real type on one instruction set */
     void (*gather)(const void *from, ptrdiff_t step, void *to, ptrdiff_t n);
     void (*zero)(void *to, ptrdiff_t n);
     void (*copy)(const void *from, void *to, ptrdiff_t n);
+    /* to[k * width + i] = from[offsets[k] + i], k < depth, i < width, a multiple of lanes */
+    void (*copy_rows)(const void *from, const ptrdiff_t *offsets, ptrdiff_t depth, ptrdiff_t width, void *to);
+    /* to[t * pitch + i] = from[t * width + i], t < count, i < width; what lies at `ahead` is fetched meanwhile */
+    void (*copy_columns)(const void *from, const void *ahead, ptrdiff_t count, ptrdiff_t width, void *to,
+                         ptrdiff_t pitch);
     void (*copy_runs)(const fc_run *runs, ptrdiff_t count, const void *from, void *to);
     void (*sum)(const void *from, ptrdiff_t n, void *sum);
     void (*add)(const void *from, void *to, ptrdiff_t n); /* to[i] += from[i] */

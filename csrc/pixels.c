@@ -98,19 +98,7 @@ enum {
     OWN_TILES_COPIED = 16, /* the same where places are copied */
     OWN_PANELS = 2,
     OWN_PANELS_COPIED = 8, /* whose packed block stays in the second-level cache beside the places' */
-    ALIAS = 4096,          /* bytes; rows a multiple of this apart share cache sets */
 };
-
-/* Each place is a pixel, and they are all of them. */
-static bool is_in_place(const fc_sweep *s, ptrdiff_t element)
-{
-    bool whole = s->groups * s->channels * element % ALIAS != 0;
-    for (int a = 0; a < 3; a++) {
-        const fc_axis *ax = &s->axis[a];
-        whole = whole && ax->taps == 1 && ax->origin == 0 && ax->step == 1 && ax->places == ax->input;
-    }
-    return whole;
-}
 
 static bool is_dense(const fc_sweep *s)
 {
@@ -126,7 +114,7 @@ static shape shape_of(const fc_conv_plan *plan, const fc_sweep *s)
                     all = s->batch * fc_sweep_places(s);
     shape h = {.width = plan->kernels->width[FC_NARROW],
                .rows = plan->kernels->rows[FC_NARROW],
-               .in_place = is_in_place(s, element),
+               .in_place = fc_sweep_in_place(s) && s->groups * s->channels * element % FC_ALIAS != 0,
                .dense = is_dense(s)};
     h.panels = fc_ceil_div(s->filters, h.width);
     h.places = TILES * h.rows;

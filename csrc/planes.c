@@ -44,23 +44,11 @@ typedef struct planes {
 
 enum {
     PACKED_BYTES = 768 << 10, /* of the image's block: it stays in the second-level cache beside the rest */
+    LATE_BYTES = 1 << 10,     /* of a plane, at most, if tiles are packed one by one, each when it is first needed */
+    ROWS_AHEAD = 4,           /* that are fetched while longer ones are packed */
     WHOLE_BYTES = 1 << 20,    /* the same of a whole reduction, */
     WHOLE_TILES = 8,          /* if there is room for as many tiles */
-    ROWS_AHEAD = 4,
-    PACKED_TOGETHER = 64, /* tiles; so much is read from one row of the image before the next one's turn */
-    ALIAS = 4096,         /* bytes; rows a multiple of this apart share cache sets */
 };
-
-/* Each place is a pixel, and they are all of them. */
-static bool is_in_place(const fc_sweep *s)
-{
-    bool whole = true;
-    for (int a = 0; a < 3; a++) {
-        const fc_axis *ax = &s->axis[a];
-        whole = whole && ax->taps == 1 && ax->origin == 0 && ax->step == 1 && ax->places == ax->input;
-    }
-    return whole;
-}
 
 /* The input gradient of a kernel of one tap: filters lie side by side as they are. */
 static bool is_turned_by_panels(const fc_conv_plan *plan, const fc_sweep *s, bool packed)
@@ -78,7 +66,7 @@ static shape shape_of(const fc_conv_plan *plan, const fc_sweep *s, bool packed)
     h.width = kernels->width[h.kind];
     h.panel_rows = fc_ceil_div(s->filters, fc_ceil_div(s->filters, kernels->rows[h.kind]));
     h.depth = fc_depth_block(s->channels, taps, &h.depth_blocks);
-    h.in_place = packed && is_in_place(s);
+    h.in_place = packed && fc_sweep_in_place(s);
     h.turn_panels = is_turned_by_panels(plan, s, packed);
     const bool whole = packed && h.depth_blocks * h.depth * element * h.width * WHOLE_TILES <= WHOLE_BYTES;
     h.blocks = whole ? h.depth_blocks : 1;
@@ -215,28 +203,51 @@ static void turn_panel(const planes *p, ptrdiff_t group, ptrdiff_t filter, ptrdi
     }
 }
 
-/* Packs rows of a block of the reduction, the k-th at from[offsets[k]]: [tile][k][width]. A row more parts the tiles: copies run over the
- * end of the last. Nothing is read from `end` on. */
-static void pack(const planes *p, const tile *tiles, ptrdiff_t tile_count, const fc_run *runs, ptrdiff_t depth,
-                 const ptrdiff_t *offsets, const char *from, const char *end, char *to)
+/* Packs one tile's columns of a block of the reduction, row k at from[offsets[k]]: [k][width]. May run over its end by less than a row;
+ * nothing is read from `end` on. */
+static void pack(const planes *p, const tile *t, const fc_run *runs, ptrdiff_t depth, const ptrdiff_t *offsets,
+                 const char *from, const char *end, char *to)
 {
     const fc_kernels *kernels = p->plan->kernels;
     const ptrdiff_t element = (ptrdiff_t)fc_size_of(p->plan->problem.dtype), width = p->shape->width;
-    for (ptrdiff_t t = 0; t < tile_count; t += PACKED_TOGETHER)
-        for (ptrdiff_t k = 0; k < depth; k++)
-            for (ptrdiff_t i = t; i < fc_min(t + PACKED_TOGETHER, tile_count); i++) {
-                const fc_run *r = runs + tiles[i].first_run, *last = r + tiles[i].runs - 1;
-                const char *row = from + offsets[k] * element;
-                const char *ahead = from + offsets[fc_min(k + ROWS_AHEAD, depth - 1)] * element + r->from * element;
-                for (ptrdiff_t j = 0; j < width * element; j += FC_ALIGNMENT)
-                    __builtin_prefetch(ahead + j);
-                char *columns = to + (i * (p->shape->depth + 1) + k) * width * element;
-                if (end - row >= (last->from + fc_round_up(last->length, kernels->lanes)) * element)
-                    kernels->copy_runs(r, tiles[i].runs, row, columns);
-                else
-                    for (; r <= last; r++)
-                        kernels->copy(row + r->from * element, columns + r->to * element, r->length);
-            }
+    const fc_run *first = runs + t->first_run, *last = first + t->runs - 1;
+    if (t->runs == 1 && first->length == width) {
+        kernels->copy_rows(from + first->from * element, offsets, depth, width, to);
+        return;
+    }
+    for (ptrdiff_t k = 0; k < depth; k++, to += width * element) {
+        const char *row = from + offsets[k] * element;
+        if (end - row >= (last->from + fc_round_up(last->length, kernels->lanes)) * element)
+            kernels->copy_runs(first, t->runs, row, to);
+        else
+            for (const fc_run *r = first; r <= last; r++)
+                kernels->copy(row + r->from * element, to + r->to * element, r->length);
+    }
+}
+
+/* The same of all tiles, where rows are so long that each is better read in one go. */
+static void pack_all(const planes *p, const tile *tiles, ptrdiff_t tile_count, const fc_run *runs, ptrdiff_t depth,
+                     const ptrdiff_t *offsets, const char *from, const char *end, char *to)
+{
+    const fc_kernels *kernels = p->plan->kernels;
+    const ptrdiff_t element = (ptrdiff_t)fc_size_of(p->plan->problem.dtype), width = p->shape->width,
+                    pitch = (p->shape->depth + 1) * width;
+    for (ptrdiff_t t = 0; t < tile_count;) {
+        const fc_run *first = runs + tiles[t].first_run;
+        ptrdiff_t count = 0; /* tiles that are whole, and follow one another in the image */
+        while (t + count < tile_count && tiles[t + count].runs == 1 && first[count].length == width &&
+               first[count].from == first->from + count * width)
+            count++;
+        if (count == 0)
+            pack(p, &tiles[t], runs, depth, offsets, from, end, to + t * pitch * element);
+        for (ptrdiff_t k = 0; count && k < depth; k++) {
+            const char *row = from + first->from * element;
+            kernels->copy_columns(row + offsets[k] * element,
+                                  row + offsets[fc_min(k + ROWS_AHEAD, depth - 1)] * element, count, width,
+                                  to + (t * pitch + k * width) * element, pitch);
+        }
+        t += fc_max(count, 1);
+    }
 }
 
 static void run_box(void *context, ptrdiff_t index, int worker)
@@ -270,28 +281,34 @@ static void run_box(void *context, ptrdiff_t index, int worker)
     fc_tile_kernel *const *kernel = h->turn_panels ? kernels->tile_panel
                                     : p->packed    ? kernels->tile_rows[h->kind]
                                                    : kernels->tile_indirect[h->kind];
-    const char *image = p->in + (p->first_group + group) * s->channels * fc_sweep_input(s) * element,
-               *image_end = p->in + s->batch * s->groups * s->channels * fc_sweep_input(s) * element;
+    const ptrdiff_t plane = fc_sweep_input(s);
+    const char *image = p->in + (p->first_group + group) * s->channels * plane * element,
+               *image_end = p->in + s->batch * s->groups * s->channels * plane * element;
     const ptrdiff_t tile_bytes = (h->depth + 1) * h->width * element, block_bytes = h->tiles * tile_bytes;
+    const bool late = h->in_place && plane * element <= LATE_BYTES;
     /* rows of weights are read in place, unless they would share cache sets */
-    const bool copied = p->unturned || total_depth * element % ALIAS == 0;
+    const bool copied = p->unturned || total_depth * element % FC_ALIAS == 0;
 
     for (ptrdiff_t b0 = 0; b0 < h->depth_blocks; b0 += h->blocks) {
         for (ptrdiff_t b = b0; b < b0 + h->blocks; b++) {
             ptrdiff_t k0 = b * h->depth, depth = fc_min(h->depth, total_depth - k0);
             if (depth == 0)
                 continue;
+            if (late) /* packed when the first panel needs it */
+                continue;
             if (h->in_place) {
                 for (ptrdiff_t k = 0; k < depth; k++)
-                    offsets[k] = (k0 + k) * fc_sweep_input(s);
-            } else {
-                ptrdiff_t c0 = k0 / taps, c1 = (k0 + depth - 1) / taps + 1;
-                fc_stage_fill(p->plan, s, &stage, p->first_group + group, c0, c1, p->in, staged);
-                fc_stage_offsets(s, &stage, k0, depth, c0, offsets);
+                    offsets[k] = (k0 + k) * plane;
+                pack_all(p, tiles, tile_count, in, depth, offsets, image, image_end, packed + (b - b0) * block_bytes);
+                continue;
             }
+            ptrdiff_t c0 = k0 / taps, c1 = (k0 + depth - 1) / taps + 1;
+            fc_stage_fill(p->plan, s, &stage, p->first_group + group, c0, c1, p->in, staged);
+            fc_stage_offsets(s, &stage, k0, depth, c0, offsets);
             if (p->packed)
-                pack(p, tiles, tile_count, in, depth, offsets, h->in_place ? image : staged,
-                     h->in_place ? image_end : staged + h->stage * element, packed + (b - b0) * block_bytes);
+                for (ptrdiff_t i = 0; i < tile_count; i++)
+                    pack(p, &tiles[i], in, depth, offsets, staged, staged + h->stage * element,
+                         packed + (b - b0) * block_bytes + i * tile_bytes);
         }
         for (ptrdiff_t m = first; m < last; m += h->panel_rows) {
             ptrdiff_t rows = fc_min(h->panel_rows, last - m), next = fc_min(h->panel_rows, last - m - rows);
@@ -320,6 +337,9 @@ static void run_box(void *context, ptrdiff_t index, int worker)
                              .row_bias = finish && p->bias ? p->bias + channel * element : NULL,
                              .accumulate = b > 0,
                              .relu = finish && p->plan->problem.relu};
+                const bool pack_now = late && m == first;
+                for (ptrdiff_t k = 0; pack_now && k < depth; k++)
+                    offsets[k] = (k0 + k) * plane;
                 for (ptrdiff_t i = 0; i < tile_count; i++) {
                     if (!tiles[i].runs) /* it lies between places */
                         continue;
@@ -335,6 +355,12 @@ static void run_box(void *context, ptrdiff_t index, int worker)
                                                                        : tiles[i].slot * h->filters + m - first;
                         t.c = slots + row * h->width * element;
                         t.ldc = h->width;
+                    }
+                    if (pack_now) {
+                        pack(p, &tiles[i], in, depth, offsets, image, image_end, (char *)t.b);
+                        t.ahead = i + 1 < tile_count ? image + (in[tiles[i + 1].first_run].from + k0 * plane) * element
+                                                     : NULL;
+                        t.ahead_step = plane;
                     }
                     kernel[rows - 1](&t);
                     if (turned && next)
@@ -503,6 +529,8 @@ static double sweep_cost(const fc_conv_plan *plan, const fc_sweep *s, bool packe
         panels * tiles * (step > loads + feed ? step : loads + feed) + (packed ? runs * 4 + tiles * vectors : 0);
     double staged =
         h.in_place ? 0 : (double)stage.pitch / (double)fc_max(fc_sweep_taps(s), 1) / (double)plan->kernels->lanes * 3;
+    if (!packed && fc_sweep_in_place(s)) /* measured: a tenth, for columns that lie a plane apart */
+        cycles *= 1.1;
     return (cycles + staged) * (double)fc_sweep_depth(s) * (double)(h.boxes.total * s->groups);
 }
 
