@@ -30,7 +30,14 @@ typedef struct weights {
     char *dweight, *workspace, *shared;
 } weights;
 
-enum { BLOCK_ELEMENTS = 256 << 10, BLOCK_COLUMNS = 512, TASKS = 16, STAGE_CHANNELS = 16 };
+enum {
+    BLOCK_ELEMENTS = 256 << 10,
+    BLOCK_COLUMNS = 512,
+    TASKS = 16,
+    FEW_PLACES = 1024,
+    FEW_BLOCKS = 4,
+    STAGE_CHANNELS = 16
+};
 
 /* Cycles of a place where `columns` are transposed and lie across the tile. */
 static ptrdiff_t place_cost(const fc_kernels *kernels, ptrdiff_t rows, ptrdiff_t columns)
@@ -50,7 +57,9 @@ static shape shape_of(const fc_conv_plan *plan, const fc_sweep *s)
     h.columns = h.filters_down ? depth : s->filters;
     h.panel_rows = fc_ceil_div(h.rows, fc_ceil_div(h.rows, plan->kernels->rows[FC_NARROW]));
     h.block_columns = fc_min(fc_round_up(h.columns, h.width), fc_round_up(BLOCK_COLUMNS, h.width));
-    ptrdiff_t most = fc_max(BLOCK_ELEMENTS / h.block_columns / h.panel_rows, 1) * h.panel_rows;
+    /* few places: a split would cost more in sums than it takes off the product; smaller blocks make up for it */
+    const bool few = s->batch * fc_sweep_places(s) < FEW_PLACES;
+    ptrdiff_t most = fc_max(BLOCK_ELEMENTS / (few ? 2 : 1) / h.block_columns / h.panel_rows, 1) * h.panel_rows;
     h.row_blocks = fc_ceil_div(h.rows, most);
     h.block_rows = fc_round_up(fc_ceil_div(h.rows, h.row_blocks), h.panel_rows);
     h.row_blocks = fc_ceil_div(h.rows, h.block_rows);
@@ -76,6 +85,8 @@ static shape shape_of(const fc_conv_plan *plan, const fc_sweep *s)
     }
     ptrdiff_t room = fc_max((ptrdiff_t)plan->limit / 2 / element / (h.blocks * h.sums), 1);
     h.splits = fc_max(fc_min(fc_min(fc_ceil_div(TASKS, h.blocks), h.chunks), room), 1);
+    if (few && h.blocks >= FEW_BLOCKS)
+        h.splits = 1;
     h.worker = (size_t)(fc_round_up((h.a + h.b + h.stage + (h.splits == 1 ? h.sums : 0)) * element, FC_ALIGNMENT) +
                         6 * FC_ALIGNMENT +
                         fc_round_up(2 * h.runs * (ptrdiff_t)sizeof(fc_run) + FC_DEPTH * (ptrdiff_t)sizeof(fc_piece),
