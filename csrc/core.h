@@ -74,8 +74,8 @@ typedef struct fc_run {
 
 #define FC_SLACK 64 /* elements that a kernel may read or write past the end of a workspace array */
 
-#define FC_MAX_ROWS 16 /* bounds every table's rows */
-enum { FC_NARROW, FC_WIDE, FC_WIDTHS };
+#define FC_MAX_ROWS 16                           /* bounds every table's rows */
+enum { FC_NARROW, FC_WIDE, FC_SLIM, FC_WIDTHS }; /* FC_SLIM: one vector; A by rows and B packed only */
 
 /* ---- pooling (kernels/pool.inc) ---------------------------------------------------------------------------- */
 

@@ -15,6 +15,7 @@ typedef struct shape {
     ptrdiff_t block_rows, block_columns; /* of a block */
     ptrdiff_t row_blocks, column_blocks, blocks, splits;
     ptrdiff_t panel_rows, width;       /* of a tile */
+    int kind;                          /* FC_NARROW or FC_SLIM */
     fc_boxes boxes;                    /* channels first: each a block of the reduction */
     ptrdiff_t chunks;                  /* blocks of the reduction, either way */
     ptrdiff_t stage_rows, stage, runs; /* channels first: rows staged at once, elements, runs of a box */
@@ -49,12 +50,14 @@ static shape shape_of(const fc_conv_plan *plan, const fc_sweep *s)
 {
     const ptrdiff_t element = (ptrdiff_t)fc_size_of(plan->problem.dtype), taps = fc_sweep_taps(s),
                     depth = s->channels * taps;
-    shape h = {.last = plan->problem.layout == FC_CHANNELS_LAST, .width = plan->kernels->width[FC_NARROW]};
+    shape h = {.last = plan->problem.layout == FC_CHANNELS_LAST};
     h.in_place = !h.last && fc_sweep_in_place(s);
     h.filters_down = h.last || (h.in_place && place_cost(plan->kernels, s->filters, depth) <
                                                   place_cost(plan->kernels, depth, s->filters));
     h.rows = h.filters_down ? s->filters : depth;
     h.columns = h.filters_down ? depth : s->filters;
+    h.kind = !h.last && h.columns <= plan->kernels->width[FC_SLIM] ? FC_SLIM : FC_NARROW;
+    h.width = plan->kernels->width[h.kind];
     h.panel_rows = fc_ceil_div(h.rows, fc_ceil_div(h.rows, plan->kernels->rows[FC_NARROW]));
     h.block_columns = fc_min(fc_round_up(h.columns, h.width), fc_round_up(BLOCK_COLUMNS, h.width));
     /* few places: a split would cost more in sums than it takes off the product; smaller blocks make up for it */
@@ -182,7 +185,7 @@ static void sum_first(const weights *p, const block *b, ptrdiff_t chunk0, ptrdif
                                  .c = sums + (i * h->block_columns + j) * element,
                                  .ldc = h->block_columns,
                                  .accumulate = chunk > chunk0};
-                    kernels->tile_rows[FC_NARROW][rows - 1](&t);
+                    kernels->tile_rows[h->kind][rows - 1](&t);
                 }
             }
         }
@@ -232,7 +235,7 @@ static void sum_in_place(const weights *p, const block *b, ptrdiff_t chunk0, ptr
                              .c = sums + (i * h->block_columns + j) * element,
                              .ldc = h->block_columns,
                              .accumulate = chunk > chunk0};
-                kernels->tile_rows[FC_NARROW][rows - 1](&t);
+                kernels->tile_rows[h->kind][rows - 1](&t);
             }
         }
     }
