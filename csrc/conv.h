@@ -71,6 +71,18 @@ static inline ptrdiff_t fc_sweep_output(const fc_sweep *s)
     return s->axis[0].output * s->axis[1].output * s->axis[2].output;
 }
 
+/* Each place is a pixel, and they are all of them. */
+static inline bool fc_sweep_in_place(const fc_sweep *s)
+{
+    bool whole = true;
+    for (int a = 0; a < 3; a++) {
+        const fc_axis *ax = &s->axis[a];
+        whole = whole && ax->taps == 1 && ax->origin == 0 && ax->step == 1 && ax->places == ax->input;
+    }
+    return whole;
+}
+#define FC_ALIAS 4096 /* bytes; rows a multiple of this apart share cache sets */
+
 /* ---- stage.c: channels first ----------------------------------------------------------------------------- */
 
 /* A box of the grid: images, then places along each axis. */

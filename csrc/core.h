@@ -46,7 +46,7 @@ void fc_parallel(int threads, ptrdiff_t tasks, fc_task *task, void *context);
 /* ---- the matrix micro-kernel (kernels/product.inc) -------------------------------------------------------- */
 
 /* One register tile: C (rows x width) = or += A (rows x depth) B (depth x width), then bias and ReLU.
- * A is held by rows, element (i, k) at a[i * FC_LDA + k], or as a panel, at a[k * rows + i].
+ * A is held by rows, element (i, k) at a[i * lda + k], or as a panel, at a[k * lda + i].
  * B is packed, row k at b[k * width], or indirect, row k at b[offsets[k]] (no alignment needed in either). */
 #define FC_DEPTH 256           /* most that one tile reduces over */
 #define FC_LDA (FC_DEPTH + 16) /* not a power of two: rows must not share cache sets */
@@ -54,12 +54,15 @@ void fc_parallel(int threads, ptrdiff_t tasks, fc_task *task, void *context);
 typedef struct fc_tile {
     const void *a, *b;
     const ptrdiff_t *offsets;
-    ptrdiff_t depth;
+    ptrdiff_t depth, lda;
     void *c; /* row i at c[i * ldc] */
     ptrdiff_t ldc;
     const void *row_bias, *column_bias; /* (rows), (width), or NULL */
     bool accumulate;                    /* add to what C holds */
     bool relu;
+    const void *
+        ahead; /* memory that is needed soon: a tile's width is fetched each step, ahead_step elements apart; or NULL */
+    ptrdiff_t ahead_step;
 } fc_tile;
 
 typedef void fc_tile_kernel(const fc_tile *tile);
@@ -71,8 +74,8 @@ typedef struct fc_run {
 
 #define FC_SLACK 64 /* elements that a kernel may read or write past the end of a workspace array */
 
-#define FC_MAX_ROWS 16 /* bounds every table's rows */
-enum { FC_NARROW, FC_WIDE, FC_WIDTHS };
+#define FC_MAX_ROWS 16                           /* bounds every table's rows */
+enum { FC_NARROW, FC_WIDE, FC_SLIM, FC_WIDTHS }; /* FC_SLIM: one vector; A by rows and B packed only */
 
 /* ---- pooling (kernels/pool.inc) ---------------------------------------------------------------------------- */
 
@@ -308,6 +311,11 @@ typedef struct fc_kernels {     /* one real type on one instruction set */
     void (*gather)(const void *from, ptrdiff_t step, void *to, ptrdiff_t n);
     void (*zero)(void *to, ptrdiff_t n);
     void (*copy)(const void *from, void *to, ptrdiff_t n);
+    /* to[k * width + i] = from[offsets[k] + i], k < depth, i < width, a multiple of lanes */
+    void (*copy_rows)(const void *from, const ptrdiff_t *offsets, ptrdiff_t depth, ptrdiff_t width, void *to);
+    /* to[t * pitch + i] = from[t * width + i], t < count, i < width; what lies at `ahead` is fetched meanwhile */
+    void (*copy_columns)(const void *from, const void *ahead, ptrdiff_t count, ptrdiff_t width, void *to,
+                         ptrdiff_t pitch);
     void (*copy_runs)(const fc_run *runs, ptrdiff_t count, const void *from, void *to);
     void (*sum)(const void *from, ptrdiff_t n, void *sum);
     void (*add)(const void *from, void *to, ptrdiff_t n); /* to[i] += from[i] */

@@ -1,7 +1,8 @@
 /* pixels.c -- forward and input gradient, channels last: places x (taps, channels) times (taps, channels) x filters.
  *
- * A task takes a range of places, and of panels of filters. Filters are the vector side of the tile, packed once for all tasks; the places'
- * neighbourhoods are copied row by row as the broadcast side, a block of the reduction at a time. */
+ * A task takes a range of places, and of panels of filters. Filters are the vector side of the tile, packed once for all tasks, or, where
+ * the places are few, by the one task that needs them; the places' neighbourhoods are the broadcast side: copied row by row, a block
+ * of the reduction at a time, or read in place where each is one pixel. */
 #include "conv.h"
 
 ptrdiff_t fc_pieces_of(const fc_sweep *s, ptrdiff_t group, ptrdiff_t k0, ptrdiff_t k1, fc_piece *pieces)
@@ -31,12 +32,12 @@ void fc_pieces_gather(const fc_conv_plan *plan, const fc_sweep *s, const fc_piec
     const ptrdiff_t element = (ptrdiff_t)fc_size_of(plan->problem.dtype), all = s->groups * s->channels,
                     row = ax[2].input * all;
     char *to = to_;
-    for (ptrdiff_t i = first; i < first + count; i++, to += pitch * element) {
-        ptrdiff_t w = i % ax[2].places, h = i / ax[2].places % ax[1].places,
-                  d = i / ax[2].places / ax[1].places % ax[0].places;
-        ptrdiff_t n = i / ax[2].places / ax[1].places / ax[0].places;
+    ptrdiff_t w = first % ax[2].places, h = first / ax[2].places % ax[1].places,
+              d = first / ax[2].places / ax[1].places % ax[0].places,
+              n = first / ax[2].places / ax[1].places / ax[0].places;
+    for (ptrdiff_t i = 0; i < count; i++, to += pitch * element) {
         ptrdiff_t id = ax[0].origin + d * ax[0].step, ih = ax[1].origin + h * ax[1].step,
-                  start = (ax[2].origin + w * ax[2].step) * all;
+                  start = (ax[2].origin + w * ax[2].step) * all, image = n * ax[0].input;
         for (ptrdiff_t p = 0; p < piece_count; p++) {
             ptrdiff_t pd = id + pieces[p].axis[0], ph = ih + pieces[p].axis[1], length = pieces[p].length;
             char *out = to + pieces[p].to * element;
@@ -46,12 +47,22 @@ void fc_pieces_gather(const fc_conv_plan *plan, const fc_sweep *s, const fc_piec
             }
             ptrdiff_t e = start + pieces[p].element; /* may begin or end outside of the row, where there is padding */
             ptrdiff_t left = fc_min(fc_max(-e, 0), length), right = fc_max(fc_min(length, row - e), left);
-            const char *from = (const char *)in + (((n * ax[0].input + pd) * ax[1].input + ph) * row + e) * element;
+            const char *from = (const char *)in + (((image + pd) * ax[1].input + ph) * row + e) * element;
             if (left)
                 memset(out, 0, (size_t)(left * element));
             plan->kernels->copy(from + left * element, out + left * element, right - left);
             if (right < length)
                 memset(out + right * element, 0, (size_t)((length - right) * element));
+        }
+        if (++w == ax[2].places) {
+            w = 0;
+            if (++h == ax[1].places) {
+                h = 0;
+                if (++d == ax[0].places) {
+                    d = 0;
+                    n++;
+                }
+            }
         }
     }
 }
@@ -64,6 +75,9 @@ typedef struct shape {
     ptrdiff_t places;                    /* of a task */
     ptrdiff_t depth, depth_blocks;       /* of the reduction */
     ptrdiff_t round_depth, round_panels; /* what is packed at once: rows of the reduction, panels of filters */
+    ptrdiff_t own;                       /* or panels of filters that a task packs for itself, at most; else 0 */
+    bool in_place;                       /* places' rows are read as they lie in memory */
+    bool dense;                          /* places' results lie evenly spaced */
     size_t worker;                       /* bytes a worker needs */
 } shape;
 
@@ -78,24 +92,52 @@ typedef struct pixels {
     char *workspace;
 } pixels;
 
+enum {
+    TILES = 8,             /* of a task, one below the other */
+    OWN_TILES = 40,        /* of a task that packs its panels itself: the more, the less that costs */
+    OWN_TILES_COPIED = 16, /* the same where places are copied */
+    OWN_PANELS = 2,
+    OWN_PANELS_COPIED = 8, /* whose packed block stays in the second-level cache beside the places' */
+};
+
+static bool is_dense(const fc_sweep *s)
+{
+    bool dense = true;
+    for (int a = 0; a < 3; a++)
+        dense = dense && s->axis[a].output_step == 1 && s->axis[a].places == s->axis[a].output;
+    return dense;
+}
+
 static shape shape_of(const fc_conv_plan *plan, const fc_sweep *s)
 {
-    const ptrdiff_t element = (ptrdiff_t)fc_size_of(plan->problem.dtype), total = fc_sweep_depth(s);
-    shape h = {.width = plan->kernels->width[FC_NARROW], .rows = plan->kernels->rows[FC_NARROW]};
+    const ptrdiff_t element = (ptrdiff_t)fc_size_of(plan->problem.dtype), total = fc_sweep_depth(s),
+                    all = s->batch * fc_sweep_places(s);
+    shape h = {.width = plan->kernels->width[FC_NARROW],
+               .rows = plan->kernels->rows[FC_NARROW],
+               .in_place = fc_sweep_in_place(s) && s->groups * s->channels * element % FC_ALIAS != 0,
+               .dense = is_dense(s)};
     h.panels = fc_ceil_div(s->filters, h.width);
-    h.places = 8 * h.rows;
+    h.places = TILES * h.rows;
     h.depth = fc_ceil_div(total, fc_ceil_div(fc_max(total, 1), FC_DEPTH));
     ptrdiff_t room = (ptrdiff_t)(plan->limit / 2) / element / h.width; /* rows of panels */
     h.round_panels = fc_max(fc_min(room / fc_max(total, 1), s->groups * h.panels), 1);
     ptrdiff_t unit = fc_sweep_taps(s) == 1 ? h.depth : s->channels; /* rows that are packed together */
     h.round_depth = h.round_panels > 1 || room >= total ? total : fc_max(room / unit, 1) * unit;
-    h.worker = (size_t)((h.places * FC_LDA + h.rows * h.width + h.width) * element +
-                        FC_DEPTH * (ptrdiff_t)sizeof(fc_piece) + 4 * FC_ALIGNMENT);
+    if (fc_sweep_taps(s) == 1 && all <= (h.in_place ? OWN_TILES : OWN_TILES_COPIED) * h.rows) {
+        h.own = fc_min(h.in_place ? OWN_PANELS : OWN_PANELS_COPIED, s->groups * h.panels);
+        h.places = fc_max(all, 1);
+        h.round_panels = s->groups * h.panels;
+        h.round_depth = total;
+    }
+    h.worker =
+        (size_t)(((h.in_place ? 0 : h.places * FC_LDA) + h.own * FC_DEPTH * h.width + h.rows * h.width + h.width) *
+                     element +
+                 FC_DEPTH * (ptrdiff_t)sizeof(fc_piece) + 5 * FC_ALIGNMENT);
     h.worker = (size_t)fc_round_up((ptrdiff_t)h.worker, FC_ALIGNMENT);
     return h;
 }
 
-static void pack_forward(const pixels *p, ptrdiff_t filter, ptrdiff_t columns, char *to)
+static void pack_forward(const pixels *p, ptrdiff_t filter, ptrdiff_t columns, ptrdiff_t k0, ptrdiff_t k1, char *to)
 {
     const fc_sweep *s = p->sweep;
     const ptrdiff_t element = (ptrdiff_t)fc_size_of(p->plan->problem.dtype), taps = fc_sweep_taps(s),
@@ -103,23 +145,24 @@ static void pack_forward(const pixels *p, ptrdiff_t filter, ptrdiff_t columns, c
     const ptrdiff_t width = p->shape->width;
     const char *from = p->weight + filter * total * element;
     if (taps == 1) {
-        p->plan->kernels->transpose(from + p->k0 * element, total, to, width, columns, p->k1 - p->k0);
+        p->plan->kernels->transpose(from + k0 * element, total, to, width, columns, k1 - k0);
         return;
     }
     /* whole taps: row (tap, channel) comes from column (channel, tap) */
-    ptrdiff_t t0 = p->k0 / s->channels, t1 = p->k1 / s->channels;
+    ptrdiff_t t0 = k0 / s->channels, t1 = k1 / s->channels;
     for (ptrdiff_t c = 0; c < s->channels; c++)
         p->plan->kernels->transpose(from + (c * taps + t0) * element, total, to + c * width * element,
                                     s->channels * width, columns, t1 - t0);
 }
 
-static void pack_backward(const pixels *p, ptrdiff_t group, ptrdiff_t filter, ptrdiff_t columns, char *to)
+static void pack_backward(const pixels *p, ptrdiff_t group, ptrdiff_t filter, ptrdiff_t columns, ptrdiff_t k0,
+                          ptrdiff_t k1, char *to)
 {
     const fc_sweep *s = p->sweep;
     const fc_axis *ax = s->axis;
     const ptrdiff_t element = (ptrdiff_t)fc_size_of(p->plan->problem.dtype),
                     kernel = ax[0].kernel * ax[1].kernel * ax[2].kernel;
-    for (ptrdiff_t k = p->k0; k < p->k1; k++, to += p->shape->width * element) {
+    for (ptrdiff_t k = k0; k < k1; k++, to += p->shape->width * element) {
         ptrdiff_t c = k % s->channels, tap = k / s->channels, w = tap % ax[2].taps, h = tap / ax[2].taps % ax[1].taps,
                   d = tap / ax[2].taps / ax[1].taps;
         tap =
@@ -127,32 +170,42 @@ static void pack_backward(const pixels *p, ptrdiff_t group, ptrdiff_t filter, pt
                 ax[2].kernel +
             ax[2].kernel_first + w * ax[2].kernel_step;
         const char *from = p->weight + (((group * s->channels + c) * s->filters + filter) * kernel + tap) * element;
-        p->plan->kernels->gather(from, kernel, to, columns);
+        if (kernel == 1)
+            p->plan->kernels->copy(from, to, columns);
+        else
+            p->plan->kernels->gather(from, kernel, to, columns);
     }
+}
+
+/* Rows k0 .. k1-1 of a panel: [k][width]. */
+static void pack(const pixels *p, ptrdiff_t panel, ptrdiff_t k0, ptrdiff_t k1, char *to)
+{
+    const ptrdiff_t element = (ptrdiff_t)fc_size_of(p->plan->problem.dtype), width = p->shape->width;
+    ptrdiff_t group = panel / p->shape->panels, filter = panel % p->shape->panels * width;
+    ptrdiff_t columns = fc_min(width, p->sweep->filters - filter);
+    if (columns < width)
+        memset(to, 0, (size_t)((k1 - k0) * width * element));
+    if (p->plan->problem.pass == FC_FORWARD)
+        pack_forward(p, group * p->sweep->filters + filter, columns, k0, k1, to);
+    else
+        pack_backward(p, group, filter, columns, k0, k1, to);
 }
 
 static void pack_panel(void *context, ptrdiff_t index, int worker)
 {
     (void)worker;
     const pixels *p = context;
-    const ptrdiff_t element = (ptrdiff_t)fc_size_of(p->plan->problem.dtype), width = p->shape->width,
-                    depth = p->k1 - p->k0;
-    ptrdiff_t panel = p->first_panel + index, group = panel / p->shape->panels,
-              filter = panel % p->shape->panels * width;
-    ptrdiff_t columns = fc_min(width, p->sweep->filters - filter);
-    char *to = p->packed + index * depth * width * element;
-    if (columns < width)
-        memset(to, 0, (size_t)(depth * width * element));
-    if (p->plan->problem.pass == FC_FORWARD)
-        pack_forward(p, group * p->sweep->filters + filter, columns, to);
-    else
-        pack_backward(p, group, filter, columns, to);
+    const ptrdiff_t element = (ptrdiff_t)fc_size_of(p->plan->problem.dtype);
+    pack(p, p->first_panel + index, p->k0, p->k1, p->packed + index * (p->k1 - p->k0) * p->shape->width * element);
 }
 
-static ptrdiff_t output_offset(const fc_sweep *s, ptrdiff_t place)
+static ptrdiff_t output_offset(const pixels *p, ptrdiff_t place)
 {
+    const fc_sweep *s = p->sweep;
     const fc_axis *ax = s->axis;
     ptrdiff_t o[3];
+    if (p->shape->dense)
+        return place * s->groups * s->filters;
     for (int a = 2; a >= 0; a--) {
         o[a] = ax[a].output_first + place % ax[a].places * ax[a].output_step;
         place /= ax[a].places;
@@ -167,14 +220,28 @@ static void put_tile(const pixels *p, fc_tile *t, fc_tile_kernel *kernel, ptrdif
     const ptrdiff_t element = (ptrdiff_t)fc_size_of(p->plan->problem.dtype), width = p->shape->width;
     if (t->accumulate)
         for (ptrdiff_t i = 0; i < rows; i++)
-            memcpy(whole + i * width * element, p->out + (output_offset(p->sweep, place + i) + channel) * element,
+            memcpy(whole + i * width * element, p->out + (output_offset(p, place + i) + channel) * element,
                    (size_t)(columns * element));
     t->c = whole;
     t->ldc = width;
     kernel(t);
     for (ptrdiff_t i = 0; i < rows; i++)
-        memcpy(p->out + (output_offset(p->sweep, place + i) + channel) * element, whole + i * width * element,
+        memcpy(p->out + (output_offset(p, place + i) + channel) * element, whole + i * width * element,
                (size_t)(columns * element));
+}
+
+/* Part `part` of `parts` of the weights that panels first .. last-1 are packed of from k on: they come from afar. Forward, one tap. */
+static void fetch(const pixels *p, ptrdiff_t first, ptrdiff_t last, ptrdiff_t k, ptrdiff_t part, ptrdiff_t parts)
+{
+    const fc_sweep *s = p->sweep;
+    const shape *h = p->shape;
+    const ptrdiff_t element = (ptrdiff_t)fc_size_of(p->plan->problem.dtype);
+    const ptrdiff_t bytes = fc_min(h->depth, s->channels - k) * element;
+    ptrdiff_t f0 = first / h->panels * s->filters + fc_min(first % h->panels * h->width, s->filters),
+              f1 = last / h->panels * s->filters + fc_min(last % h->panels * h->width, s->filters), rows = f1 - f0;
+    for (ptrdiff_t f = f0 + rows * part / parts; f < f0 + rows * (part + 1) / parts; f++)
+        for (ptrdiff_t i = 0; i < bytes; i += FC_ALIGNMENT)
+            __builtin_prefetch(p->weight + (f * s->channels + k) * element + i, 0, 2);
 }
 
 static void run_places(void *context, ptrdiff_t index, int worker)
@@ -184,7 +251,7 @@ static void run_places(void *context, ptrdiff_t index, int worker)
     const shape *h = p->shape;
     const fc_kernels *kernels = p->plan->kernels;
     const ptrdiff_t element = (ptrdiff_t)fc_size_of(p->plan->problem.dtype), total = fc_sweep_depth(s),
-                    all = s->batch * fc_sweep_places(s);
+                    all = s->batch * fc_sweep_places(s), lda = h->in_place ? s->groups * s->channels : FC_LDA;
     ptrdiff_t place = index / p->panel_blocks * h->places, places = fc_min(h->places, all - place);
     ptrdiff_t block = fc_ceil_div(p->panels, p->panel_blocks), j0 = index % p->panel_blocks * block,
               j1 = fc_min(j0 + block, p->panels);
@@ -192,7 +259,9 @@ static void run_places(void *context, ptrdiff_t index, int worker)
         return;
 
     char *space = p->workspace + (size_t)worker * h->worker;
-    char *rows = fc_take(&space, h->places * FC_LDA * element), *whole = fc_take(&space, h->rows * h->width * element);
+    char *rows = fc_take(&space, h->in_place ? 0 : h->places * FC_LDA * element),
+         *own = fc_take(&space, h->own * FC_DEPTH * h->width * element),
+         *whole = fc_take(&space, h->rows * h->width * element);
     char *bias = fc_take(&space, h->width * element);
     fc_piece *pieces = fc_take(&space, 0);
 
@@ -200,9 +269,17 @@ static void run_places(void *context, ptrdiff_t index, int worker)
     do {
         ptrdiff_t depth = fc_min(h->depth, p->k1 - k), gathered = -1, j_group;
         bool finish = k + depth == total;
-        for (ptrdiff_t j = j0; j < j1; j++) {
+        const char *packed = own;
+        const ptrdiff_t panel_bytes = (h->own ? depth : p->k1 - p->k0) * h->width * element;
+        ptrdiff_t tiles = 0, all_tiles = (j1 - j0) * fc_ceil_div(places, h->rows);
+        if (h->own)
+            for (ptrdiff_t j = j0; j < j1; j++)
+                pack(p, j, k, k + depth, own + (j - j0) * panel_bytes);
+        else
+            packed = p->packed + j0 * panel_bytes + (k - p->k0) * h->width * element;
+        for (ptrdiff_t j = j0; j < j1; j++, packed += panel_bytes) {
             j_group = (p->first_panel + j) / h->panels;
-            if (j_group != gathered) {
+            if (j_group != gathered && !h->in_place) {
                 ptrdiff_t count = fc_pieces_of(s, j_group, k, k + depth, pieces);
                 fc_pieces_gather(p->plan, s, pieces, count, p->in, place, places, rows, FC_LDA);
                 gathered = j_group;
@@ -214,11 +291,13 @@ static void run_places(void *context, ptrdiff_t index, int worker)
                 memset(bias, 0, (size_t)(h->width * element));
                 memcpy(bias, p->bias + channel * element, (size_t)(columns * element));
             }
+            const char *a = h->in_place ? p->in + (place * lda + j_group * s->channels + k) * element : rows;
             for (ptrdiff_t i = 0; i < places; i += h->rows) {
-                ptrdiff_t count = fc_min(h->rows, places - i), offset = output_offset(s, place + i);
-                ptrdiff_t ldc = count > 1 ? output_offset(s, place + i + 1) - offset : 0;
-                fc_tile t = {.a = rows + i * FC_LDA * element,
-                             .b = p->packed + (j * (p->k1 - p->k0) + k - p->k0) * h->width * element,
+                ptrdiff_t count = fc_min(h->rows, places - i), offset = output_offset(p, place + i);
+                ptrdiff_t ldc = count > 1 ? output_offset(p, place + i + 1) - offset : 0;
+                fc_tile t = {.a = a + i * lda * element,
+                             .lda = lda,
+                             .b = packed,
                              .depth = depth,
                              .c = p->out + (offset + channel) * element,
                              .ldc = ldc,
@@ -226,10 +305,15 @@ static void run_places(void *context, ptrdiff_t index, int worker)
                              .accumulate = k > 0,
                              .relu = finish && p->plan->problem.relu};
                 fc_tile_kernel *kernel = kernels->tile_rows[FC_NARROW][count - 1];
-                if (columns == h->width && output_offset(s, place + i + count - 1) == offset + (count - 1) * ldc)
+                if (columns == h->width && output_offset(p, place + i + count - 1) == offset + (count - 1) * ldc)
                     kernel(&t);
                 else
                     put_tile(p, &t, kernel, place + i, count, columns, channel, whole);
+                if (h->own &&
+                    p->plan->problem.pass == FC_FORWARD) /* this task's next block, or the next task's first */
+                    fetch(p, finish ? j1 : j0, finish ? fc_min(2 * j1 - j0, p->panels) : j1, finish ? 0 : k + depth,
+                          tiles, all_tiles);
+                tiles++;
             }
         }
         k += depth;
@@ -260,8 +344,11 @@ static void run_sweep(const fc_conv_plan *plan, const fc_sweep *s, const char *i
                         .k0 = k,
                         .k1 = fc_min(k + h.round_depth, total),
                         .workspace = workspace};
-            fc_parallel(threads, p.panels, pack_panel, &p);
-            ptrdiff_t wanted = threads == 1 ? 1 : fc_ceil_div(2 * threads, blocks);
+            ptrdiff_t wanted = threads == 1 ? 1 : fc_ceil_div(h.own ? 4 * threads : 2 * threads, blocks);
+            if (h.own)
+                wanted = fc_max(wanted, fc_ceil_div(p.panels, h.own));
+            else
+                fc_parallel(threads, p.panels, pack_panel, &p);
             p.panel_blocks = fc_min(wanted, p.panels);
             fc_parallel(threads, blocks * p.panel_blocks, run_places, &p);
         }
@@ -277,8 +364,9 @@ size_t fc_pixels_workspace(const fc_conv_plan *plan, int threads)
     for (ptrdiff_t i = 0; i < phases; i++) {
         fc_sweep s = forward ? fc_sweep_forward(plan) : fc_sweep_backward_input(plan, i);
         shape h = shape_of(plan, &s);
-        size_t size = h.worker * (size_t)threads +
-                      (size_t)(h.round_panels * h.round_depth * h.width) * fc_size_of(plan->problem.dtype);
+        size_t size =
+            h.worker * (size_t)threads +
+            (h.own ? 0 : (size_t)(h.round_panels * h.round_depth * h.width) * fc_size_of(plan->problem.dtype));
         most = size > most ? size : most;
     }
     return most;

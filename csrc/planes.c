@@ -19,8 +19,11 @@ typedef struct shape {
     ptrdiff_t width;      /* of a tile */
     ptrdiff_t panel_rows; /* of a panel of filters */
     ptrdiff_t depth, depth_blocks;
-    ptrdiff_t filters;                     /* of a task, at most */
-    ptrdiff_t tiles, runs;                 /* of a box, at most */
+    bool in_place;         /* columns are packed from the image itself: each place is a pixel of its own */
+    bool turn_panels;      /* weights are turned a panel at a time, as [k][FC_MAX_ROWS] */
+    ptrdiff_t blocks;      /* of the reduction that are packed together: all of them, or one */
+    ptrdiff_t filters;     /* of a task, at most */
+    ptrdiff_t tiles, runs; /* of a box, at most */
     ptrdiff_t stage, panel, packed, slots; /* elements */
     size_t worker;                         /* bytes a worker needs */
 } shape;
@@ -39,7 +42,21 @@ typedef struct planes {
     char *workspace;
 } planes;
 
-enum { PACKED_BYTES = 768 << 10 }; /* of the image's block: it stays in the second-level cache beside the rest */
+enum {
+    PACKED_BYTES = 768 << 10, /* of the image's block: it stays in the second-level cache beside the rest */
+    LATE_BYTES = 1 << 10,     /* of a plane, at most, if tiles are packed one by one, each when it is first needed */
+    ROWS_AHEAD = 4,           /* that are fetched while longer ones are packed */
+    WHOLE_BYTES = 1 << 20,    /* the same of a whole reduction, */
+    WHOLE_TILES = 8,          /* if there is room for as many tiles */
+};
+
+/* The input gradient of a kernel of one tap: filters lie side by side as they are. */
+static bool is_turned_by_panels(const fc_conv_plan *plan, const fc_sweep *s, bool packed)
+{
+    const fc_axis *ax = s->axis;
+    return packed && plan->problem.pass != FC_FORWARD && ax[0].kernel * ax[1].kernel * ax[2].kernel == 1 &&
+           s->filters > plan->kernels->rows[FC_WIDE];
+}
 
 static shape shape_of(const fc_conv_plan *plan, const fc_sweep *s, bool packed)
 {
@@ -49,7 +66,12 @@ static shape shape_of(const fc_conv_plan *plan, const fc_sweep *s, bool packed)
     h.width = kernels->width[h.kind];
     h.panel_rows = fc_ceil_div(s->filters, fc_ceil_div(s->filters, kernels->rows[h.kind]));
     h.depth = fc_depth_block(s->channels, taps, &h.depth_blocks);
-    ptrdiff_t places = fc_min(PACKED_BYTES / (fc_max(h.depth, 1) * element), 2048);
+    h.in_place = packed && fc_sweep_in_place(s);
+    h.turn_panels = is_turned_by_panels(plan, s, packed);
+    const bool whole = packed && h.depth_blocks * h.depth * element * h.width * WHOLE_TILES <= WHOLE_BYTES;
+    h.blocks = whole ? h.depth_blocks : 1;
+    ptrdiff_t places =
+        fc_min((h.blocks > 1 ? WHOLE_BYTES : PACKED_BYTES) / (fc_max(h.depth * h.blocks, 1) * element), 2048);
     for (places = fc_max(places / h.width, 1) * h.width;; places = fc_max(places / 2, 1)) {
         h.boxes = fc_boxes_of(s, places);
         fc_box box = {.count = {h.boxes.count[0], h.boxes.count[1], h.boxes.count[2], h.boxes.count[3]}};
@@ -58,14 +80,14 @@ static shape shape_of(const fc_conv_plan *plan, const fc_sweep *s, bool packed)
         ptrdiff_t columns = packed ? fc_box_places(&box) : fc_stage_positions(&stage);
         h.tiles = fc_ceil_div(columns, h.width);
         h.runs = box.count[0] * box.count[1] * box.count[2] + h.tiles;
-        h.stage = channels * stage.pitch + FC_SLACK;
-        h.packed = packed ? h.tiles * h.width * h.depth + FC_SLACK : 0;
-        h.panel = h.panel_rows * FC_LDA;
+        h.stage = (h.in_place ? 0 : channels * stage.pitch) + FC_SLACK;
+        h.packed = packed ? h.tiles * h.width * (h.depth + 1) * h.blocks + FC_SLACK : 0;
+        h.panel = fc_max(h.panel_rows * FC_LDA, FC_DEPTH * FC_MAX_ROWS);
         /* all filters of a box at once, unless their unfinished sums would not fit */
         ptrdiff_t room = (ptrdiff_t)(plan->limit / 4) / element / (h.tiles * h.width);
         h.filters =
-            h.depth_blocks == 1 ? s->filters : fc_min(s->filters, fc_max(room / h.panel_rows, 1) * h.panel_rows);
-        h.slots = (h.depth_blocks == 1 ? h.panel_rows : fc_round_up(h.filters, h.panel_rows)) * h.width *
+            h.blocks == h.depth_blocks ? s->filters : fc_min(s->filters, fc_max(room / h.panel_rows, 1) * h.panel_rows);
+        h.slots = (h.blocks == h.depth_blocks ? h.panel_rows : fc_round_up(h.filters, h.panel_rows)) * h.width *
                   (h.depth_blocks == 1 ? 1 : h.tiles);
         h.worker =
             (size_t)(fc_round_up((h.stage + h.panel + h.packed + h.slots) * element, FC_ALIGNMENT) + 4 * FC_ALIGNMENT +
@@ -77,9 +99,10 @@ static shape shape_of(const fc_conv_plan *plan, const fc_sweep *s, bool packed)
     }
 }
 
-/* Lists, tile by tile, which stretches of columns are places: from the stage to the tile, and from the tile to the output. */
-static ptrdiff_t list_runs(const fc_sweep *s, const fc_stage *stage, bool packed, ptrdiff_t width, tile *tiles,
-                           fc_run *in, fc_run *out)
+/* Lists, tile by tile, which stretches of columns are places: from the stage, or in place, to the tile, and from the tile to the
+ * output. */
+static ptrdiff_t list_runs(const fc_sweep *s, const fc_stage *stage, bool packed, bool in_place, ptrdiff_t width,
+                           tile *tiles, fc_run *in, fc_run *out)
 {
     const fc_axis *ax = s->axis;
     const ptrdiff_t *n = stage->box.count, *first = stage->box.first, *length = stage->length;
@@ -91,6 +114,9 @@ static ptrdiff_t list_runs(const fc_sweep *s, const fc_stage *stage, bool packed
         for (ptrdiff_t d = 0; d < n[1]; d++)
             for (ptrdiff_t h = 0; h < n[2]; h++) {
                 ptrdiff_t position = ((i * length[0] + d) * length[1] + h) * length[2];
+                if (in_place)
+                    position = (first[0] + i) * s->groups * s->channels * fc_sweep_input(s) +
+                               ((first[1] + d) * ax[1].input + first[2] + h) * ax[2].input + first[3];
                 ptrdiff_t to = (first[0] + i) * channels * plane +
                                ((ax[0].output_first + (first[1] + d) * ax[0].output_step) * ax[1].output +
                                 ax[1].output_first + (first[2] + h) * ax[1].output_step) *
@@ -177,6 +203,53 @@ static void turn_panel(const planes *p, ptrdiff_t group, ptrdiff_t filter, ptrdi
     }
 }
 
+/* Packs one tile's columns of a block of the reduction, row k at from[offsets[k]]: [k][width]. May run over its end by less than a row;
+ * nothing is read from `end` on. */
+static void pack(const planes *p, const tile *t, const fc_run *runs, ptrdiff_t depth, const ptrdiff_t *offsets,
+                 const char *from, const char *end, char *to)
+{
+    const fc_kernels *kernels = p->plan->kernels;
+    const ptrdiff_t element = (ptrdiff_t)fc_size_of(p->plan->problem.dtype), width = p->shape->width;
+    const fc_run *first = runs + t->first_run, *last = first + t->runs - 1;
+    if (t->runs == 1 && first->length == width) {
+        kernels->copy_rows(from + first->from * element, offsets, depth, width, to);
+        return;
+    }
+    for (ptrdiff_t k = 0; k < depth; k++, to += width * element) {
+        const char *row = from + offsets[k] * element;
+        if (end - row >= (last->from + fc_round_up(last->length, kernels->lanes)) * element)
+            kernels->copy_runs(first, t->runs, row, to);
+        else
+            for (const fc_run *r = first; r <= last; r++)
+                kernels->copy(row + r->from * element, to + r->to * element, r->length);
+    }
+}
+
+/* The same of all tiles, where rows are so long that each is better read in one go. */
+static void pack_all(const planes *p, const tile *tiles, ptrdiff_t tile_count, const fc_run *runs, ptrdiff_t depth,
+                     const ptrdiff_t *offsets, const char *from, const char *end, char *to)
+{
+    const fc_kernels *kernels = p->plan->kernels;
+    const ptrdiff_t element = (ptrdiff_t)fc_size_of(p->plan->problem.dtype), width = p->shape->width,
+                    pitch = (p->shape->depth + 1) * width;
+    for (ptrdiff_t t = 0; t < tile_count;) {
+        const fc_run *first = runs + tiles[t].first_run;
+        ptrdiff_t count = 0; /* tiles that are whole, and follow one another in the image */
+        while (t + count < tile_count && tiles[t + count].runs == 1 && first[count].length == width &&
+               first[count].from == first->from + count * width)
+            count++;
+        if (count == 0)
+            pack(p, &tiles[t], runs, depth, offsets, from, end, to + t * pitch * element);
+        for (ptrdiff_t k = 0; count && k < depth; k++) {
+            const char *row = from + first->from * element;
+            kernels->copy_columns(row + offsets[k] * element,
+                                  row + offsets[fc_min(k + ROWS_AHEAD, depth - 1)] * element, count, width,
+                                  to + (t * pitch + k * width) * element, pitch);
+        }
+        t += fc_max(count, 1);
+    }
+}
+
 static void run_box(void *context, ptrdiff_t index, int worker)
 {
     const planes *p = context;
@@ -204,59 +277,102 @@ static void run_box(void *context, ptrdiff_t index, int worker)
 
     fc_box box = fc_box_at(s, &h->boxes, box_index);
     fc_stage stage = fc_stage_of(s, &box);
-    ptrdiff_t tile_count = list_runs(s, &stage, p->packed, h->width, tiles, in, out);
-    fc_tile_kernel *const *kernel = p->packed ? kernels->tile_rows[h->kind] : kernels->tile_indirect[h->kind];
+    ptrdiff_t tile_count = list_runs(s, &stage, p->packed, h->in_place, h->width, tiles, in, out);
+    fc_tile_kernel *const *kernel = h->turn_panels ? kernels->tile_panel
+                                    : p->packed    ? kernels->tile_rows[h->kind]
+                                                   : kernels->tile_indirect[h->kind];
+    const ptrdiff_t plane = fc_sweep_input(s);
+    const char *image = p->in + (p->first_group + group) * s->channels * plane * element,
+               *image_end = p->in + s->batch * s->groups * s->channels * plane * element;
+    const ptrdiff_t tile_bytes = (h->depth + 1) * h->width * element, block_bytes = h->tiles * tile_bytes;
+    const bool late = h->in_place && plane * element <= LATE_BYTES;
+    /* rows of weights are read in place, unless they would share cache sets */
+    const bool copied = p->unturned || total_depth * element % FC_ALIAS == 0;
 
-    for (ptrdiff_t b = 0; b < h->depth_blocks; b++) {
-        ptrdiff_t k0 = b * h->depth, depth = fc_min(h->depth, total_depth - k0);
-        bool finish = b == h->depth_blocks - 1;
-        if (depth) {
+    for (ptrdiff_t b0 = 0; b0 < h->depth_blocks; b0 += h->blocks) {
+        for (ptrdiff_t b = b0; b < b0 + h->blocks; b++) {
+            ptrdiff_t k0 = b * h->depth, depth = fc_min(h->depth, total_depth - k0);
+            if (depth == 0)
+                continue;
+            if (late) /* packed when the first panel needs it */
+                continue;
+            if (h->in_place) {
+                for (ptrdiff_t k = 0; k < depth; k++)
+                    offsets[k] = (k0 + k) * plane;
+                pack_all(p, tiles, tile_count, in, depth, offsets, image, image_end, packed + (b - b0) * block_bytes);
+                continue;
+            }
             ptrdiff_t c0 = k0 / taps, c1 = (k0 + depth - 1) / taps + 1;
             fc_stage_fill(p->plan, s, &stage, p->first_group + group, c0, c1, p->in, staged);
             fc_stage_offsets(s, &stage, k0, depth, c0, offsets);
             if (p->packed)
-                for (ptrdiff_t t = 0; t < tile_count; t++)
-                    for (ptrdiff_t k = 0; k < depth; k++)
-                        kernels->copy_runs(in + tiles[t].first_run, tiles[t].runs, staged + offsets[k] * element,
-                                           packed + (t * h->depth + k) * h->width * element);
+                for (ptrdiff_t i = 0; i < tile_count; i++)
+                    pack(p, &tiles[i], in, depth, offsets, staged, staged + h->stage * element,
+                         packed + (b - b0) * block_bytes + i * tile_bytes);
         }
         for (ptrdiff_t m = first; m < last; m += h->panel_rows) {
             ptrdiff_t rows = fc_min(h->panel_rows, last - m), next = fc_min(h->panel_rows, last - m - rows);
             ptrdiff_t channel = (p->first_group + group) * s->filters + p->first_filter + m;
-            if (p->unturned)
-                turn_panel(p, group, m, rows, k0, depth, panel);
-            else
-                for (ptrdiff_t i = 0; i < rows; i++)
-                    kernels->copy(p->weight + ((group * p->filters + m + i) * total_depth + k0) * element,
-                                  panel + i * FC_LDA * element, depth);
-            next = p->unturned ? 0 : next;
-            fc_tile t = {.a = panel,
-                         .depth = depth,
-                         .offsets = offsets,
-                         .row_bias = finish && p->bias ? p->bias + channel * element : NULL,
-                         .accumulate = b > 0,
-                         .relu = finish && p->plan->problem.relu};
-            for (ptrdiff_t i = 0; i < tile_count; i++) {
-                if (!tiles[i].runs) /* it lies between places */
-                    continue;
-                const fc_run *runs = out + tiles[i].first_run;
-                t.b = p->packed ? packed + i * h->depth * h->width * element : staged + i * h->width * element;
-                if (tiles[i].slot < 0) {
-                    t.c = p->out + (channel * output + runs->to) * element;
-                    t.ldc = output;
-                } else {
-                    t.c = slots +
-                          (h->depth_blocks == 1 ? 0 : (tiles[i].slot * h->filters + m - first) * h->width) * element;
-                    t.ldc = h->width;
+            for (ptrdiff_t b = b0; b < b0 + h->blocks; b++) {
+                ptrdiff_t k0 = b * h->depth, depth = fc_min(h->depth, total_depth - k0);
+                bool finish = b == h->depth_blocks - 1;
+                const char *weight = p->weight + ((group * p->filters + m) * total_depth + k0) * element;
+                const char *turned = NULL; /* [k][filter] */
+                if (h->turn_panels) {
+                    turned = p->unturned + (((p->first_group + group) * s->channels + k0) * s->filters + m) * element;
+                    fc_patch patch = {
+                        .from_pitch = s->filters, .step = 1, .to_pitch = FC_MAX_ROWS, .rows = depth, .columns = rows};
+                    kernels->place(&patch, turned, p->unturned + s->groups * s->channels * s->filters * element, panel);
+                } else if (p->unturned)
+                    turn_panel(p, group, m, rows, k0, depth, panel);
+                else if (copied)
+                    for (ptrdiff_t i = 0; i < rows; i++)
+                        kernels->copy(weight + i * total_depth * element, panel + i * FC_LDA * element, depth);
+                fc_tile t = {.a = copied ? panel : weight,
+                             .lda = h->turn_panels ? FC_MAX_ROWS
+                                    : copied       ? FC_LDA
+                                                   : total_depth,
+                             .depth = depth,
+                             .offsets = offsets,
+                             .row_bias = finish && p->bias ? p->bias + channel * element : NULL,
+                             .accumulate = b > 0,
+                             .relu = finish && p->plan->problem.relu};
+                const bool pack_now = late && m == first;
+                for (ptrdiff_t k = 0; pack_now && k < depth; k++)
+                    offsets[k] = (k0 + k) * plane;
+                for (ptrdiff_t i = 0; i < tile_count; i++) {
+                    if (!tiles[i].runs) /* it lies between places */
+                        continue;
+                    const fc_run *runs = out + tiles[i].first_run;
+                    t.b =
+                        p->packed ? packed + (b - b0) * block_bytes + i * tile_bytes : staged + i * h->width * element;
+                    if (tiles[i].slot < 0) {
+                        t.c = p->out + (channel * output + runs->to) * element;
+                        t.ldc = output;
+                    } else {
+                        ptrdiff_t row = h->depth_blocks == 1           ? 0
+                                        : h->blocks == h->depth_blocks ? tiles[i].slot * h->panel_rows
+                                                                       : tiles[i].slot * h->filters + m - first;
+                        t.c = slots + row * h->width * element;
+                        t.ldc = h->width;
+                    }
+                    if (pack_now) {
+                        pack(p, &tiles[i], in, depth, offsets, image, image_end, (char *)t.b);
+                        t.ahead = i + 1 < tile_count ? image + (in[tiles[i + 1].first_run].from + k0 * plane) * element
+                                                     : NULL;
+                        t.ahead_step = plane;
+                    }
+                    kernel[rows - 1](&t);
+                    if (turned && next)
+                        for (ptrdiff_t k = i * depth / tile_count; k < (i + 1) * depth / tile_count; k++)
+                            fetch(turned + (k * s->filters + rows) * element, next * element);
+                    for (ptrdiff_t r = i * next / tile_count; !p->unturned && r < (i + 1) * next / tile_count; r++)
+                        fetch(weight + (rows + r) * total_depth * element, depth * element);
+                    if (finish && tiles[i].slot >= 0)
+                        for (ptrdiff_t r = 0; r < rows; r++)
+                            put_row((size_t)element, runs, tiles[i].runs, step, (char *)t.c + r * h->width * element,
+                                    p->out + (channel + r) * output * element);
                 }
-                kernel[rows - 1](&t);
-                for (ptrdiff_t r = i * next / tile_count; r < (i + 1) * next / tile_count; r++)
-                    fetch(p->weight + ((group * p->filters + m + rows + r) * total_depth + k0) * element,
-                          depth * element);
-                if (finish && tiles[i].slot >= 0)
-                    for (ptrdiff_t r = 0; r < rows; r++)
-                        put_row((size_t)element, runs, tiles[i].runs, step, (char *)t.c + r * h->width * element,
-                                p->out + (channel + r) * output * element);
             }
         }
     }
@@ -316,11 +432,11 @@ static void turn_filters(void *context, ptrdiff_t index, int worker)
 
 /* What is turned in one round, so that the turned weights stay under half of the limit: all groups, or one or part of one. False if
  * nothing is turned. */
-static bool round_of(const fc_conv_plan *plan, const fc_sweep *s, ptrdiff_t *groups, ptrdiff_t *filters)
+static bool round_of(const fc_conv_plan *plan, const fc_sweep *s, bool packed, ptrdiff_t *groups, ptrdiff_t *filters)
 {
     *groups = s->groups;
     *filters = s->filters;
-    if (plan->problem.pass == FC_FORWARD)
+    if (plan->problem.pass == FC_FORWARD || is_turned_by_panels(plan, s, packed))
         return false;
     ptrdiff_t room =
         (ptrdiff_t)(plan->limit / 2 / fc_size_of(plan->problem.dtype)) / fc_max(fc_sweep_depth(s), 1); /* filters */
@@ -336,7 +452,7 @@ static void run_sweep(const fc_conv_plan *plan, const fc_sweep *s, bool packed, 
 {
     shape h = shape_of(plan, s, packed);
     ptrdiff_t groups, filters;
-    bool turn = round_of(plan, s, &groups, &filters);
+    bool turn = round_of(plan, s, packed, &groups, &filters);
     for (ptrdiff_t g = 0; g < s->groups; g += groups)
         for (ptrdiff_t f = 0; f < s->filters; f += filters) {
             planes p = {.plan = plan,
@@ -377,7 +493,7 @@ size_t fc_planes_workspace(const fc_conv_plan *plan, bool packed, int threads)
         fc_sweep s = forward ? fc_sweep_forward(plan) : fc_sweep_backward_input(plan, i);
         ptrdiff_t groups, filters;
         size_t size = shape_of(plan, &s, packed).worker * (size_t)threads;
-        if (round_of(plan, &s, &groups, &filters))
+        if (round_of(plan, &s, packed, &groups, &filters))
             size += (size_t)(groups * filters * fc_sweep_depth(&s)) * fc_size_of(plan->problem.dtype);
         most = size > most ? size : most;
     }
@@ -413,7 +529,10 @@ static double sweep_cost(const fc_conv_plan *plan, const fc_sweep *s, bool packe
     double feed = packed ? 0 : vectors / 2; /* the second line of a load that crosses two */
     double cycles =
         panels * tiles * (step > loads + feed ? step : loads + feed) + (packed ? runs * 4 + tiles * vectors : 0);
-    double staged = (double)stage.pitch / (double)fc_max(fc_sweep_taps(s), 1) / (double)plan->kernels->lanes * 3;
+    double staged =
+        h.in_place ? 0 : (double)stage.pitch / (double)fc_max(fc_sweep_taps(s), 1) / (double)plan->kernels->lanes * 3;
+    if (!packed && fc_sweep_in_place(s)) /* measured: a tenth, for columns that lie a plane apart */
+        cycles *= 1.1;
     return (cycles + staged) * (double)fc_sweep_depth(s) * (double)(h.boxes.total * s->groups);
 }
 

@@ -1,6 +1,7 @@
 /* weights.c -- the weight gradient: a product that reduces over places.
  *
  * Channels first: (channel, tap) rows times filter columns. The image's rows lie along the reduction as they are; dy is transposed.
+ * Where each place is a pixel, either side may be the one that is transposed: the one that costs less.
  * Channels last: filter rows times (tap, channel) columns. Both sides lie across the reduction as they are.
  * Either way the gradient is cut into blocks, and the places, where blocks alone would not feed many threads, into a fixed number of
  * splits, whose sums are added in order. */
@@ -8,10 +9,13 @@
 
 typedef struct shape {
     bool last;                           /* channels last */
+    bool in_place;                       /* channels first, and each place is a pixel */
+    bool filters_down;                   /* filters are the rows of the product, and not its columns */
     ptrdiff_t rows, columns;             /* of the whole product, per group */
     ptrdiff_t block_rows, block_columns; /* of a block */
     ptrdiff_t row_blocks, column_blocks, blocks, splits;
     ptrdiff_t panel_rows, width;       /* of a tile */
+    int kind;                          /* FC_NARROW or FC_SLIM */
     fc_boxes boxes;                    /* channels first: each a block of the reduction */
     ptrdiff_t chunks;                  /* blocks of the reduction, either way */
     ptrdiff_t stage_rows, stage, runs; /* channels first: rows staged at once, elements, runs of a box */
@@ -27,18 +31,38 @@ typedef struct weights {
     char *dweight, *workspace, *shared;
 } weights;
 
-enum { BLOCK_ELEMENTS = 256 << 10, BLOCK_COLUMNS = 512, TASKS = 16, STAGE_CHANNELS = 16 };
+enum {
+    BLOCK_ELEMENTS = 256 << 10,
+    BLOCK_COLUMNS = 512,
+    TASKS = 16,
+    FEW_PLACES = 1024,
+    FEW_BLOCKS = 4,
+    STAGE_CHANNELS = 16
+};
+
+/* Cycles of a place where `columns` are transposed and lie across the tile. */
+static ptrdiff_t place_cost(const fc_kernels *kernels, ptrdiff_t rows, ptrdiff_t columns)
+{
+    return rows * fc_round_up(columns, kernels->width[FC_NARROW]) / kernels->lanes / 2 + columns * 8 / kernels->lanes;
+}
 
 static shape shape_of(const fc_conv_plan *plan, const fc_sweep *s)
 {
     const ptrdiff_t element = (ptrdiff_t)fc_size_of(plan->problem.dtype), taps = fc_sweep_taps(s),
                     depth = s->channels * taps;
-    shape h = {.last = plan->problem.layout == FC_CHANNELS_LAST, .width = plan->kernels->width[FC_NARROW]};
-    h.rows = h.last ? s->filters : depth;
-    h.columns = h.last ? depth : s->filters;
+    shape h = {.last = plan->problem.layout == FC_CHANNELS_LAST};
+    h.in_place = !h.last && fc_sweep_in_place(s);
+    h.filters_down = h.last || (h.in_place && place_cost(plan->kernels, s->filters, depth) <
+                                                  place_cost(plan->kernels, depth, s->filters));
+    h.rows = h.filters_down ? s->filters : depth;
+    h.columns = h.filters_down ? depth : s->filters;
+    h.kind = !h.last && h.columns <= plan->kernels->width[FC_SLIM] ? FC_SLIM : FC_NARROW;
+    h.width = plan->kernels->width[h.kind];
     h.panel_rows = fc_ceil_div(h.rows, fc_ceil_div(h.rows, plan->kernels->rows[FC_NARROW]));
     h.block_columns = fc_min(fc_round_up(h.columns, h.width), fc_round_up(BLOCK_COLUMNS, h.width));
-    ptrdiff_t most = fc_max(BLOCK_ELEMENTS / h.block_columns / h.panel_rows, 1) * h.panel_rows;
+    /* few places: a split would cost more in sums than it takes off the product; smaller blocks make up for it */
+    const bool few = s->batch * fc_sweep_places(s) < FEW_PLACES;
+    ptrdiff_t most = fc_max(BLOCK_ELEMENTS / (few ? 2 : 1) / h.block_columns / h.panel_rows, 1) * h.panel_rows;
     h.row_blocks = fc_ceil_div(h.rows, most);
     h.block_rows = fc_round_up(fc_ceil_div(h.rows, h.row_blocks), h.panel_rows);
     h.row_blocks = fc_ceil_div(h.rows, h.block_rows);
@@ -57,13 +81,15 @@ static shape shape_of(const fc_conv_plan *plan, const fc_sweep *s)
         fc_stage stage = fc_stage_of(s, &box);
         h.stage_rows = fc_min(fc_round_up(STAGE_CHANNELS * taps, h.panel_rows), h.block_rows);
         h.stage_rows = fc_max(fc_min(h.stage_rows, 4096 / h.panel_rows * h.panel_rows), h.panel_rows);
-        h.stage = fc_min(fc_ceil_div(h.stage_rows, taps) + 1, s->channels) * stage.pitch + FC_SLACK;
+        h.stage = h.in_place ? 0 : fc_min(fc_ceil_div(h.stage_rows, taps) + 1, s->channels) * stage.pitch + FC_SLACK;
         h.runs = box.count[0] * box.count[1] * box.count[2];
         h.a = h.panel_rows * FC_LDA;
         h.b = FC_DEPTH * h.block_columns;
     }
     ptrdiff_t room = fc_max((ptrdiff_t)plan->limit / 2 / element / (h.blocks * h.sums), 1);
     h.splits = fc_max(fc_min(fc_min(fc_ceil_div(TASKS, h.blocks), h.chunks), room), 1);
+    if (few && h.blocks >= FEW_BLOCKS)
+        h.splits = 1;
     h.worker = (size_t)(fc_round_up((h.a + h.b + h.stage + (h.splits == 1 ? h.sums : 0)) * element, FC_ALIGNMENT) +
                         6 * FC_ALIGNMENT +
                         fc_round_up(2 * h.runs * (ptrdiff_t)sizeof(fc_run) + FC_DEPTH * (ptrdiff_t)sizeof(fc_piece),
@@ -155,11 +181,61 @@ static void sum_first(const weights *p, const block *b, ptrdiff_t chunk0, ptrdif
                     fc_tile t = {.a = a,
                                  .b = packed + j * FC_DEPTH * element,
                                  .depth = places,
+                                 .lda = FC_LDA,
                                  .c = sums + (i * h->block_columns + j) * element,
                                  .ldc = h->block_columns,
                                  .accumulate = chunk > chunk0};
-                    kernels->tile_rows[FC_NARROW][rows - 1](&t);
+                    kernels->tile_rows[h->kind][rows - 1](&t);
                 }
+            }
+        }
+    }
+}
+
+/* Each place is a pixel: the images of both sides lie alike, and so do a box's stretches of them. */
+static void sum_in_place(const weights *p, const block *b, ptrdiff_t chunk0, ptrdiff_t chunk1, char *space, char *sums)
+{
+    const fc_sweep *s = p->sweep;
+    const shape *h = p->shape;
+    const fc_axis *ax = s->axis;
+    const fc_kernels *kernels = p->plan->kernels;
+    const ptrdiff_t element = (ptrdiff_t)fc_size_of(p->plan->problem.dtype), plane = fc_sweep_input(s),
+                    down_image = s->groups * h->rows * plane, across_image = s->groups * h->columns * plane;
+    const char *down = h->filters_down ? p->dy : p->x, *across = h->filters_down ? p->x : p->dy;
+    char *a = fc_take(&space, h->a * element), *packed = fc_take(&space, h->b * element);
+    down += (b->group * h->rows + b->row) * plane * element;
+    across += (b->group * h->columns + b->column) * plane * element;
+    for (ptrdiff_t chunk = chunk0; chunk < chunk1; chunk++) {
+        fc_box box = fc_box_at(s, &h->boxes, chunk);
+        const ptrdiff_t start = (box.first[1] * ax[1].places + box.first[2]) * ax[2].places + box.first[3],
+                        length = box.count[1] * box.count[2] * box.count[3], images = box.count[0],
+                        places = images * length;
+        const bool copied = images > 1 || plane * element % FC_ALIAS == 0;
+        for (ptrdiff_t j = 0; j < b->columns; j += h->width) { /* [panel][place][width] */
+            ptrdiff_t columns = fc_min(h->width, b->columns - j);
+            char *to = packed + j * FC_DEPTH * element;
+            if (columns < h->width)
+                memset(to, 0, (size_t)(places * h->width * element));
+            for (ptrdiff_t n = 0; n < images; n++)
+                kernels->transpose(across + ((box.first[0] + n) * across_image + j * plane + start) * element, plane,
+                                   to + n * length * h->width * element, h->width, columns, length);
+        }
+        for (ptrdiff_t i = 0; i < b->rows; i += h->panel_rows) {
+            const ptrdiff_t rows = fc_min(h->panel_rows, b->rows - i);
+            const char *from = down + (box.first[0] * down_image + i * plane + start) * element;
+            for (ptrdiff_t r = 0; copied && r < rows; r++)
+                for (ptrdiff_t n = 0; n < images; n++)
+                    kernels->copy(from + (n * down_image + r * plane) * element,
+                                  a + (r * FC_LDA + n * length) * element, length);
+            for (ptrdiff_t j = 0; j < b->columns; j += h->width) {
+                fc_tile t = {.a = copied ? a : from,
+                             .lda = copied ? FC_LDA : plane,
+                             .b = packed + j * FC_DEPTH * element,
+                             .depth = places,
+                             .c = sums + (i * h->block_columns + j) * element,
+                             .ldc = h->block_columns,
+                             .accumulate = chunk > chunk0};
+                kernels->tile_rows[h->kind][rows - 1](&t);
             }
         }
     }
@@ -194,6 +270,7 @@ static void sum_last(const weights *p, const block *b, ptrdiff_t chunk0, ptrdiff
                 fc_tile t = {.a = a + i * FC_DEPTH * element,
                              .b = packed,
                              .depth = places,
+                             .lda = fc_min(h->panel_rows, b->rows - i),
                              .c = sums + (i * h->block_columns + j) * element,
                              .ldc = h->block_columns,
                              .accumulate = chunk > chunk0};
@@ -212,7 +289,7 @@ static void put(const weights *p, const block *b, const char *sums)
     const ptrdiff_t element = (ptrdiff_t)fc_size_of(p->plan->problem.dtype), taps = fc_sweep_taps(s),
                     depth = s->channels * taps;
     const ptrdiff_t pitch = p->shape->block_columns;
-    if (!p->shape->last) {
+    if (!p->shape->filters_down) {
         p->plan->kernels->transpose(sums, pitch,
                                     p->dweight + ((b->group * s->filters + b->column) * depth + b->row) * element,
                                     depth, b->rows, b->columns);
@@ -242,7 +319,7 @@ static void run_split(void *context, ptrdiff_t index, int worker)
     ptrdiff_t chunk0 = fc_min(split * length, h->chunks), chunk1 = fc_min(chunk0 + length, h->chunks);
     if (chunk0 == chunk1)
         memset(sums, 0, (size_t)(h->sums * element));
-    (h->last ? sum_last : sum_first)(p, &b, chunk0, chunk1, space, sums);
+    (h->last ? sum_last : h->in_place ? sum_in_place : sum_first)(p, &b, chunk0, chunk1, space, sums);
     if (h->splits == 1)
         put(p, &b, sums);
 }
