@@ -161,6 +161,32 @@ typedef struct fc_softmax_job {
 } fc_softmax_job;
 typedef void fc_softmax_kernel(const fc_softmax_job *job);
 
+/* ---- normalization (kernels/norm.inc) ----------------------------------------------------------------------- */
+
+/* Runs of `length` elements, `pitch` apart: of one channel, or rows of which each element is a channel. Parameters are of
+ * the kernel's type, one or a row of them, which may be read a vector past its end. */
+typedef struct fc_norm_job {
+    const void *x, *dy;
+    void *y; /* dx in gradients */
+    ptrdiff_t pitch, runs, length;
+    const void *end;                  /* of x; rows only */
+    const void *mean, *scale, *shift; /* y = (x - mean) scale + shift */
+    const void *constant, *slope;     /* dx = dy scale + constant + (x - mean) slope */
+    bool relu;                        /* y = max(y, 0) */
+    double *sums;                     /* mean and squared deviations; sums of dy and dy (x - mean): [2][channels] */
+} fc_norm_job;
+typedef void fc_norm_kernel(const fc_norm_job *job);
+
+/* Pixels of one image: `count` side by side, channels `pitch` apart, or channels side by side. */
+typedef struct fc_lrn_job {
+    const void *x, *dy;
+    void *y; /* dx in gradients */
+    ptrdiff_t channels, pitch, count, before, after;
+    double alpha, beta, k; /* y = x (k + alpha * sum of squares)^-beta */
+    void *scratch;
+} fc_lrn_job;
+typedef void fc_lrn_kernel(const fc_lrn_job *job);
+
 /* ---- Winograd (kernels/winograd.inc) ---------------------------------------------------------------------- */
 
 /* Along an axis the points are 0, infinity, and pairs; a tile of 2 pairs outputs uses the first 2 pairs + 2 of them. Points that
@@ -302,6 +328,9 @@ typedef struct fc_kernels {     /* one real type on one instruction set */
     void (*depthwise_sum[FC_WINDOWS])(const fc_depthwise *);
     void (*pixels[FC_WINDOWS])(const fc_depthwise_pixels *);
     void (*pixels_sum[FC_WINDOWS])(const fc_depthwise_pixels *);
+    /* [0]: runs of one channel; [1]: rows of channels */
+    fc_norm_kernel *norm_moments[2], *norm_apply[2], *norm_products[2], *norm_gradient[2];
+    fc_lrn_kernel *lrn[2], *lrn_backward[2]; /* [layout] */
 } fc_kernels;
 
 typedef struct fc_isa_table {

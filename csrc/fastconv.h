@@ -144,6 +144,40 @@ typedef struct fc_sgd_step {
 fc_status fc_sgd(const fc_sgd_step *step, fc_dtype dtype, void *value, const void *grad, void *velocity, ptrdiff_t n,
                  int threads);
 
+/* ---- normalization ------------------------------------------------------------------------------------------ */
+
+/* Arrays of (outer, channels, inner); channels last is inner = 1. */
+typedef struct fc_norm_problem {
+    fc_dtype dtype;
+    ptrdiff_t outer, channels, inner;
+} fc_norm_problem;
+
+/* outer * channels * inner, or -1 where the problem makes no sense. */
+ptrdiff_t fc_norm_elements(const fc_norm_problem *problem);
+
+/* Batch normalization: y = (x - mean) / sqrt(variance + eps) * weight + bias, then max(y, 0) if relu. weight and bias,
+ * one for each channel, may be NULL. Training, mean and variance are written: x's own, the variance the biased one. */
+typedef struct fc_batch_norm {
+    fc_norm_problem problem;
+    const void *weight, *bias;
+    double *mean, *variance;
+    double eps;
+    int training, relu;
+} fc_batch_norm;
+fc_status fc_batch_norm_forward(const fc_batch_norm *norm, const void *x, void *y, int threads);
+/* Training, mean and variance count as functions of x. dx, dweight and dbias may each be NULL. */
+fc_status fc_batch_norm_backward(const fc_batch_norm *norm, const void *dy, const void *x, void *dx, void *dweight,
+                                 void *dbias, int threads);
+
+/* Local response normalization across channels: y[c] = x[c] (k + alpha * sum of x[c - before .. c + after]^2)^-beta. */
+typedef struct fc_lrn {
+    fc_norm_problem problem;
+    ptrdiff_t before, after;
+    double alpha, beta, k;
+} fc_lrn;
+fc_status fc_lrn_forward(const fc_lrn *lrn, const void *x, void *y, int threads);
+fc_status fc_lrn_backward(const fc_lrn *lrn, const void *dy, const void *x, void *dx, int threads);
+
 /* ---- runtime -------------------------------------------------------------------------------------------- */
 
 /* Instruction sets built in and supported by this CPU, best first; NULL past the end. */

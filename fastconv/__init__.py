@@ -23,6 +23,12 @@ from fastconv.conv import algorithms, conv2d, conv2d_backward, explain
 from fastconv.gradcheck import GradientError, gradcheck
 from fastconv.linear import linear, linear_backward
 from fastconv.loss import cross_entropy, rbf_loss
+from fastconv.normalization import (
+    batch_norm,
+    batch_norm_backward,
+    local_response_norm,
+    local_response_norm_backward,
+)
 from fastconv.pooling import avg_pool2d, avg_pool2d_backward, max_pool2d, max_pool2d_backward
 from fastconv.runtime import __version__, get_num_threads, set_num_threads, show_config, threads
 
@@ -37,6 +43,8 @@ __all__ = [
     "algorithms",
     "avg_pool2d",
     "avg_pool2d_backward",
+    "batch_norm",
+    "batch_norm_backward",
     "containers",
     "conv2d",
     "conv2d_backward",
@@ -53,6 +61,8 @@ __all__ = [
     "linear",
     "linear_backward",
     "load",
+    "local_response_norm",
+    "local_response_norm_backward",
     "max_pool2d",
     "max_pool2d_backward",
     "models",

@@ -498,3 +498,121 @@ def sgd(value, grad, velocity, double rate, double momentum, double weight_decay
     with nogil:
         status = fc_sgd(&step, dtype, pv, pg, pm, n, threads)
     refuse(status)
+
+
+# ---- normalization -----------------------------------------------------------------------------------------------
+
+cdef extern from "fastconv.h" nogil:
+    ctypedef struct fc_norm_problem:
+        fc_dtype dtype
+        ptrdiff_t outer, channels, inner
+    ptrdiff_t fc_norm_elements(const fc_norm_problem *)
+    ctypedef struct fc_batch_norm:
+        fc_norm_problem problem
+        const void *weight
+        const void *bias
+        double *mean
+        double *variance
+        double eps
+        int training, relu
+    fc_status fc_batch_norm_forward(const fc_batch_norm *, const void *, void *, int)
+    fc_status fc_batch_norm_backward(const fc_batch_norm *, const void *, const void *, void *, void *, void *, int)
+    ctypedef struct fc_lrn:
+        fc_norm_problem problem
+        ptrdiff_t before, after
+        double alpha, beta, k
+    fc_status fc_lrn_forward(const fc_lrn *, const void *, void *, int)
+    fc_status fc_lrn_backward(const fc_lrn *, const void *, const void *, void *, int)
+
+
+cdef fc_norm_problem norm_of(object array, shape) except *:
+    cdef fc_norm_problem p
+    p.dtype = dtype_of_array(array)
+    p.outer, p.channels, p.inner = shape
+    if fc_norm_elements(&p) < 0:
+        raise ValueError("not a valid problem")
+    return p
+
+
+cdef fc_batch_norm batch_norm_of(x, weight, bias, mean, variance, shape, double eps, bint training, bint relu,
+                                 bint written) except *:
+    cdef fc_batch_norm b
+    b.problem = norm_of(x, shape)
+    b.weight = data_of(weight, type_number(b.problem.dtype), b.problem.channels, False)
+    b.bias = data_of(bias, type_number(b.problem.dtype), b.problem.channels, False)
+    b.mean = <double *>data_of(mean, cnp.NPY_FLOAT64, b.problem.channels, written)
+    b.variance = <double *>data_of(variance, cnp.NPY_FLOAT64, b.problem.channels, written)
+    b.eps, b.training, b.relu = eps, training, relu
+    if b.mean == NULL or b.variance == NULL:
+        raise ValueError("mean and variance must be arrays")
+    return b
+
+
+def batch_norm(x, weight, bias, mean, variance, y, shape, double eps, bint training, bint relu, int threads):
+    """y = x, seen as shape (outer, channels, inner), normalised; training, mean and variance are written."""
+    cdef fc_batch_norm b = batch_norm_of(x, weight, bias, mean, variance, shape, eps, training, relu, training)
+    cdef ptrdiff_t n = fc_norm_elements(&b.problem)
+    cdef void *px = data_of(x, type_number(b.problem.dtype), n, False)
+    cdef void *py = data_of(y, type_number(b.problem.dtype), n, True)
+    cdef fc_status status
+    check_threads(threads)
+    if py == NULL:
+        raise ValueError("y must be an array")
+    with nogil:
+        status = fc_batch_norm_forward(&b, px, py, threads)
+    refuse(status)
+
+
+def batch_norm_backward(dy, x, weight, bias, mean, variance, dx, dweight, dbias, shape, double eps, bint training,
+                        bint relu, int threads):
+    """Write dx, dweight and dbias, each unless None."""
+    cdef fc_batch_norm b = batch_norm_of(x, weight, bias, mean, variance, shape, eps, training, relu, False)
+    cdef int number = type_number(b.problem.dtype)
+    cdef ptrdiff_t n = fc_norm_elements(&b.problem)
+    cdef void *pdy = data_of(dy, number, n, False)
+    cdef void *px = data_of(x, number, n, False)
+    cdef void *pdx = data_of(dx, number, n, True)
+    cdef void *pdw = data_of(dweight, number, b.problem.channels, True)
+    cdef void *pdb = data_of(dbias, number, b.problem.channels, True)
+    cdef fc_status status
+    check_threads(threads)
+    if pdy == NULL:
+        raise ValueError("dy must be an array")
+    with nogil:
+        status = fc_batch_norm_backward(&b, pdy, px, pdx, pdw, pdb, threads)
+    refuse(status)
+
+
+def lrn(x, y, shape, before, after, double alpha, double beta, double k, int threads):
+    """y = x (k + alpha * sum of the squares of channels c - before .. c + after)^-beta."""
+    cdef fc_lrn l
+    l.problem = norm_of(x, shape)
+    l.before, l.after, l.alpha, l.beta, l.k = before, after, alpha, beta, k
+    cdef ptrdiff_t n = fc_norm_elements(&l.problem)
+    cdef void *px = data_of(x, type_number(l.problem.dtype), n, False)
+    cdef void *py = data_of(y, type_number(l.problem.dtype), n, True)
+    cdef fc_status status
+    check_threads(threads)
+    if py == NULL:
+        raise ValueError("y must be an array")
+    with nogil:
+        status = fc_lrn_forward(&l, px, py, threads)
+    refuse(status)
+
+
+def lrn_backward(dy, x, dx, shape, before, after, double alpha, double beta, double k, int threads):
+    """Gradient of lrn."""
+    cdef fc_lrn l
+    l.problem = norm_of(x, shape)
+    l.before, l.after, l.alpha, l.beta, l.k = before, after, alpha, beta, k
+    cdef ptrdiff_t n = fc_norm_elements(&l.problem)
+    cdef void *pdy = data_of(dy, type_number(l.problem.dtype), n, False)
+    cdef void *px = data_of(x, type_number(l.problem.dtype), n, False)
+    cdef void *pdx = data_of(dx, type_number(l.problem.dtype), n, True)
+    cdef fc_status status
+    check_threads(threads)
+    if pdy == NULL or pdx == NULL:
+        raise ValueError("dy and dx must be arrays")
+    with nogil:
+        status = fc_lrn_backward(&l, pdy, px, pdx, threads)
+    refuse(status)

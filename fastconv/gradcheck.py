@@ -59,8 +59,8 @@ def gradcheck(
     With v random and L = sum(v * y), the gradient of L from ``backward(v)`` is compared with ``(L(x + eps) - L(x -
     eps)) / (2 eps)``, element by element. The difference is off by a term in eps**2 and one in 1e-16 / eps. Where a
     function has a kink (ReLU at 0, two equal maxima in a window) the two do not agree; keep inputs away from there.
-    A layer's parameters are set to float64 while it is checked, and are afterwards what they were, gradients
-    included.
+    A layer's parameters are set to float64 while it is checked, and are afterwards what they were, gradients and
+    running averages included.
 
     Examples
     --------
@@ -78,6 +78,9 @@ def gradcheck(
     arguments = [_double(value) for value in inputs]
     parameters = list(layer_or_function.named_parameters()) if is_layer else []
     saved = [(p, p.value, p.grad) for _, p in parameters]
+    # What else a layer keeps (running averages) moves with every call.
+    everything = layer_or_function.named_state() if hasattr(layer_or_function, "named_state") else ()
+    buffers = [(item, item.value.copy()) for _, item in everything if not hasattr(item, "grad")]
     try:
         for _, p in parameters:
             p.value = np.array(p.value, np.float64)
@@ -86,6 +89,8 @@ def gradcheck(
     finally:
         for p, value, grad in saved:
             p.value, p.grad = value, grad
+        for buffer, value in buffers:
+            buffer.value[...] = value
 
 
 def _double(value: Any) -> Any:

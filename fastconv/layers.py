@@ -24,6 +24,12 @@ from fastconv.conv import conv2d, conv2d_backward
 from fastconv.geometry import axes, check_layout
 from fastconv.init import Rng, uniform_fan_in
 from fastconv.linear import linear, linear_backward
+from fastconv.normalization import (
+    batch_norm,
+    batch_norm_backward,
+    local_response_norm,
+    local_response_norm_backward,
+)
 from fastconv.pooling import avg_pool2d, avg_pool2d_backward, max_pool2d, max_pool2d_backward
 
 __all__ = [
@@ -31,11 +37,16 @@ __all__ = [
     "Array",
     "AvgPool2d",
     "Backward",
+    "BatchNorm1d",
+    "BatchNorm2d",
+    "BatchNorm3d",
+    "Buffer",
     "Conv2d",
     "Flatten",
     "Identity",
     "Layer",
     "Linear",
+    "LocalResponseNorm",
     "MaxPool2d",
     "Parameter",
     "ReLU",
@@ -102,6 +113,23 @@ class Parameter:
         return f"Parameter({self.name!r}, shape={self.value.shape}, dtype={self.value.dtype})"
 
 
+class Buffer:
+    """An array that belongs to a layer's state but is not trained: a running average.
+
+    Attributes
+    ----------
+    name : str
+    value : ndarray
+    """
+
+    def __init__(self, name: str, value: Array) -> None:
+        self.name = name
+        self.value = value
+
+    def __repr__(self) -> str:
+        return f"Buffer({self.name!r}, shape={self.value.shape}, dtype={self.value.dtype})"
+
+
 class Layer:
     """The base of all layers.
 
@@ -122,6 +150,8 @@ class Layer:
     >>> backward(y).tolist()
     [[4.0, 4.0, 4.0], [4.0, 4.0, 4.0]]
     """
+
+    _ignored: tuple[str, ...] = ()  # names in published states that this layer has no use for
 
     def forward(self, x: Array, *, training: bool = True) -> tuple[Array, Backward]:
         """Compute the output, and the closure that takes its gradient back.
@@ -159,30 +189,41 @@ class Layer:
         for name, child in self.named_children():
             yield from child.walk(_join(path, name))
 
-    def named_parameters(self) -> Iterator[tuple[str, Parameter]]:
-        """Iterate over (path, parameter) of this layer and all below, each parameter once."""
+    def named_state(self) -> Iterator[tuple[str, Parameter | Buffer]]:
+        """Iterate over (path, parameter or buffer) of this layer and all below, each once."""
         seen = set()
         for path, layer in self.walk():
             for name, value in vars(layer).items():
-                if isinstance(value, Parameter) and id(value) not in seen:
+                if isinstance(value, (Parameter, Buffer)) and id(value) not in seen:
                     seen.add(id(value))
                     yield _join(path, name), value
+
+    def named_parameters(self) -> Iterator[tuple[str, Parameter]]:
+        """Iterate over (path, parameter) of this layer and all below, each parameter once."""
+        for path, value in self.named_state():
+            if isinstance(value, Parameter):
+                yield path, value
 
     def parameters(self) -> list[Parameter]:
         """Return the parameters of this layer and all below, each once."""
         return [parameter for _, parameter in self.named_parameters()]
 
+    def ignored_names(self) -> set[str]:
+        """Return the paths that a state may hold though no layer here has a use for them."""
+        return {_join(path, name) for path, layer in self.walk() for name in layer._ignored}
+
     def state_dict(self) -> dict[str, np.ndarray]:
-        """Return copies of all parameters' values by path."""
-        return {path: parameter.value.copy() for path, parameter in self.named_parameters()}
+        """Return copies of all parameters' and buffers' values by path."""
+        return {path: item.value.copy() for path, item in self.named_state()}
 
     def load_state_dict(self, state: Mapping[str, ArrayLike]) -> None:
-        """Set all parameters' values, in place; on an error none has changed.
+        """Set all parameters' and buffers' values, in place; on an error none has changed.
 
         Parameters
         ----------
         state : mapping of str to array_like
-            As `state_dict` returns it. Floating dtypes are converted to the parameters' own.
+            As `state_dict` returns it. Floating dtypes are converted to the parameters' own. PyTorch's
+            ``num_batches_tracked`` is passed over.
 
         Raises
         ------
@@ -191,14 +232,14 @@ class Layer:
         TypeError
             If an entry is not of a floating-point dtype.
         """
-        parameters = dict(self.named_parameters())
-        arrays = {path: np.asarray(value) for path, value in state.items()}
+        items, ignored = dict(self.named_state()), self.ignored_names()
+        arrays = {path: np.asarray(value) for path, value in state.items() if path not in ignored}
         check_state({path: array.shape for path, array in arrays.items()}, self)
         for path, array in arrays.items():
             if not np.issubdtype(array.dtype, np.floating):
                 raise TypeError(f"state: {path} is of dtype {array.dtype}, expected a floating-point one")
         for path, array in arrays.items():
-            parameters[path].value[...] = array
+            items[path].value[...] = array
 
     # ---- printing ----
 
@@ -215,12 +256,13 @@ class Layer:
 
 
 def check_state(shapes: Mapping[str, tuple[int, ...]], layer: Layer, where: str = "state") -> None:
-    """Raise ValueError, listing all that is wrong, unless `shapes` are those of the layer's parameters by path."""
-    expected = {path: parameter.value.shape for path, parameter in layer.named_parameters()}
+    """Raise ValueError, listing all that is wrong, unless `shapes` are those of the layer's state by path."""
+    expected = {path: item.value.shape for path, item in layer.named_state()}
+    ignored = layer.ignored_names()
     complaints = []
     if missing := [path for path in expected if path not in shapes]:
         complaints.append("missing " + ", ".join(missing))
-    if unexpected := [path for path in shapes if path not in expected]:
+    if unexpected := [path for path in shapes if path not in expected and path not in ignored]:
         complaints.append("unexpected " + ", ".join(unexpected))
     if misshapen := [
         f"{path} is {shapes[path]}, expected {shape}"
@@ -787,6 +829,216 @@ class Subsample2d(Layer):
     def _options(self) -> str:
         layout = "" if self.layout == "NCHW" else f", layout={self.layout!r}"
         return f"{self.channels}, kernel_size={_pair(self.kernel_size)}{layout}"
+
+
+# ---- normalization ----
+
+
+class _BatchNorm(Layer):
+    _ignored = ("num_batches_tracked",)
+    _axes: tuple[int, ...] = ()
+
+    def __init__(
+        self,
+        num_features: int,
+        eps: float = 1e-5,
+        momentum: float = 0.1,
+        affine: bool = True,
+        *,
+        layout: str = "NCHW",
+        dtype: DTypeLike = np.float32,
+    ) -> None:
+        self.num_features = _count(num_features, "num_features")
+        self.eps = eps
+        self.momentum = momentum
+        if layout not in ("NCHW", "NHWC"):
+            check_layout(layout, max(self._axes) - 2)
+        self.layout = layout
+        dtype = _float_dtype(dtype)
+        self.weight = Parameter("weight", np.ones(self.num_features, dtype)) if affine else None
+        self.bias = Parameter("bias", np.zeros(self.num_features, dtype)) if affine else None
+        self.running_mean = Buffer("running_mean", np.zeros(self.num_features, dtype))
+        self.running_var = Buffer("running_var", np.ones(self.num_features, dtype))
+
+    def __call__(self, x: Array) -> Array:
+        return self._normalize(x, False, False)[0]
+
+    def forward(self, x: Array, *, training: bool = True, relu: bool = False) -> tuple[Array, Backward]:
+        """Compute the output, and the closure that takes its gradient back.
+
+        Parameters
+        ----------
+        x : ndarray
+            The batch.
+        training : bool, default True
+            Normalise by the batch's own statistics and move the running ones; False uses these.
+        relu : bool, default False
+            Take ``max(y, 0)`` in the same pass.
+
+        Returns
+        -------
+        y : ndarray
+        backward : Backward
+        """
+        y, mean, var = self._normalize(x, training, relu)
+        weight, bias = self._affine()
+
+        def backward(dy: Array, needs_dx: bool = True) -> Array | None:
+            learns = self.weight is not None
+            dx, dweight, dbias = batch_norm_backward(
+                dy,
+                x,
+                mean,
+                var,
+                weight,
+                bias,
+                training=training,
+                eps=self.eps,
+                relu=relu,
+                needs=(needs_dx, learns, learns),
+                layout=self.layout,
+            )
+            if self.weight is not None and self.bias is not None:
+                self.weight.add_grad(dweight)
+                self.bias.add_grad(dbias)
+            return dx
+
+        return y, backward
+
+    def _affine(self) -> tuple[Array | None, Array | None]:
+        return self.weight and self.weight.value, self.bias and self.bias.value
+
+    def _normalize(self, x: Array, training: bool, relu: bool) -> Any:
+        if getattr(x, "ndim", None) not in self._axes:
+            expected = " or ".join(map(str, self._axes))
+            raise ValueError(f"x: expected {expected} axes, got {getattr(x, 'ndim', type(x).__name__)}")
+        return batch_norm(
+            x,
+            self.running_mean.value,
+            self.running_var.value,
+            *self._affine(),
+            training=training,
+            momentum=self.momentum,
+            eps=self.eps,
+            relu=relu,
+            return_statistics=True,
+            layout=self.layout,
+        )
+
+    def _options(self) -> str:
+        text = f"{self.num_features}"
+        if self.eps != 1e-5:
+            text += f", eps={self.eps}"
+        if self.momentum != 0.1:
+            text += f", momentum={self.momentum}"
+        if self.weight is None:
+            text += ", affine=False"
+        if self.layout != "NCHW":
+            text += f", layout={self.layout!r}"
+        return text
+
+
+class BatchNorm2d(_BatchNorm):
+    """Normalise each channel over the batch and all pixels, then scale and shift it (`fastconv.batch_norm`).
+
+    Training uses the batch's own statistics and moves the running ones; inference uses these, and so does
+    ``forward(x, training=False)``. ``forward(x, relu=True)`` applies a ReLU in the same pass.
+
+    Parameters
+    ----------
+    num_features : int
+        Number of channels.
+    eps : float, default 1e-5
+    momentum : float, default 0.1
+        How much of a new batch goes into the running statistics.
+    affine : bool, default True
+        Whether there are a weight and a bias to learn.
+    layout : {"NCHW", "NHWC"}
+    dtype : dtype, default float32
+
+    Attributes
+    ----------
+    weight, bias : Parameter or None
+        Of shape (num_features,). They start at 1 and 0.
+    running_mean, running_var : Buffer
+        Of shape (num_features,). They start at 0 and 1 and are part of the state.
+
+    Examples
+    --------
+    >>> layer = BatchNorm2d(2)
+    >>> y, backward = layer.forward(np.arange(16, dtype=np.float32).reshape(2, 2, 2, 2))
+    >>> y.mean(axis=(0, 2, 3)).round(3).tolist(), layer.running_mean.value.round(3).tolist()
+    ([0.0, 0.0], [0.550000011920929, 0.949999988079071])
+    >>> list(layer.state_dict())
+    ['weight', 'bias', 'running_mean', 'running_var']
+    """
+
+    _axes = (4,)
+
+
+class BatchNorm1d(_BatchNorm):
+    """`BatchNorm2d` for features (N, C) and sequences (N, C, W), or (N, W, C) with the layout NWC.
+
+    Examples
+    --------
+    >>> BatchNorm1d(3)(np.ones((4, 3), np.float32)).shape
+    (4, 3)
+    """
+
+    _axes = (2, 3)
+
+
+class BatchNorm3d(_BatchNorm):
+    """`BatchNorm2d` for volumes (N, C, D, H, W), or (N, D, H, W, C) with the layout NDHWC.
+
+    Examples
+    --------
+    >>> BatchNorm3d(3)(np.ones((1, 3, 2, 2, 2), np.float32)).shape
+    (1, 3, 2, 2, 2)
+    """
+
+    _axes = (5,)
+
+
+class LocalResponseNorm(Layer):
+    """Divide each pixel's channels by what their neighbours come to (`fastconv.local_response_norm`).
+
+    Parameters
+    ----------
+    size : int
+    alpha, beta, k : float
+        PyTorch's meaning: alpha is divided by size.
+    layout : {"NCHW", "NHWC"}
+
+    Examples
+    --------
+    >>> LocalResponseNorm(5)(np.zeros((1, 8, 2, 2), np.float32)).shape
+    (1, 8, 2, 2)
+    """
+
+    def __init__(
+        self, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0, *, layout: str = "NCHW"
+    ) -> None:
+        self.size = _count(size, "size")
+        self.alpha = alpha
+        self.beta = beta
+        self.k = k
+        self.layout = layout
+
+    def __call__(self, x: Array) -> Array:
+        return local_response_norm(x, self.size, self.alpha, self.beta, self.k, layout=self.layout)
+
+    def forward(self, x: Array, *, training: bool = True) -> tuple[Array, Backward]:
+        def backward(dy: Array, needs_dx: bool = True) -> Array | None:
+            if not needs_dx:
+                return None
+            return local_response_norm_backward(dy, x, self.size, self.alpha, self.beta, self.k, layout=self.layout)
+
+        return self(x), backward
+
+    def _options(self) -> str:
+        layout = "" if self.layout == "NCHW" else f", layout={self.layout!r}"
+        return f"{self.size}, alpha={self.alpha}, beta={self.beta}, k={self.k}{layout}"
 
 
 # ---- activation ----

@@ -19,7 +19,7 @@ LEVELS = [
     {"runtime"},
     {"arrays", "geometry"},
     {"backends"},
-    {"activation", "conv", "linear", "loss", "normalization", "pooling"},
+    {"activation", "conv", "dropout", "linear", "loss", "normalization", "pooling"},
     {"gradcheck", "init"},
     {"layers", "containers"},
     {"models"},
@@ -33,7 +33,7 @@ FORBIDDEN = {("layers", "containers")}
 MAY_SEE = {
     "_native": {"_library"},
     "_library": {"backends", "runtime"},
-    "backends": {"activation", "conv", "linear", "loss", "normalization", "optim", "pooling"},
+    "backends": {"activation", "conv", "dropout", "linear", "loss", "normalization", "optim", "pooling"},
 }
 LEVEL_OF = {module: level for level, modules in enumerate(LEVELS) for module in modules}
 

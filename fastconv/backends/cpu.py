@@ -18,6 +18,8 @@ from fastconv.runtime import get_num_threads
 __all__ = [
     "activate",
     "activate_backward",
+    "batch_norm",
+    "batch_norm_backward",
     "check_out",
     "conv_algorithms",
     "conv_plan",
@@ -26,6 +28,8 @@ __all__ = [
     "empty",
     "holds_integers",
     "integers",
+    "lrn",
+    "lrn_backward",
     "on_change",
     "pool_plan",
     "sgd_step",
@@ -201,3 +205,63 @@ def sgd_step(
 ) -> None:
     """One step of gradient descent on `value` and `velocity`, in place (dense arrays of one dtype)."""
     _native.sgd(value, grad, velocity, rate, momentum, weight_decay, nesterov, get_num_threads())
+
+
+# ---- normalization -----------------------------------------------------------------------------------------------------
+
+Seen = tuple[int, int, int]  # the axes (outer, channels, inner) that an array is seen as
+
+
+def batch_norm(
+    x: np.ndarray,
+    weight: np.ndarray | None,
+    bias: np.ndarray | None,
+    mean: np.ndarray,
+    var: np.ndarray,
+    seen: Seen,
+    eps: float,
+    training: bool,
+    relu: bool,
+) -> np.ndarray:
+    """Normalise by mean and variance (float64), which training writes first."""
+    y = np.empty(x.shape, x.dtype)
+    _native.batch_norm(x, weight, bias, mean, var, y, seen, eps, training, relu, get_num_threads())
+    return y
+
+
+def batch_norm_backward(
+    dy: np.ndarray,
+    x: np.ndarray,
+    weight: np.ndarray | None,
+    bias: np.ndarray | None,
+    mean: np.ndarray,
+    var: np.ndarray,
+    seen: Seen,
+    eps: float,
+    training: bool,
+    relu: bool,
+    needs: tuple[bool, bool, bool],
+) -> tuple[np.ndarray | None, np.ndarray | None, np.ndarray | None]:
+    """Gradients by x, weight and bias, None where not needed."""
+    make = np.empty if x.size else np.zeros
+    dx = np.empty(x.shape, x.dtype) if needs[0] else None
+    dweight, dbias = (make(seen[1], x.dtype) if needed else None for needed in needs[1:])
+    options = (seen, eps, training, relu, get_num_threads())
+    _native.batch_norm_backward(dy, x, weight, bias, mean, var, dx, dweight, dbias, *options)
+    return dx, dweight, dbias
+
+
+def lrn(x: np.ndarray, seen: Seen, before: int, after: int, alpha: float, beta: float, k: float) -> np.ndarray:
+    """x (k + alpha * sum of the squares of channels c - before .. c + after)^-beta."""
+    y = np.empty(x.shape, x.dtype)
+    _native.lrn(x, y, seen, before, after, alpha, beta, k, get_num_threads())
+    return y
+
+
+def lrn_backward(
+    dy: np.ndarray, x: np.ndarray, seen: Seen, before: int, after: int, alpha: float, beta: float, k: float
+) -> np.ndarray:
+    """Gradient of `lrn`."""
+    dx = np.empty(x.shape, x.dtype)
+    _native.lrn_backward(dy, x, dx, seen, before, after, alpha, beta, k, get_num_threads())
+    return dx
