@@ -60,7 +60,7 @@ def gradcheck(
     eps)) / (2 eps)``, element by element. The difference is off by a term in eps**2 and one in 1e-16 / eps. Where a
     function has a kink (ReLU at 0, two equal maxima in a window) the two do not agree; keep inputs away from there.
     A layer's parameters are set to float64 while it is checked, and are afterwards what they were, gradients and
-    running averages included.
+    running averages included; layers that draw random numbers are seeded anew before every call.
 
     Examples
     --------
@@ -74,7 +74,7 @@ def gradcheck(
     is_layer = hasattr(layer_or_function, "forward") and hasattr(layer_or_function, "named_parameters")
     if not is_layer and not callable(layer_or_function):
         raise TypeError(f"layer_or_function: expected a layer or a function, got {type(layer_or_function).__name__}")
-    call = layer_or_function.forward if is_layer else layer_or_function
+    call = _seeded(layer_or_function, seed) if is_layer else layer_or_function
     arguments = [_double(value) for value in inputs]
     parameters = list(layer_or_function.named_parameters()) if is_layer else []
     saved = [(p, p.value, p.grad) for _, p in parameters]
@@ -91,6 +91,17 @@ def gradcheck(
             p.value, p.grad = value, grad
         for buffer, value in buffers:
             buffer.value[...] = value
+
+
+def _seeded(layer: Any, seed: int) -> Callable[..., Any]:
+    """A layer's ``forward`` that draws the same random numbers at every call."""
+
+    def forward(*inputs: Any) -> Any:
+        if hasattr(layer, "seed"):
+            layer.seed(seed)
+        return layer.forward(*inputs)
+
+    return forward
 
 
 def _double(value: Any) -> Any:

@@ -12,16 +12,35 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
-from fastconv.activation import relu, relu_backward, sigmoid, sigmoid_backward, tanh, tanh_backward
+from fastconv.activation import (
+    log_softmax,
+    log_softmax_backward,
+    relu,
+    relu_backward,
+    sigmoid,
+    sigmoid_backward,
+    softmax,
+    softmax_backward,
+    tanh,
+    tanh_backward,
+)
+from fastconv.adaptive import (
+    adaptive_avg_pool2d,
+    adaptive_avg_pool2d_backward,
+    adaptive_max_pool2d,
+    adaptive_max_pool2d_backward,
+    spatial_pyramid_pool2d,
+    spatial_pyramid_pool2d_backward,
+)
 from fastconv.arrays import FLOATS
 from fastconv.conv import conv2d, conv2d_backward
-from fastconv.geometry import axes, check_layout
+from fastconv.geometry import LAYOUTS, axes, check_layout
 from fastconv.init import Rng, uniform_fan_in
 from fastconv.linear import linear, linear_backward
 from fastconv.normalization import (
@@ -30,28 +49,85 @@ from fastconv.normalization import (
     local_response_norm,
     local_response_norm_backward,
 )
-from fastconv.pooling import avg_pool2d, avg_pool2d_backward, max_pool2d, max_pool2d_backward
+from fastconv.pooling import (
+    avg_pool1d,
+    avg_pool1d_backward,
+    avg_pool2d,
+    avg_pool2d_backward,
+    avg_pool3d,
+    avg_pool3d_backward,
+    max_pool1d,
+    max_pool1d_backward,
+    max_pool2d,
+    max_pool2d_backward,
+    max_pool3d,
+    max_pool3d_backward,
+)
+from fastconv.rectifiers import (
+    elu,
+    elu_backward,
+    leaky_relu,
+    leaky_relu_backward,
+    prelu,
+    prelu_backward,
+    rrelu,
+    rrelu_backward,
+    softplus,
+    softplus_backward,
+)
+from fastconv.regularization import dropout, dropout_backward
+from fastconv.special_pooling import (
+    gaussian_pool2d,
+    gaussian_pool2d_backward,
+    lp_pool2d,
+    lp_pool2d_backward,
+    maxout,
+    maxout_backward,
+    stochastic_pool2d,
+    stochastic_pool2d_backward,
+)
 
 __all__ = [
+    "ELU",
     "RBF",
+    "AdaptiveAvgPool2d",
+    "AdaptiveMaxPool2d",
     "Array",
+    "AvgPool1d",
     "AvgPool2d",
+    "AvgPool3d",
     "Backward",
     "BatchNorm1d",
     "BatchNorm2d",
     "BatchNorm3d",
     "Buffer",
     "Conv2d",
+    "Dropout",
     "Flatten",
+    "GaussianPool2d",
+    "GlobalAvgPool2d",
+    "GlobalMaxPool2d",
     "Identity",
+    "LPPool2d",
     "Layer",
+    "LeakyReLU",
     "Linear",
     "LocalResponseNorm",
+    "LogSoftmax",
+    "MaxPool1d",
     "MaxPool2d",
+    "MaxPool3d",
+    "Maxout",
+    "PReLU",
     "Parameter",
+    "RReLU",
     "ReLU",
     "ScaledTanh",
     "Sigmoid",
+    "Softmax",
+    "Softplus",
+    "SpatialPyramidPool2d",
+    "StochasticPool2d",
     "Subsample2d",
     "TableConv2d",
     "Tanh",
@@ -241,6 +317,30 @@ class Layer:
         for path, array in arrays.items():
             items[path].value[...] = array
 
+    def seed(self, rng: Rng) -> None:
+        """Seed all random layers (dropout and its like) of this one and all below: what they draw repeats.
+
+        Parameters
+        ----------
+        rng : numpy.random.Generator, int or None
+            Drawn from once for each random layer, in order; not at all if there is none.
+
+        Examples
+        --------
+        >>> layer, x = Dropout(0.5), np.ones((4, 4), np.float32)
+        >>> layer.seed(0)
+        >>> first = layer.forward(x)[0]
+        >>> bool((layer.forward(x)[0] == first).all())
+        False
+        >>> layer.seed(0)
+        >>> bool((layer.forward(x)[0] == first).all())
+        True
+        """
+        generator = np.random.default_rng(rng)
+        for _, layer in self.walk():
+            if isinstance(layer, _Random):
+                layer._start(generator)
+
     # ---- printing ----
 
     def _options(self) -> str:
@@ -291,6 +391,45 @@ def _float_dtype(dtype: DTypeLike) -> np.dtype:
     if resolved not in FLOATS:
         raise TypeError(f"dtype: expected float32 or float64, got {resolved}")
     return resolved
+
+
+class _Plain(Layer):
+    """A layer without parameters: one function and the gradient by its argument."""
+
+    def _run(self, x: Array, training: bool) -> tuple[Array, Callable[[Array], Array]]:
+        raise NotImplementedError(f"{type(self).__name__}._run")
+
+    def forward(self, x: Array, *, training: bool = True) -> tuple[Array, Backward]:
+        y, gradient = self._run(x, training)
+
+        def backward(dy: Array, needs_dx: bool = True) -> Array | None:
+            return gradient(dy) if needs_dx else None
+
+        return y, backward
+
+
+class _Random(_Plain):
+    """A layer that draws random numbers: a call's seed follows from the layer's key and the calls so far."""
+
+    def __init__(self, rng: Rng) -> None:
+        self._lock = threading.Lock()
+        self._start(np.random.default_rng(rng))
+
+    def _start(self, generator: np.random.Generator) -> None:
+        self._key = int(generator.integers(2**64, dtype=np.uint64))
+        self._calls = 0
+
+    def _next_seed(self) -> int:
+        with self._lock:
+            self._calls += 1
+            return (self._key + self._calls * 0x9E3779B97F4A7C15) % 2**64
+
+    def __getstate__(self) -> dict[str, Any]:  # for copy.deepcopy: a lock cannot be copied
+        return {key: value for key, value in vars(self).items() if key != "_lock"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._lock = threading.Lock()
 
 
 class Identity(Layer):
@@ -651,6 +790,9 @@ class MaxPool2d(Layer):
     [[[[5.0, 7.0], [13.0, 15.0]]]]
     """
 
+    _rank = 2
+    _functions: tuple[Any, Any] = (max_pool2d, max_pool2d_backward)
+
     def __init__(
         self,
         kernel_size: Any,
@@ -659,15 +801,14 @@ class MaxPool2d(Layer):
         dilation: Any = 1,
         ceil_mode: bool = False,
         *,
-        layout: str = "NCHW",
+        layout: str | None = None,
     ) -> None:
-        self.kernel_size = axes(kernel_size, "kernel_size", 2)
-        self.stride = self.kernel_size if stride is None else axes(stride, "stride", 2)
+        self.kernel_size = axes(kernel_size, "kernel_size", self._rank)
+        self.stride = self.kernel_size if stride is None else axes(stride, "stride", self._rank)
         self.padding = padding
-        self.dilation = axes(dilation, "dilation", 2)
+        self.dilation = axes(dilation, "dilation", self._rank)
         self.ceil_mode = ceil_mode
-        check_layout(layout, 2)
-        self.layout = layout
+        self.layout = _checked_layout(layout, self._rank)
 
     def __call__(self, x: Array) -> Array:
         return self._pool(x, return_switches=False)
@@ -677,12 +818,12 @@ class MaxPool2d(Layer):
         shape = x.shape
 
         def backward(dy: Array, needs_dx: bool = True) -> Array | None:
-            return max_pool2d_backward(dy, switches, shape, layout=self.layout) if needs_dx else None
+            return self._functions[1](dy, switches, shape, layout=self.layout) if needs_dx else None
 
         return y, backward
 
     def _pool(self, x: np.ndarray, return_switches: bool) -> Any:
-        return max_pool2d(
+        return self._functions[0](
             x,
             self.kernel_size,
             stride=self.stride,
@@ -697,6 +838,32 @@ class MaxPool2d(Layer):
         return _pool_options(self)
 
 
+class MaxPool1d(MaxPool2d):
+    """`MaxPool2d` for sequences: (N, C, W), or (N, W, C) with the layout NWC.
+
+    Examples
+    --------
+    >>> MaxPool1d(2)(np.arange(4, dtype=np.float32).reshape(1, 1, 4)).tolist()
+    [[[1.0, 3.0]]]
+    """
+
+    _rank = 1
+    _functions = (max_pool1d, max_pool1d_backward)
+
+
+class MaxPool3d(MaxPool2d):
+    """`MaxPool2d` for volumes: (N, C, D, H, W), or (N, D, H, W, C) with the layout NDHWC.
+
+    Examples
+    --------
+    >>> MaxPool3d(2)(np.arange(8, dtype=np.float32).reshape(1, 1, 2, 2, 2)).tolist()
+    [[[[[7.0]]]]]
+    """
+
+    _rank = 3
+    _functions = (max_pool3d, max_pool3d_backward)
+
+
 class AvgPool2d(Layer):
     """Average each window.
 
@@ -708,6 +875,9 @@ class AvgPool2d(Layer):
     layout : {"NCHW", "NHWC"}
     """
 
+    _rank = 2
+    _functions: tuple[Any, Any] = (avg_pool2d, avg_pool2d_backward)
+
     def __init__(
         self,
         kernel_size: Any,
@@ -716,24 +886,23 @@ class AvgPool2d(Layer):
         ceil_mode: bool = False,
         count_include_pad: bool = True,
         *,
-        layout: str = "NCHW",
+        layout: str | None = None,
     ) -> None:
-        self.kernel_size = axes(kernel_size, "kernel_size", 2)
-        self.stride = self.kernel_size if stride is None else axes(stride, "stride", 2)
+        self.kernel_size = axes(kernel_size, "kernel_size", self._rank)
+        self.stride = self.kernel_size if stride is None else axes(stride, "stride", self._rank)
         self.padding = padding
         self.ceil_mode = ceil_mode
         self.count_include_pad = count_include_pad
-        check_layout(layout, 2)
-        self.layout = layout
+        self.layout = _checked_layout(layout, self._rank)
 
     def __call__(self, x: Array) -> Array:
-        return avg_pool2d(x, self.kernel_size, **self._keywords())
+        return self._functions[0](x, self.kernel_size, **self._keywords())
 
     def forward(self, x: Array, *, training: bool = True) -> tuple[Array, Backward]:
         shape = x.shape
 
         def backward(dy: Array, needs_dx: bool = True) -> Array | None:
-            return avg_pool2d_backward(dy, shape, self.kernel_size, **self._keywords()) if needs_dx else None
+            return self._functions[1](dy, shape, self.kernel_size, **self._keywords()) if needs_dx else None
 
         return self(x), backward
 
@@ -743,6 +912,26 @@ class AvgPool2d(Layer):
 
     def _options(self) -> str:
         return _pool_options(self) + ("" if self.count_include_pad else ", count_include_pad=False")
+
+
+class AvgPool1d(AvgPool2d):
+    """`AvgPool2d` for sequences: (N, C, W), or (N, W, C) with the layout NWC."""
+
+    _rank = 1
+    _functions = (avg_pool1d, avg_pool1d_backward)
+
+
+class AvgPool3d(AvgPool2d):
+    """`AvgPool2d` for volumes: (N, C, D, H, W), or (N, D, H, W, C) with the layout NDHWC."""
+
+    _rank = 3
+    _functions = (avg_pool3d, avg_pool3d_backward)
+
+
+def _checked_layout(layout: str | None, rank: int) -> str:
+    layout = LAYOUTS[rank][0] if layout is None else layout
+    check_layout(layout, rank)
+    return layout
 
 
 def _pool_options(layer: MaxPool2d | AvgPool2d) -> str:
@@ -755,9 +944,221 @@ def _pool_options(layer: MaxPool2d | AvgPool2d) -> str:
         text += f", dilation={_pair(layer.dilation)}"
     if layer.ceil_mode:
         text += ", ceil_mode=True"
-    if layer.layout != "NCHW":
-        text += f", layout={layer.layout!r}"
-    return text
+    return text + _layout_option(layer.layout)
+
+
+def _layout_option(layout: str) -> str:
+    return "" if layout in (first for first, _ in LAYOUTS.values()) else f", layout={layout!r}"
+
+
+class AdaptiveAvgPool2d(_Plain):
+    """Average so that planes of a given size come out.
+
+    Parameters
+    ----------
+    output_size : int or (int, int)
+        None in a pair leaves that axis as it is.
+    layout : {"NCHW", "NHWC"}
+
+    Examples
+    --------
+    >>> AdaptiveAvgPool2d((1, 2))(np.arange(5, dtype=np.float32).reshape(1, 1, 1, 5)).tolist()
+    [[[[1.0, 3.0]]]]
+    """
+
+    def __init__(self, output_size: Any, *, layout: str = "NCHW") -> None:
+        self.output_size = output_size
+        self.layout = _checked_layout(layout, 2)
+
+    def _run(self, x: Array, training: bool) -> tuple[Array, Callable[[Array], Array]]:
+        shape = x.shape
+        y = adaptive_avg_pool2d(x, self.output_size, layout=self.layout)
+        return y, lambda dy: adaptive_avg_pool2d_backward(dy, shape, layout=self.layout)
+
+    def _options(self) -> str:
+        return f"{self.output_size}{_layout_option(self.layout)}"
+
+
+class AdaptiveMaxPool2d(AdaptiveAvgPool2d):
+    """Take maxima so that planes of a given size come out; parameters as `AdaptiveAvgPool2d`'s."""
+
+    def _run(self, x: Array, training: bool) -> tuple[Array, Callable[[Array], Array]]:
+        shape = x.shape
+        y, switches = adaptive_max_pool2d(x, self.output_size, return_switches=True, layout=self.layout)
+        return y, lambda dy: adaptive_max_pool2d_backward(dy, switches, shape, layout=self.layout)
+
+
+class GlobalAvgPool2d(AdaptiveAvgPool2d):
+    """Average each plane: (N, C, H, W) to (N, C, 1, 1)."""
+
+    def __init__(self, *, layout: str = "NCHW") -> None:
+        super().__init__(1, layout=layout)
+
+    def _options(self) -> str:
+        return _layout_option(self.layout).removeprefix(", ")
+
+
+class GlobalMaxPool2d(AdaptiveMaxPool2d):
+    """Take each plane's maximum: (N, C, H, W) to (N, C, 1, 1)."""
+
+    def __init__(self, *, layout: str = "NCHW") -> None:
+        super().__init__(1, layout=layout)
+
+    def _options(self) -> str:
+        return _layout_option(self.layout).removeprefix(", ")
+
+
+class SpatialPyramidPool2d(_Plain):
+    """Maxima over grids of several sizes, in one row (`fastconv.spatial_pyramid_pool2d`).
+
+    Parameters
+    ----------
+    levels : sequence of int
+    layout : {"NCHW", "NHWC"}
+
+    Examples
+    --------
+    >>> SpatialPyramidPool2d((1, 2, 4))(np.zeros((2, 8, 13, 9), np.float32)).shape
+    (2, 168)
+    """
+
+    def __init__(self, levels: Any, *, layout: str = "NCHW") -> None:
+        self.levels = tuple(_count(level, "levels") for level in levels)
+        self.layout = _checked_layout(layout, 2)
+
+    def _run(self, x: Array, training: bool) -> tuple[Array, Callable[[Array], Array]]:
+        shape = x.shape
+        y, switches = spatial_pyramid_pool2d(x, self.levels, return_switches=True, layout=self.layout)
+        return y, lambda dy: spatial_pyramid_pool2d_backward(dy, switches, shape, layout=self.layout)
+
+    def _options(self) -> str:
+        return f"{self.levels}{_layout_option(self.layout)}"
+
+
+class LPPool2d(_Plain):
+    """Take the p-norm of each window (`fastconv.lp_pool2d`).
+
+    Parameters
+    ----------
+    norm_type : float
+    kernel_size : int or (int, int)
+    stride, ceil_mode
+        As `MaxPool2d` takes them.
+    layout : {"NCHW", "NHWC"}
+
+    Examples
+    --------
+    >>> LPPool2d(2, (1, 2))(np.float32([3, -4]).reshape(1, 1, 1, 2)).tolist()
+    [[[[5.0]]]]
+    """
+
+    def __init__(
+        self, norm_type: float, kernel_size: Any, stride: Any = None, ceil_mode: bool = False, *, layout: str = "NCHW"
+    ) -> None:
+        self.norm_type = norm_type
+        self.kernel_size = axes(kernel_size, "kernel_size", 2)
+        self.stride = self.kernel_size if stride is None else axes(stride, "stride", 2)
+        self.ceil_mode = ceil_mode
+        self.layout = _checked_layout(layout, 2)
+
+    def _run(self, x: Array, training: bool) -> tuple[Array, Callable[[Array], Array]]:
+        options: dict[str, Any] = {"stride": self.stride, "ceil_mode": self.ceil_mode, "layout": self.layout}
+        y = lp_pool2d(x, self.norm_type, self.kernel_size, **options)
+        return y, lambda dy: lp_pool2d_backward(dy, x, y, self.norm_type, self.kernel_size, **options)
+
+    def _options(self) -> str:
+        ceil = ", ceil_mode=True" if self.ceil_mode else ""
+        stride = "" if self.stride == self.kernel_size else f", stride={_pair(self.stride)}"
+        return f"{self.norm_type}, kernel_size={_pair(self.kernel_size)}{stride}{ceil}{_layout_option(self.layout)}"
+
+
+class GaussianPool2d(_Plain):
+    """Average each window with Gaussian weights (`fastconv.gaussian_pool2d`).
+
+    Parameters
+    ----------
+    kernel_size : int or (int, int)
+    stride, padding, sigma
+        As `fastconv.gaussian_pool2d` takes them.
+    layout : {"NCHW", "NHWC"}
+
+    Examples
+    --------
+    >>> GaussianPool2d(3, 2, 1)(np.ones((1, 2, 8, 8), np.float32)).shape
+    (1, 2, 4, 4)
+    """
+
+    def __init__(
+        self, kernel_size: Any, stride: Any = None, padding: Any = 0, sigma: Any = None, *, layout: str = "NCHW"
+    ) -> None:
+        self.kernel_size = axes(kernel_size, "kernel_size", 2)
+        self.stride = self.kernel_size if stride is None else axes(stride, "stride", 2)
+        self.padding = padding
+        self.sigma = sigma
+        self.layout = _checked_layout(layout, 2)
+
+    def _run(self, x: Array, training: bool) -> tuple[Array, Callable[[Array], Array]]:
+        shape = x.shape
+        options = {name: getattr(self, name) for name in ("stride", "padding", "sigma", "layout")}
+        y = gaussian_pool2d(x, self.kernel_size, **options)
+        return y, lambda dy: gaussian_pool2d_backward(dy, shape, self.kernel_size, **options)
+
+    def _options(self) -> str:
+        text = f"kernel_size={_pair(self.kernel_size)}, stride={_pair(self.stride)}"
+        text += "" if self.padding == 0 else f", padding={self.padding!r}"
+        text += "" if self.sigma is None else f", sigma={self.sigma}"
+        return text + _layout_option(self.layout)
+
+
+class StochasticPool2d(_Random):
+    """Draw one element of each window, in proportion to its value; inference averages (`fastconv.stochastic_pool2d`).
+
+    Parameters
+    ----------
+    kernel_size : int or (int, int)
+    stride, padding, ceil_mode
+        As `MaxPool2d` takes them.
+    layout : {"NCHW", "NHWC"}
+    rng : numpy.random.Generator, int or None
+        Seeds the layer; `Layer.seed` does it anew.
+
+    Examples
+    --------
+    >>> StochasticPool2d((1, 2))(np.float32([1, 3]).reshape(1, 1, 1, 2)).tolist()
+    [[[[2.5]]]]
+    """
+
+    def __init__(
+        self,
+        kernel_size: Any,
+        stride: Any = None,
+        padding: Any = 0,
+        ceil_mode: bool = False,
+        *,
+        layout: str = "NCHW",
+        rng: Rng = None,
+    ) -> None:
+        super().__init__(rng)
+        self.kernel_size = axes(kernel_size, "kernel_size", 2)
+        self.stride = self.kernel_size if stride is None else axes(stride, "stride", 2)
+        self.padding = padding
+        self.ceil_mode = ceil_mode
+        self.layout = _checked_layout(layout, 2)
+
+    def _run(self, x: Array, training: bool) -> tuple[Array, Callable[[Array], Array]]:
+        options = {name: getattr(self, name) for name in ("stride", "padding", "ceil_mode", "layout")}
+        size = self.kernel_size
+        if not training:
+            return stochastic_pool2d(x, size, **options), lambda dy: stochastic_pool2d_backward(dy, x, size, **options)
+        draws: dict[str, Any] = {"training": True, "seed": self._next_seed(), "return_switches": True}
+        y, switches = stochastic_pool2d(x, size, **draws, **options)
+        return y, lambda dy: stochastic_pool2d_backward(dy, x, size, switches=switches, **options)
+
+    def _options(self) -> str:
+        ceil = ", ceil_mode=True" if self.ceil_mode else ""
+        pad = "" if self.padding == 0 else f", padding={self.padding!r}"
+        text = f"kernel_size={_pair(self.kernel_size)}, stride={_pair(self.stride)}"
+        return f"{text}{pad}{ceil}{_layout_option(self.layout)}"
 
 
 class Subsample2d(Layer):
@@ -1041,6 +1442,48 @@ class LocalResponseNorm(Layer):
         return f"{self.size}, alpha={self.alpha}, beta={self.beta}, k={self.k}{layout}"
 
 
+# ---- regularization ----
+
+
+class Dropout(_Random):
+    """Set elements to zero, each with probability `p`, and divide the others by ``1 - p``; inference does nothing.
+
+    Parameters
+    ----------
+    p : float, default 0.5
+    rng : numpy.random.Generator, int or None
+        Seeds the layer: the masks of its first, second, ... call follow from it. `Layer.seed` does it anew, for a whole
+        network.
+
+    Examples
+    --------
+    >>> layer = Dropout(0.5, rng=0)
+    >>> layer(np.ones((1, 4), np.float32)).tolist()
+    [[1.0, 1.0, 1.0, 1.0]]
+    >>> y, backward = layer.forward(np.ones((1, 4), np.float32))
+    >>> bool((backward(np.ones_like(y)) == y).all())
+    True
+    """
+
+    def __init__(self, p: float = 0.5, *, rng: Rng = None) -> None:
+        if not 0 <= p <= 1:
+            raise ValueError(f"p: expected a probability from 0 to 1, got {p!r}")
+        super().__init__(rng)
+        self.p = p
+
+    def __call__(self, x: Array) -> Array:
+        return x
+
+    def _run(self, x: Array, training: bool) -> tuple[Array, Callable[[Array], Array]]:
+        if not training or self.p == 0:
+            return x, lambda dy: dy
+        seed = self._next_seed()
+        return dropout(x, self.p, seed=seed), lambda dy: dropout_backward(dy, self.p, seed=seed)
+
+    def _options(self) -> str:
+        return f"{self.p}"
+
+
 # ---- activation ----
 
 
@@ -1111,3 +1554,181 @@ class ScaledTanh(Layer):
             return tanh_backward(dy * (self.AMPLITUDE * self.SLOPE), squashed) if needs_dx else None
 
         return squashed * self.AMPLITUDE, backward
+
+
+class LeakyReLU(_Plain):
+    """``max(x, 0) + negative_slope * min(x, 0)``.
+
+    Parameters
+    ----------
+    negative_slope : float, default 0.01
+    """
+
+    def __init__(self, negative_slope: float = 0.01) -> None:
+        self.negative_slope = negative_slope
+
+    def _run(self, x: Array, training: bool) -> tuple[Array, Callable[[Array], Array]]:
+        return leaky_relu(x, self.negative_slope), lambda dy: leaky_relu_backward(dy, x, self.negative_slope)
+
+    def _options(self) -> str:
+        return f"{self.negative_slope}"
+
+
+class PReLU(Layer):
+    """``max(x, 0) + weight * min(x, 0)`` with a learnt weight, one for all or one for each channel.
+
+    Parameters
+    ----------
+    num_parameters : int, default 1
+        1, or the number of channels.
+    init : float, default 0.25
+    layout : {"NCHW", "NHWC"}
+    dtype : dtype, default float32
+
+    Attributes
+    ----------
+    weight : Parameter
+        Of shape (num_parameters,).
+
+    Examples
+    --------
+    >>> PReLU()(np.float32([-4, 4])).tolist()
+    [-1.0, 4.0]
+    """
+
+    def __init__(
+        self, num_parameters: int = 1, init: float = 0.25, *, layout: str = "NCHW", dtype: DTypeLike = np.float32
+    ) -> None:
+        self.num_parameters = _count(num_parameters, "num_parameters")
+        self.layout = layout
+        self.weight = Parameter("weight", np.full(self.num_parameters, init, _float_dtype(dtype)))
+
+    def __call__(self, x: Array) -> Array:
+        return prelu(x, self.weight.value, layout=self.layout)
+
+    def forward(self, x: Array, *, training: bool = True) -> tuple[Array, Backward]:
+        def backward(dy: Array, needs_dx: bool = True) -> Array | None:
+            dx, dweight = prelu_backward(dy, x, self.weight.value, needs=(needs_dx, True), layout=self.layout)
+            self.weight.add_grad(dweight)
+            return dx
+
+        return self(x), backward
+
+    def _options(self) -> str:
+        return f"{self.num_parameters}{_layout_option(self.layout)}"
+
+
+class RReLU(_Random):
+    """A `LeakyReLU` whose slopes are drawn for each element; inference takes their mean (`fastconv.rrelu`).
+
+    Parameters
+    ----------
+    lower, upper : float
+    rng : numpy.random.Generator, int or None
+        Seeds the layer; `Layer.seed` does it anew.
+    """
+
+    def __init__(self, lower: float = 1 / 8, upper: float = 1 / 3, *, rng: Rng = None) -> None:
+        super().__init__(rng)
+        self.lower = lower
+        self.upper = upper
+
+    def _run(self, x: Array, training: bool) -> tuple[Array, Callable[[Array], Array]]:
+        options: dict[str, Any] = {"training": training, "seed": self._next_seed() if training else None}
+        y = rrelu(x, self.lower, self.upper, **options)
+        return y, lambda dy: rrelu_backward(dy, x, self.lower, self.upper, **options)
+
+    def _options(self) -> str:
+        return f"{self.lower}, {self.upper}"
+
+
+class ELU(_Plain):
+    """x where it is positive, ``alpha * (exp(x) - 1)`` elsewhere.
+
+    Parameters
+    ----------
+    alpha : float, default 1
+    """
+
+    def __init__(self, alpha: float = 1.0) -> None:
+        self.alpha = alpha
+
+    def _run(self, x: Array, training: bool) -> tuple[Array, Callable[[Array], Array]]:
+        y = elu(x, self.alpha)
+        return y, lambda dy: elu_backward(dy, y, self.alpha)
+
+    def _options(self) -> str:
+        return f"{self.alpha}"
+
+
+class Softplus(_Plain):
+    """``log(1 + exp(beta * x)) / beta``.
+
+    Parameters
+    ----------
+    beta : float, default 1
+    """
+
+    def __init__(self, beta: float = 1.0) -> None:
+        self.beta = beta
+
+    def _run(self, x: Array, training: bool) -> tuple[Array, Callable[[Array], Array]]:
+        return softplus(x, self.beta), lambda dy: softplus_backward(dy, x, self.beta)
+
+    def _options(self) -> str:
+        return f"{self.beta}"
+
+
+class Softmax(_Plain):
+    """``exp(x) / exp(x).sum(axis)``.
+
+    Parameters
+    ----------
+    axis : int, default 1
+    """
+
+    def __init__(self, axis: int = 1) -> None:
+        self.axis = axis
+
+    def _run(self, x: Array, training: bool) -> tuple[Array, Callable[[Array], Array]]:
+        y = softmax(x, self.axis)
+        return y, lambda dy: softmax_backward(dy, y, self.axis)
+
+    def _options(self) -> str:
+        return f"axis={self.axis}"
+
+
+class LogSoftmax(Softmax):
+    """``log(softmax(x))``; parameters as `Softmax`'s."""
+
+    def _run(self, x: Array, training: bool) -> tuple[Array, Callable[[Array], Array]]:
+        y = log_softmax(x, self.axis)
+        return y, lambda dy: log_softmax_backward(dy, y, self.axis)
+
+
+class Maxout(_Plain):
+    """The largest of each `pieces` neighbouring features (`fastconv.maxout`).
+
+    Parameters
+    ----------
+    pieces : int
+    axis : int, default 1
+        The axis of the features: 1 for NCHW, -1 for NHWC.
+
+    Examples
+    --------
+    >>> Maxout(2)(np.float32([[1, 5, 2, 0]])).tolist()
+    [[5.0, 2.0]]
+    """
+
+    def __init__(self, pieces: int, axis: int = 1) -> None:
+        self.pieces = _count(pieces, "pieces")
+        self.axis = axis
+
+    def _run(self, x: Array, training: bool) -> tuple[Array, Callable[[Array], Array]]:
+        shape = x.shape
+        y, switches = maxout(x, self.pieces, self.axis, return_switches=True)
+        return y, lambda dy: maxout_backward(dy, switches, shape, self.axis)
+
+    def _options(self) -> str:
+        return f"{self.pieces}" + ("" if self.axis == 1 else f", axis={self.axis}")

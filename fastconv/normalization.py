@@ -9,14 +9,20 @@ from fastconv.arrays import check_needs, same_dtype
 from fastconv.backends import backend_of
 from fastconv.geometry import LAYOUTS
 
-__all__ = ["batch_norm", "batch_norm_backward", "local_response_norm", "local_response_norm_backward"]
+__all__ = [
+    "batch_norm",
+    "batch_norm_backward",
+    "channels_seen",
+    "local_response_norm",
+    "local_response_norm_backward",
+]
 
 _LAST = {last: 2 + rank for rank, (_, last) in LAYOUTS.items()}
 _FIRST = {first: 2 + rank for rank, (first, _) in LAYOUTS.items()}
 
 
-def _seen(shape: tuple[int, ...], layout: Any) -> tuple[int, int, int]:
-    """A shape as (outer, channels, inner). NCHW and NHWC stand for any number of spatial axes."""
+def channels_seen(shape: tuple[int, ...], layout: Any) -> tuple[int, int, int]:
+    """Return a shape as (outer, channels, inner). NCHW and NHWC stand for any number of spatial axes."""
     ndim = len(shape)
     if ndim < 2:
         raise ValueError(f"x: expected shape (N, C), (N, C, W), (N, C, H, W) or (N, C, D, H, W), got {shape}")
@@ -40,10 +46,10 @@ def _per_channel(backend: Any, value: Any, name: str, x: Any, channels: int) -> 
 
 
 def _eps(eps: Any) -> float:
-    eps = float(eps)
-    if not (math.isfinite(eps) and eps >= 0):
+    number = float(eps)
+    if not (math.isfinite(number) and number >= 0):
         raise ValueError(f"eps: expected a finite number of at least 0, got {eps}")
-    return eps
+    return number
 
 
 def batch_norm(
@@ -114,7 +120,7 @@ def batch_norm(
     """
     backend = backend_of(x, "batch_norm")
     x = backend.dense(x, "x")
-    seen = outer, channels, inner = _seen(x.shape, layout)
+    seen = outer, channels, inner = channels_seen(x.shape, layout)
     weight = _per_channel(backend, weight, "weight", x, channels)
     bias = _per_channel(backend, bias, "bias", x, channels)
     eps = _eps(eps)
@@ -202,7 +208,7 @@ def batch_norm_backward(
     same_dtype(dy, "dy", x, "x")
     if dy.shape != x.shape:
         raise ValueError(f"x: expected dy's shape {dy.shape}, got {x.shape}")
-    seen = _, channels, _ = _seen(x.shape, layout)
+    seen = _, channels, _ = channels_seen(x.shape, layout)
     weight = _per_channel(backend, weight, "weight", x, channels)
     bias = _per_channel(backend, bias, "bias", x, channels)
     statistics = []
@@ -276,7 +282,7 @@ def local_response_norm(
     """
     backend = backend_of(x, "local_response_norm")
     x = backend.dense(x, "x")
-    return backend.lrn(x, _seen(x.shape, layout), *_lrn_options(size, alpha, beta, k))
+    return backend.lrn(x, channels_seen(x.shape, layout), *_lrn_options(size, alpha, beta, k))
 
 
 def local_response_norm_backward(
@@ -322,4 +328,4 @@ def local_response_norm_backward(
     same_dtype(dy, "dy", x, "x")
     if dy.shape != x.shape:
         raise ValueError(f"x: expected dy's shape {dy.shape}, got {x.shape}")
-    return backend.lrn_backward(dy, x, _seen(x.shape, layout), *_lrn_options(size, alpha, beta, k))
+    return backend.lrn_backward(dy, x, channels_seen(x.shape, layout), *_lrn_options(size, alpha, beta, k))

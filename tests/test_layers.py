@@ -13,22 +13,41 @@ import pytest
 from fastconv import gradcheck
 from fastconv.files import load, save
 from fastconv.layers import (
+    ELU,
     RBF,
+    AdaptiveAvgPool2d,
+    AdaptiveMaxPool2d,
+    AvgPool1d,
     AvgPool2d,
+    AvgPool3d,
     BatchNorm1d,
     BatchNorm2d,
     BatchNorm3d,
     Conv2d,
     Flatten,
+    GaussianPool2d,
+    GlobalAvgPool2d,
+    GlobalMaxPool2d,
     Identity,
     Layer,
+    LeakyReLU,
     Linear,
     LocalResponseNorm,
+    LogSoftmax,
+    LPPool2d,
+    Maxout,
+    MaxPool1d,
     MaxPool2d,
+    MaxPool3d,
     Parameter,
+    PReLU,
     ReLU,
     ScaledTanh,
     Sigmoid,
+    Softmax,
+    Softplus,
+    SpatialPyramidPool2d,
+    StochasticPool2d,
     Subsample2d,
     TableConv2d,
     Tanh,
@@ -70,6 +89,33 @@ def layers():
         "batch norm 3d": (BatchNorm3d(2, **F64), (2, 2, 3, 2, 4)),
         "lrn": (LocalResponseNorm(3, 0.5, 0.75, 2.0), image),
         "lrn NHWC": (LocalResponseNorm(2, 0.5, 0.6, layout="NHWC"), last),
+        "max pool 1d": (MaxPool1d(3, 2, 1), (2, 3, 8)),
+        "max pool 3d": (MaxPool3d(2, layout="NDHWC"), (1, 4, 3, 5, 2)),
+        "avg pool 1d": (AvgPool1d(2, layout="NWC"), (2, 8, 3)),
+        "avg pool 3d": (AvgPool3d(2, 1, 1, count_include_pad=False), (1, 2, 3, 2, 4)),
+        "adaptive avg pool": (AdaptiveAvgPool2d((3, 4)), image),
+        "adaptive avg pool evenly NHWC": (AdaptiveAvgPool2d((7, 2), layout="NHWC"), last),
+        "adaptive max pool": (AdaptiveMaxPool2d((None, 4)), image),
+        "adaptive max pool NHWC": (AdaptiveMaxPool2d(3, layout="NHWC"), last),
+        "global avg pool": (GlobalAvgPool2d(), image),
+        "global max pool NHWC": (GlobalMaxPool2d(layout="NHWC"), last),
+        "spatial pyramid pool": (SpatialPyramidPool2d((1, 2, 3)), image),
+        "spatial pyramid pool NHWC": (SpatialPyramidPool2d([4], layout="NHWC"), last),
+        "l2 pool": (LPPool2d(2, 3, 2, True), image),
+        "l3 pool NHWC": (LPPool2d(3, 2, layout="NHWC"), last),
+        "gaussian pool": (GaussianPool2d(3, 2, 1), image),
+        "gaussian pool NHWC": (GaussianPool2d((2, 3), sigma=(0.5, 2), layout="NHWC"), last),
+        "leaky relu": (LeakyReLU(0.2), image),
+        "prelu": (PReLU(3, **F64), image),
+        "prelu single": (PReLU(**F64), (3, 4)),
+        "prelu NHWC": (PReLU(3, layout="NHWC", **F64), last),
+        "elu": (ELU(0.7), image),
+        "softplus": (Softplus(2.0), image),
+        "softmax": (Softmax(), image),
+        "log softmax": (LogSoftmax(), image),
+        "log softmax last": (LogSoftmax(-1), (3, 5)),
+        "maxout": (Maxout(3), image),
+        "maxout last": (Maxout(2, -1), (3, 4)),
         "relu": (ReLU(), image),
         "sigmoid": (Sigmoid(), image),
         "tanh": (Tanh(), image),
@@ -401,7 +447,7 @@ def test_printing(layer, text):
     assert repr(layer) == text
 
 
-# ---- batch norm: what is kept beside parameters ------------------------------------------------------------------------
+# ---- batch norm: what is kept beside parameters --------------------------------------------------------------------
 
 
 def test_batch_norm_keeps_running_averages():
@@ -464,3 +510,18 @@ def test_batch_norm_names_a_wrong_rank():
             layer(np.zeros(shape, np.float32))
     with pytest.raises(ValueError, match="layout"):
         BatchNorm2d(3, layout="NWC")
+
+
+# ---- stochastic pooling: training draws ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
+def test_stochastic_pool(layout):
+    layer = StochasticPool2d(2, layout=layout, rng=0)
+    x = np.abs(draw((2, 4, 4, 4)))
+    assert gradcheck(layer, x)
+    y, backward = layer.forward(x, training=False)
+    dy = draw(y.shape, 3)
+    expected = numeric_gradient(lambda: np.sum(layer(x) * dy), x)
+    np.testing.assert_allclose(backward(dy), expected, rtol=1e-6, atol=1e-7)
+    assert (layer.forward(x)[0] != layer.forward(x)[0]).any()

@@ -1,4 +1,4 @@
-"""Normalization: against formulas in double precision, on every instruction set, layout, dtype and number of threads."""
+"""Normalization: against formulas in double precision, on every instruction set, layout and dtype."""
 
 from __future__ import annotations
 
@@ -50,13 +50,13 @@ def arrays(shape: tuple[int, ...], dtype: str, seed: int = 0) -> dict[str, np.nd
     random = np.random.default_rng(seed)
     channels = shape[1]
     return {
-        "x": (random.standard_normal(shape) * 3 + random.standard_normal(channels).reshape(-1, *(1,) * (len(shape) - 2))).astype(dtype),
+        "x": (random.standard_normal(shape) * 3 + spread(random.standard_normal(channels), len(shape))).astype(dtype),
         "dy": random.standard_normal(shape).astype(dtype),
         "weight": random.standard_normal(channels).astype(dtype),
         "bias": random.standard_normal(channels).astype(dtype),
         "running_mean": random.standard_normal(channels).astype(dtype),
         "running_var": random.random(channels).astype(dtype) + 1,
-    }  # fmt: skip
+    }
 
 
 # ---- batch normalization -------------------------------------------------------------------------------------------
