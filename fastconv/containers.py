@@ -6,13 +6,16 @@ published weights load without being renamed.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from itertools import accumulate
+import operator
+from collections.abc import Callable, Iterator, Mapping
+from itertools import accumulate, pairwise
 from typing import Any, overload
 
 import numpy as np
 
-from fastconv.layers import Array, Backward, Identity, Layer
+from fastconv.activation import relu_backward
+from fastconv.layers import Array, Backward, Identity, Layer, ReLU
+from fastconv.rectifiers import add_relu
 
 __all__ = ["Concat", "Residual", "Sequential"]
 
@@ -99,14 +102,28 @@ class Sequential(_Container):
         return list(self._layers.values())[key]
 
     def __call__(self, x: Array) -> Array:
-        for layer in self:
-            x = layer(x)
+        for layer, relu in self._steps():
+            x = layer(x, relu=True) if relu else layer(x)  # type: ignore[call-arg]
         return x
+
+    def _steps(self) -> Iterator[tuple[Layer, bool]]:
+        """The layers in order, and whether the ReLU after one is left to it: one pass over the data instead of two."""
+        layers = [*self, None]
+        skip = False
+        for layer, following in pairwise(layers):
+            if skip or layer is None:
+                skip = False
+                continue
+            skip = layer.fuses_relu and type(following) is ReLU
+            yield layer, skip
 
     def forward(self, x: Array, *, training: bool = True) -> tuple[Array, Backward]:
         steps = []
-        for layer in self:
-            x, step = layer.forward(x, training=training)
+        for layer, relu in self._steps():
+            if relu:
+                x, step = layer.forward(x, training=training, relu=True)  # type: ignore[call-arg]
+            else:
+                x, step = layer.forward(x, training=training)
             steps.append((step, bool(layer.parameters())))
         # Without the input's gradient, nothing before the first layer with parameters has to run.
         first = next((i for i, (_, learns) in enumerate(steps) if learns), len(steps))
@@ -148,12 +165,19 @@ class Residual(_Container):
         self._activation = Identity() if activation is None else activation
 
     def __call__(self, x: Array) -> Array:
-        return self._activation(self._add(self._body(x), self._shortcut(x)))
+        y, short = self._body(x), self._shortcut(x)
+        if type(self._activation) is ReLU:
+            return self._add(y, short, add_relu)
+        return self._activation(self._add(y, short))
 
     def forward(self, x: Array, *, training: bool = True) -> tuple[Array, Backward]:
         y, body = self._body.forward(x, training=training)
         short, shortcut = self._shortcut.forward(x, training=training)
-        y, activation = self._activation.forward(self._add(y, short), training=training)
+        if type(self._activation) is ReLU:  # in one pass
+            y = self._add(y, short, add_relu)
+            activation = _relu_gradient(y)
+        else:
+            y, activation = self._activation.forward(self._add(y, short), training=training)
 
         def backward(dy: Array, needs_dx: bool = True) -> Array | None:
             gradient = activation(dy)
@@ -164,10 +188,17 @@ class Residual(_Container):
         return y, backward
 
     @staticmethod
-    def _add(y: Array, short: Array) -> Array:
+    def _add(y: Array, short: Array, add: Callable[[Array, Array], Array] = operator.add) -> Array:
         if y.shape != short.shape:
             raise ValueError(f"body and shortcut give different shapes, {y.shape} and {short.shape}")
-        return y + short
+        return add(y, short)
+
+
+def _relu_gradient(y: Array) -> Backward:
+    def backward(dy: Array, needs_dx: bool = True) -> Array | None:
+        return relu_backward(dy, y) if needs_dx else None
+
+    return backward
 
 
 class Concat(_Container):

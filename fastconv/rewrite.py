@@ -9,16 +9,30 @@ import numpy as np
 
 from fastconv.containers import Sequential
 from fastconv.geometry import LAYOUTS, axes
-from fastconv.layers import Array, AvgPool2d, Backward, Conv2d, Flatten, Layer, Linear, MaxPool2d, Parameter
+from fastconv.layers import (
+    AdaptiveAvgPool2d,
+    AdaptiveMaxPool2d,
+    Array,
+    AvgPool2d,
+    Backward,
+    Conv2d,
+    Flatten,
+    GlobalAvgPool2d,
+    GlobalMaxPool2d,
+    Layer,
+    Linear,
+    MaxPool2d,
+    Parameter,
+)
 
 __all__ = ["PerPixel", "as_convolution"]
 
 # Pooling to a size that is given whatever comes in, and the window that does the same for what is known to come in.
-_POOLS_TO_SIZE: dict[str, type[AvgPool2d] | type[MaxPool2d]] = {
-    "AdaptiveAvgPool2d": AvgPool2d,
-    "AdaptiveMaxPool2d": MaxPool2d,
-    "GlobalAvgPool2d": AvgPool2d,
-    "GlobalMaxPool2d": MaxPool2d,
+_POOLS_TO_SIZE: dict[type[Layer], type[AvgPool2d] | type[MaxPool2d]] = {
+    AdaptiveAvgPool2d: AvgPool2d,
+    AdaptiveMaxPool2d: MaxPool2d,
+    GlobalAvgPool2d: AvgPool2d,
+    GlobalMaxPool2d: MaxPool2d,
 }
 
 
@@ -175,7 +189,7 @@ def _guess(leaves: list[Layer], features: int, layout: str) -> tuple[int, ...]:
     """The shape of one image's map before the head, from the layer that made its channels."""
     channels = None
     for layer in reversed(leaves):
-        if type(layer).__name__ in _POOLS_TO_SIZE or list(layer.named_children()):
+        if type(layer) in _POOLS_TO_SIZE or list(layer.named_children()):
             break
         channels = getattr(layer, "out_channels", getattr(layer, "channels", None))
         if channels is not None:
@@ -200,7 +214,7 @@ def _probe(
         before = x.shape[2:] if layout == "NCHW" else x.shape[1:3]
         x = layer(x)
         after = x.shape[2:] if layout == "NCHW" else x.shape[1:3]
-        pool = _POOLS_TO_SIZE.get(type(layer).__name__)
+        pool = _POOLS_TO_SIZE.get(type(layer))
         if pool is None:
             continue
         if before == after:
