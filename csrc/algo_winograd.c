@@ -316,6 +316,7 @@ enum {
     KEPT_BYTES = 6 << 20,
     KEPT_BLOCKS = 4,
     KEPT_CHANNELS = 32,
+    KEPT_LEAST = 16,
     KEPT_TILES = 42
 }; /* of a task that transforms filters; of a block */
 enum { CHUNK = 32, BLOCK_BYTES = 704 << 10, MOST_TILES = 128 };
@@ -375,7 +376,7 @@ static shape shape_of(const fc_conv_plan *plan, const view *w)
     h.kept = h.points * (w->depth * h.width + lanes) * h.panels * element <= KEPT_BYTES;
     if (h.kept) {
         cut(w, fc_max(fc_min(BLOCK_BYTES / (h.points * h.vectors * lanes * element), KEPT_TILES), 1), &h);
-        h.kept = h.blocks >= KEPT_BLOCKS; /* else panels make more tasks */
+        h.kept = h.blocks >= KEPT_BLOCKS && h.tiles >= KEPT_LEAST; /* else panels make more tasks */
     }
     if (!h.kept)
         cut(w,
@@ -397,7 +398,7 @@ static shape shape_of(const fc_conv_plan *plan, const view *w)
     return h;
 }
 
-enum { WAVE_BYTES = 16 << 20, TASK_CHANNELS = 32, TASK_FILTERS = 64 };
+enum { WAVE_BYTES = 16 << 20, LEAST_WAVE = 1 << 20, LEAST_TILES = 48, TASK_CHANNELS = 32, TASK_FILTERS = 64 };
 
 static shape shape_of_weights(const fc_conv_plan *plan, const view *w, int threads)
 {
@@ -409,11 +410,15 @@ static shape shape_of_weights(const fc_conv_plan *plan, const view *w, int threa
     stage_together(plan, w, &h);
     choose(plan, w, h.axis);
     h.points = (2 * h.axis[0].pairs + 2) * (2 * h.axis[1].pairs + 2);
-    cut(w, fc_max(fc_min(MOST_TILES, most_tiles(plan, w->depth + w->filters)), 1), &h);
+    const ptrdiff_t tile = h.points * (h.vectors * lanes + h.panels * h.width) * element,
+                    panel_sums = h.points * (h.vectors * lanes + 1) * h.width * element, sums = h.panels * panel_sums;
+    /* what is summed up stays in the second-level cache: so may what it is summed up from */
+    const ptrdiff_t some =
+        2 * sums > LEAST_WAVE ? MOST_TILES : fc_max(fc_min(MOST_TILES, LEAST_WAVE / tile), LEAST_TILES);
+    cut(w, fc_max(fc_min(some, most_tiles(plan, w->depth + w->filters)), 1), &h);
     h.v = POINTS * ((h.vectors * h.tiles) | 1) * lanes;
     h.d = POINTS * ((h.panels * h.width / lanes * h.tiles) | 1) * lanes;
-    ptrdiff_t panel_sums = h.points * (h.vectors * lanes + 1) * h.width * element,
-              wave = h.panels * panel_sums > WAVE_BYTES ? room : fc_min(room, WAVE_BYTES);
+    const ptrdiff_t wave = sums > WAVE_BYTES ? room : fc_min(room, fc_min(fc_max(4 * sums, LEAST_WAVE), WAVE_BYTES));
     h.round = fc_max(fc_min(wave / ((h.v + h.d) * element), h.blocks), 1);
     h.range = h.round == h.blocks ? h.panels : fc_max(fc_min(room / panel_sums, h.panels), 1);
     h.task_vectors = fc_min(fc_max(TASK_CHANNELS / lanes, 1), h.vectors);
