@@ -81,6 +81,7 @@ typedef struct fc_pool_job {
     const void *from; /* x; dy in gradients */
     void *to;         /* y; dx in gradients */
     void *switches;
+    uint64_t key; /* of random numbers */
 } fc_pool_job;
 
 /* Does units first .. last-1 of a job: rows of `to`, that is runs of one (n, c, d, h) or, channels last, (n, d, h). */
@@ -157,9 +158,62 @@ typedef struct fc_softmax_job {
     const int64_t *target;     /* cross entropy: (count), or NULL */
     const void *probabilities; /* cross entropy: laid out as x, or NULL */
     void *loss;                /* cross entropy: (count) */
-    double scale;              /* cross entropy: of the gradient */
+    double scale;              /* of a loss' gradient */
+    double margin;             /* hinge loss */
 } fc_softmax_job;
 typedef void fc_softmax_kernel(const fc_softmax_job *job);
+
+/* ---- maps with parameters, random masks (kernels/maps.inc) --------------------------------------------------- */
+
+typedef void fc_parameter_kernel(const void *a, const void *b, void *out, ptrdiff_t n, const double *parameters);
+
+typedef struct fc_draw {
+    uint64_t key; /* a seed, mixed */
+    uint32_t threshold;
+    double low, high;
+} fc_draw;
+/* index: of the first element, even */
+typedef void fc_draw_kernel(const void *a, const void *b, void *out, ptrdiff_t n, const fc_draw *draw, uint64_t index);
+
+/* The finaliser of SplitMix64: neighbouring seeds become keys that have nothing in common. */
+static inline uint64_t fc_mix(uint64_t z)
+{
+    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
+    z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
+    return z ^ (z >> 31);
+}
+
+/* 32 random bits for element i, as the vectors of kernels/maps.inc have them. */
+static inline uint32_t fc_draw_one(uint64_t key, uint64_t i)
+{
+    return (uint32_t)(fc_mix((i / 2 + 1) * 0x9e3779b97f4a7c15u + key) >> (i % 2 * 32));
+}
+
+/* ---- normalization (kernels/norm.inc) ----------------------------------------------------------------------- */
+
+/* Runs of `length` elements, `pitch` apart: of one channel, or rows of which each element is a channel. Parameters are of
+ * the kernel's type, one or a row of them, which may be read a vector past its end. */
+typedef struct fc_norm_job {
+    const void *x, *dy;
+    void *y; /* dx in gradients */
+    ptrdiff_t pitch, runs, length;
+    const void *end;                  /* of x; rows only */
+    const void *mean, *scale, *shift; /* y = (x - mean) scale + shift */
+    const void *constant, *slope;     /* dx = dy scale + constant + (x - mean) slope */
+    bool relu;                        /* y = max(y, 0) */
+    double *sums;                     /* mean and squared deviations; sums of dy and dy (x - mean): [2][channels] */
+} fc_norm_job;
+typedef void fc_norm_kernel(const fc_norm_job *job);
+
+/* Pixels of one image: `count` side by side, channels `pitch` apart, or channels side by side. */
+typedef struct fc_lrn_job {
+    const void *x, *dy;
+    void *y; /* dx in gradients */
+    ptrdiff_t channels, pitch, count, before, after;
+    double alpha, beta, k; /* y = x (k + alpha * sum of squares)^-beta */
+    void *scratch;
+} fc_lrn_job;
+typedef void fc_lrn_kernel(const fc_lrn_job *job);
 
 /* ---- Winograd (kernels/winograd.inc) ---------------------------------------------------------------------- */
 
@@ -319,6 +373,16 @@ typedef struct fc_kernels {     /* one real type on one instruction set */
     void (*depthwise_sum[FC_WINDOWS])(const fc_depthwise *);
     void (*pixels[FC_WINDOWS])(const fc_depthwise_pixels *);
     void (*pixels_sum[FC_WINDOWS])(const fc_depthwise_pixels *);
+    /* [0]: runs of one channel; [1]: rows of channels */
+    fc_norm_kernel *norm_moments[2], *norm_apply[2], *norm_products[2], *norm_gradient[2];
+    fc_lrn_kernel *lrn[2], *lrn_backward[2]; /* [layout] */
+    fc_parameter_kernel *map[FC_MAPS];
+    void (*prelu_row)(const void *a, const void *b, const void *weight, void *out, ptrdiff_t n);
+    fc_draw_kernel *dropout, *rrelu;
+    fc_softmax_kernel *log_softmax[2], *log_softmax_backward[2], *hinge[2]; /* as softmax */
+    double (*squared_error)(const void *a, const void *b, void *squares, void *slopes, ptrdiff_t n, double scale);
+    fc_scatter_kernel *unpool[2], *unpool_backward[2]; /* [layout], in units of max_pool_backward */
+    fc_pool_kernel *stochastic_pool[2];                /* [layout] */
 } fc_kernels;
 
 typedef struct fc_isa_table {

@@ -152,6 +152,25 @@ fc_status fc_cross_entropy(const fc_softmax_problem *p, const void *logits, cons
     return softmax_run(&call, kernels_of(p->dtype)->cross_entropy, p, threads);
 }
 
+fc_status fc_log_softmax(const fc_softmax_problem *p, const void *x, void *y, int threads)
+{
+    softmax_call call = {.job = {.x = x, .y = y}};
+    return softmax_run(&call, kernels_of(p->dtype)->log_softmax, p, threads);
+}
+
+fc_status fc_log_softmax_backward(const fc_softmax_problem *p, const void *dy, const void *y, void *dx, int threads)
+{
+    softmax_call call = {.job = {.x = y, .dy = dy, .y = dx}};
+    return softmax_run(&call, kernels_of(p->dtype)->log_softmax_backward, p, threads);
+}
+
+fc_status fc_hinge(const fc_softmax_problem *p, const void *x, const int64_t *classes, void *loss, void *dx,
+                   double margin, double scale, int threads)
+{
+    softmax_call call = {.job = {.x = x, .y = dx, .target = classes, .loss = loss, .scale = scale, .margin = margin}};
+    return softmax_run(&call, kernels_of(p->dtype)->hinge, p, threads);
+}
+
 /* ---- gradient descent ------------------------------------------------------------------------------------- */
 
 typedef struct sgd_call {

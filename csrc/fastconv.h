@@ -90,6 +90,8 @@ typedef struct fc_pool_problem {
     ptrdiff_t batch, channels;
     ptrdiff_t input[3], output[3], kernel[3], stride[3], dilation[3];
     ptrdiff_t pad_before[3], pad_after[3];
+    int adaptive; /* output o looks at input positions floor(o * input / output) .. ceil((o + 1) * input / output) - 1;
+                     kernel, stride, dilation and padding are then as for a window of one element */
     int count_padding; /* averages: padding counts as zeros; what lies beyond it never counts */
     int wide;          /* switches are int64_t, not int32_t: required where an input plane has 2^31 elements or more */
 } fc_pool_problem;
@@ -107,6 +109,17 @@ fc_status fc_max_pool_backward(const fc_pool_problem *problem, const void *dy, c
 /* The average of nothing (padding alone, and padding does not count) is NaN. */
 fc_status fc_avg_pool(const fc_pool_problem *problem, const void *x, void *y, int threads);
 fc_status fc_avg_pool_backward(const fc_pool_problem *problem, const void *dy, void *dx, int threads);
+
+/* Puts each element of y where its switch says, and zeros elsewhere; of several for one place the last counts. */
+fc_status fc_max_unpool(const fc_pool_problem *problem, const void *y, const void *switches, void *x, int threads);
+/* Its gradient: dy = dx where the switches say. */
+fc_status fc_max_unpool_backward(const fc_pool_problem *problem, const void *dx, const void *switches, void *dy,
+                                 int threads);
+
+/* One element of each window, drawn with a probability in proportion to its value (negative ones count as 0; where there
+ * are no others, the first element). A window in padding alone gives 0 and the switch -1. */
+fc_status fc_stochastic_pool(const fc_pool_problem *problem, const void *x, void *y, void *switches, uint64_t seed,
+                             int threads);
 
 /* ---- elementwise and softmax ------------------------------------------------------------------------------ */
 
@@ -134,6 +147,41 @@ fc_status fc_softmax_backward(const fc_softmax_problem *problem, const void *dy,
 fc_status fc_cross_entropy(const fc_softmax_problem *problem, const void *logits, const int64_t *classes,
                            const void *probabilities, void *loss, void *dlogits, double scale, int threads);
 
+fc_status fc_log_softmax(const fc_softmax_problem *problem, const void *x, void *y, int threads);
+fc_status fc_log_softmax_backward(const fc_softmax_problem *problem, const void *dy, const void *y, void *dx,
+                                  int threads);
+
+/* loss (outer, inner) = sum over all but the own class of max(0, x - x[own] + margin); dx, if not NULL, is its gradient
+ * times scale. FC_INVALID for a class that does not exist. */
+fc_status fc_hinge(const fc_softmax_problem *problem, const void *x, const int64_t *classes, void *loss, void *dx,
+                   double margin, double scale, int threads);
+
+/* *sum = sum of (a - b)^2 over n elements. squares: each of them, slopes: scale (a - b), unless NULL. */
+fc_status fc_squared_error(fc_dtype dtype, const void *a, const void *b, ptrdiff_t n, double scale, double *sum,
+                           void *squares, void *slopes, int threads);
+
+/* Elementwise, with parameters p[0], p[1]. A gradient takes dy for a. */
+typedef enum fc_map {
+    FC_ADD_RELU,           /* max(a + b, 0) */
+    FC_LEAKY,              /* a where b > 0, p[0] a elsewhere */
+    FC_ELU,                /* a where a > 0, p[0] (e^a - 1) elsewhere */
+    FC_ELU_BACKWARD,       /* a where b > 0, a (b + p[0]) elsewhere; b is the result */
+    FC_SOFTPLUS,           /* log(1 + e^(p[0] a)) / p[0] */
+    FC_SOFTPLUS_BACKWARD,  /* a / (1 + e^(-p[0] b)) */
+    FC_POWER,              /* |a|^p[0], and 0 for a = 0 */
+    FC_POWER_TIMES,        /* a |b|^p[0], and 0 for b = 0 */
+    FC_SIGNED_POWER_TIMES, /* the same with b's sign */
+    FC_MAPS
+} fc_map;
+fc_status fc_map_elements(fc_map kind, fc_dtype dtype, const void *a, const void *b, void *out, ptrdiff_t n,
+                          const double parameters[2], int threads);
+
+/* Random masks, the same for the same seed: out = a / (1 - p) with probability 1 - p, else 0; */
+fc_status fc_dropout(fc_dtype dtype, const void *a, void *out, ptrdiff_t n, double p, uint64_t seed, int threads);
+/* out = a where b > 0, elsewhere a times a number from low to high. */
+fc_status fc_rrelu(fc_dtype dtype, const void *a, const void *b, void *out, ptrdiff_t n, double low, double high,
+                   uint64_t seed, int threads);
+
 /* One step of stochastic gradient descent over n elements. With velocity (NULL if momentum is 0):
  * g = grad + weight_decay * value; velocity = momentum * velocity + g;
  * value -= rate * (nesterov ? g + momentum * velocity : velocity). */
@@ -143,6 +191,44 @@ typedef struct fc_sgd_step {
 } fc_sgd_step;
 fc_status fc_sgd(const fc_sgd_step *step, fc_dtype dtype, void *value, const void *grad, void *velocity, ptrdiff_t n,
                  int threads);
+
+/* ---- normalization ------------------------------------------------------------------------------------------ */
+
+/* Arrays of (outer, channels, inner); channels last is inner = 1. */
+typedef struct fc_norm_problem {
+    fc_dtype dtype;
+    ptrdiff_t outer, channels, inner;
+} fc_norm_problem;
+
+/* outer * channels * inner, or -1 where the problem makes no sense. */
+ptrdiff_t fc_norm_elements(const fc_norm_problem *problem);
+
+/* Batch normalization: y = (x - mean) / sqrt(variance + eps) * weight + bias, then max(y, 0) if relu. weight and bias,
+ * one for each channel, may be NULL. Training, mean and variance are written: x's own, the variance the biased one. */
+typedef struct fc_batch_norm {
+    fc_norm_problem problem;
+    const void *weight, *bias;
+    double *mean, *variance;
+    double eps;
+    int training, relu;
+} fc_batch_norm;
+fc_status fc_batch_norm_forward(const fc_batch_norm *norm, const void *x, void *y, int threads);
+/* Training, mean and variance count as functions of x. dx, dweight and dbias may each be NULL. */
+fc_status fc_batch_norm_backward(const fc_batch_norm *norm, const void *dy, const void *x, void *dx, void *dweight,
+                                 void *dbias, int threads);
+
+/* out = a where b > 0, a times the channel's weight elsewhere. */
+fc_status fc_prelu(const fc_norm_problem *problem, const void *a, const void *b, const void *weight, void *out,
+                   int threads);
+
+/* Local response normalization across channels: y[c] = x[c] (k + alpha * sum of x[c - before .. c + after]^2)^-beta. */
+typedef struct fc_lrn {
+    fc_norm_problem problem;
+    ptrdiff_t before, after;
+    double alpha, beta, k;
+} fc_lrn;
+fc_status fc_lrn_forward(const fc_lrn *lrn, const void *x, void *y, int threads);
+fc_status fc_lrn_backward(const fc_lrn *lrn, const void *dy, const void *x, void *dx, int threads);
 
 /* ---- runtime -------------------------------------------------------------------------------------------- */
 

@@ -99,19 +99,20 @@ fc_status fc_max_pool(const fc_pool_problem *problem, const void *x, void *y, vo
         narrow.wide = 1;
     else if (!switches)
         narrow.wide = 0;
-    pool_call call = {.job = {&narrow, x, y, switches},
+    pool_call call = {.job = {&narrow, x, y, switches, 0},
                       .kernel = kernels_of(problem->dtype)->max_pool[problem->layout]};
     pool_rows(&call, narrow.output, threads);
     return FC_OK;
 }
 
-fc_status fc_max_pool_backward(const fc_pool_problem *p, const void *dy, const void *switches, void *dx, int threads)
+/* `to` and its gradient's `from` are planes or strips of channels that switches point into. */
+static fc_status follow_switches(fc_scatter_kernel *const kernels[2], const fc_pool_problem *p, const void *from,
+                                 const void *switches, void *to, int threads)
 {
     if (fc_pool_elements(p, 0) < 0 || too_narrow(p))
         return FC_INVALID;
     const ptrdiff_t x = fc_pool_elements(p, 0), y = fc_pool_elements(p, 1);
-    pool_call call = {.job = {p, dy, dx, (void *)switches},
-                      .scatter = kernels_of(p->dtype)->max_pool_backward[p->layout]};
+    pool_call call = {.job = {p, from, to, (void *)switches, 0}, .scatter = kernels[p->layout]};
     const ptrdiff_t units =
         p->batch * (p->layout == FC_CHANNELS_FIRST ? p->channels : fc_ceil_div(p->channels, FC_SCATTER_CHANNELS));
     if (units > 0)
@@ -119,11 +120,37 @@ fc_status fc_max_pool_backward(const fc_pool_problem *p, const void *dy, const v
     return call.bad ? FC_INVALID : FC_OK;
 }
 
+fc_status fc_max_pool_backward(const fc_pool_problem *p, const void *dy, const void *switches, void *dx, int threads)
+{
+    return follow_switches(kernels_of(p->dtype)->max_pool_backward, p, dy, switches, dx, threads);
+}
+
+fc_status fc_max_unpool(const fc_pool_problem *p, const void *y, const void *switches, void *x, int threads)
+{
+    return follow_switches(kernels_of(p->dtype)->unpool, p, y, switches, x, threads);
+}
+
+fc_status fc_max_unpool_backward(const fc_pool_problem *p, const void *dx, const void *switches, void *dy, int threads)
+{
+    return follow_switches(kernels_of(p->dtype)->unpool_backward, p, dx, switches, dy, threads);
+}
+
+fc_status fc_stochastic_pool(const fc_pool_problem *p, const void *x, void *y, void *switches, uint64_t seed,
+                             int threads)
+{
+    if (!windows_valid(p) || too_narrow(p))
+        return FC_INVALID;
+    pool_call call = {.job = {p, x, y, switches, fc_mix(seed)},
+                      .kernel = kernels_of(p->dtype)->stochastic_pool[p->layout]};
+    pool_rows(&call, p->output, threads);
+    return FC_OK;
+}
+
 fc_status fc_avg_pool(const fc_pool_problem *p, const void *x, void *y, int threads)
 {
     if (!windows_valid(p))
         return FC_INVALID;
-    pool_call call = {.job = {p, x, y, NULL}, .kernel = kernels_of(p->dtype)->avg_pool[p->layout]};
+    pool_call call = {.job = {p, x, y, NULL, 0}, .kernel = kernels_of(p->dtype)->avg_pool[p->layout]};
     pool_rows(&call, p->output, threads);
     return FC_OK;
 }
@@ -132,7 +159,7 @@ fc_status fc_avg_pool_backward(const fc_pool_problem *p, const void *dy, void *d
 {
     if (!windows_valid(p))
         return FC_INVALID;
-    pool_call call = {.job = {p, dy, dx, NULL}, .kernel = kernels_of(p->dtype)->avg_pool_backward[p->layout]};
+    pool_call call = {.job = {p, dy, dx, NULL, 0}, .kernel = kernels_of(p->dtype)->avg_pool_backward[p->layout]};
     pool_rows(&call, p->input, threads);
     return FC_OK;
 }

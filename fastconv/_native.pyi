@@ -15,6 +15,7 @@ BACKWARD_WEIGHT: int
 RELU: int
 SIGMOID: int
 TANH: int
+MAPS: dict[str, int]
 
 def isa_available() -> list[str]: ...
 def isa_current() -> str: ...
@@ -65,9 +66,13 @@ class PoolPlan:
         window: Window,
         count_padding: bool,
         wide: bool,
+        adaptive: bool = False,
     ) -> None: ...
     def max(self, x: Array, y: Array, switches: Array | None, threads: int) -> None: ...
     def max_backward(self, dy: Array, switches: Array, dx: Array, threads: int) -> bool: ...
+    def unpool(self, y: Array, switches: Array, x: Array, threads: int) -> bool: ...
+    def unpool_backward(self, dx: Array, switches: Array, dy: Array, threads: int) -> bool: ...
+    def stochastic(self, x: Array, y: Array, switches: Array, seed: int, threads: int) -> None: ...
     def avg(self, x: Array, y: Array, threads: int) -> None: ...
     def avg_backward(self, dy: Array, dx: Array, threads: int) -> None: ...
 
@@ -97,3 +102,78 @@ def sgd(
     nesterov: bool,
     threads: int,
 ) -> None: ...
+def batch_norm(
+    x: Array,
+    weight: Array | None,
+    bias: Array | None,
+    mean: Array,
+    variance: Array,
+    y: Array,
+    shape: tuple[int, int, int],
+    eps: float,
+    training: bool,
+    relu: bool,
+    threads: int,
+) -> None: ...
+def batch_norm_backward(
+    dy: Array,
+    x: Array,
+    weight: Array | None,
+    bias: Array | None,
+    mean: Array,
+    variance: Array,
+    dx: Array | None,
+    dweight: Array | None,
+    dbias: Array | None,
+    shape: tuple[int, int, int],
+    eps: float,
+    training: bool,
+    relu: bool,
+    threads: int,
+) -> None: ...
+def lrn(
+    x: Array,
+    y: Array,
+    shape: tuple[int, int, int],
+    before: int,
+    after: int,
+    alpha: float,
+    beta: float,
+    k: float,
+    threads: int,
+) -> None: ...
+def lrn_backward(
+    dy: Array,
+    x: Array,
+    dx: Array,
+    shape: tuple[int, int, int],
+    before: int,
+    after: int,
+    alpha: float,
+    beta: float,
+    k: float,
+    threads: int,
+) -> None: ...
+def map_elements(kind: str, a: Array, b: Array, out: Array, p: float, threads: int) -> None: ...
+def prelu(a: Array, b: Array, weight: Array, out: Array, shape: tuple[int, int, int], threads: int) -> None: ...
+def dropout(a: Array, out: Array, p: float, seed: int, threads: int) -> None: ...
+def rrelu(a: Array, b: Array, out: Array, low: float, high: float, seed: int, threads: int) -> None: ...
+def log_softmax(x: Array, y: Array, outer: int, classes: int, inner: int, threads: int) -> None: ...
+def log_softmax_backward(
+    dy: Array, y: Array, dx: Array, outer: int, classes: int, inner: int, threads: int
+) -> None: ...
+def hinge(
+    x: Array,
+    target: Array,
+    loss: Array,
+    dx: Array | None,
+    margin: float,
+    scale: float,
+    outer: int,
+    classes: int,
+    inner: int,
+    threads: int,
+) -> bool: ...
+def squared_error(
+    a: Array, b: Array, squares: Array | None, slopes: Array | None, scale: float, threads: int
+) -> float: ...

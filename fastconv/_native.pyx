@@ -4,7 +4,7 @@
 cimport cython
 cimport numpy as cnp
 from libc.stddef cimport ptrdiff_t
-from libc.stdint cimport int64_t
+from libc.stdint cimport int64_t, uint64_t
 
 cnp.import_array()
 
@@ -64,9 +64,13 @@ cdef extern from "fastconv.h" nogil:
         ptrdiff_t pad_after[3]
         int count_padding
         int wide
+        int adaptive
     ptrdiff_t fc_pool_elements(const fc_pool_problem *, int)
     fc_status fc_max_pool(const fc_pool_problem *, const void *, void *, void *, int)
     fc_status fc_max_pool_backward(const fc_pool_problem *, const void *, const void *, void *, int)
+    fc_status fc_max_unpool(const fc_pool_problem *, const void *, const void *, void *, int)
+    fc_status fc_max_unpool_backward(const fc_pool_problem *, const void *, const void *, void *, int)
+    fc_status fc_stochastic_pool(const fc_pool_problem *, const void *, void *, void *, uint64_t, int)
     fc_status fc_avg_pool(const fc_pool_problem *, const void *, void *, int)
     fc_status fc_avg_pool_backward(const fc_pool_problem *, const void *, void *, int)
     ctypedef enum fc_activation:
@@ -302,13 +306,14 @@ cdef class PoolPlan:
     cdef ptrdiff_t x_elements, y_elements
     cdef int number, switch_number
 
-    def __cinit__(self, str dtype, bint channels_last, batch, channels, window, bint count_padding, bint wide):
+    def __cinit__(self, str dtype, bint channels_last, batch, channels, window, bint count_padding, bint wide,
+                  bint adaptive=False):
         cdef fc_pool_problem *p = &self.problem
         cdef int axis, skip = 3 - len(window.size)
         p.dtype = dtype_of(dtype)
         p.layout = FC_CHANNELS_LAST if channels_last else FC_CHANNELS_FIRST
         p.batch, p.channels = batch, channels
-        p.count_padding, p.wide = count_padding, wide
+        p.count_padding, p.wide, p.adaptive = count_padding, wide, adaptive
         for axis in range(3):
             p.input[axis] = p.output[axis] = p.kernel[axis] = p.stride[axis] = p.dilation[axis] = 1
             p.pad_before[axis] = p.pad_after[axis] = 0
@@ -351,6 +356,45 @@ cdef class PoolPlan:
         with nogil:
             status = fc_max_pool_backward(&self.problem, py, ps, px, threads)
         return status == FC_OK
+
+    def unpool(self, y, switches, x, int threads):
+        """Put y where the switches say, zeros elsewhere. False if one of them says nowhere."""
+        cdef void *py = data_of(y, self.number, self.y_elements, False)
+        cdef void *ps = data_of(switches, self.switch_number, self.y_elements, False)
+        cdef void *px = data_of(x, self.number, self.x_elements, True)
+        cdef fc_status status
+        check_threads(threads)
+        if px == NULL or py == NULL or ps == NULL:
+            raise ValueError("y, switches and x must be arrays")
+        with nogil:
+            status = fc_max_unpool(&self.problem, py, ps, px, threads)
+        return status == FC_OK
+
+    def unpool_backward(self, dx, switches, dy, int threads):
+        """Take dy from where the switches say. False if one of them says nowhere."""
+        cdef void *px = data_of(dx, self.number, self.x_elements, False)
+        cdef void *ps = data_of(switches, self.switch_number, self.y_elements, False)
+        cdef void *py = data_of(dy, self.number, self.y_elements, True)
+        cdef fc_status status
+        check_threads(threads)
+        if px == NULL or py == NULL or ps == NULL:
+            raise ValueError("dx, switches and dy must be arrays")
+        with nogil:
+            status = fc_max_unpool_backward(&self.problem, px, ps, py, threads)
+        return status == FC_OK
+
+    def stochastic(self, x, y, switches, uint64_t seed, int threads):
+        """Write one element of each window, drawn, and where it is."""
+        cdef void *px = data_of(x, self.number, self.x_elements, False)
+        cdef void *py = data_of(y, self.number, self.y_elements, True)
+        cdef void *ps = data_of(switches, self.switch_number, self.y_elements, True)
+        cdef fc_status status
+        check_threads(threads)
+        if px == NULL or py == NULL or ps == NULL:
+            raise ValueError("x, y and switches must be arrays")
+        with nogil:
+            status = fc_stochastic_pool(&self.problem, px, py, ps, seed, threads)
+        refuse(status)
 
     def avg(self, x, y, int threads):
         """Write the average of each window."""
@@ -498,3 +542,291 @@ def sgd(value, grad, velocity, double rate, double momentum, double weight_decay
     with nogil:
         status = fc_sgd(&step, dtype, pv, pg, pm, n, threads)
     refuse(status)
+
+
+# ---- normalization -----------------------------------------------------------------------------------------------
+
+cdef extern from "fastconv.h" nogil:
+    ctypedef struct fc_norm_problem:
+        fc_dtype dtype
+        ptrdiff_t outer, channels, inner
+    ptrdiff_t fc_norm_elements(const fc_norm_problem *)
+    ctypedef struct fc_batch_norm:
+        fc_norm_problem problem
+        const void *weight
+        const void *bias
+        double *mean
+        double *variance
+        double eps
+        int training, relu
+    fc_status fc_batch_norm_forward(const fc_batch_norm *, const void *, void *, int)
+    fc_status fc_batch_norm_backward(const fc_batch_norm *, const void *, const void *, void *, void *, void *, int)
+    ctypedef struct fc_lrn:
+        fc_norm_problem problem
+        ptrdiff_t before, after
+        double alpha, beta, k
+    fc_status fc_lrn_forward(const fc_lrn *, const void *, void *, int)
+    fc_status fc_lrn_backward(const fc_lrn *, const void *, const void *, void *, int)
+
+
+cdef fc_norm_problem norm_of(object array, shape) except *:
+    cdef fc_norm_problem p
+    p.dtype = dtype_of_array(array)
+    p.outer, p.channels, p.inner = shape
+    if fc_norm_elements(&p) < 0:
+        raise ValueError("not a valid problem")
+    return p
+
+
+cdef fc_batch_norm batch_norm_of(x, weight, bias, mean, variance, shape, double eps, bint training, bint relu,
+                                 bint written) except *:
+    cdef fc_batch_norm b
+    b.problem = norm_of(x, shape)
+    b.weight = data_of(weight, type_number(b.problem.dtype), b.problem.channels, False)
+    b.bias = data_of(bias, type_number(b.problem.dtype), b.problem.channels, False)
+    b.mean = <double *>data_of(mean, cnp.NPY_FLOAT64, b.problem.channels, written)
+    b.variance = <double *>data_of(variance, cnp.NPY_FLOAT64, b.problem.channels, written)
+    b.eps, b.training, b.relu = eps, training, relu
+    if b.mean == NULL or b.variance == NULL:
+        raise ValueError("mean and variance must be arrays")
+    return b
+
+
+def batch_norm(x, weight, bias, mean, variance, y, shape, double eps, bint training, bint relu, int threads):
+    """y = x, seen as shape (outer, channels, inner), normalised; training, mean and variance are written."""
+    cdef fc_batch_norm b = batch_norm_of(x, weight, bias, mean, variance, shape, eps, training, relu, training)
+    cdef ptrdiff_t n = fc_norm_elements(&b.problem)
+    cdef void *px = data_of(x, type_number(b.problem.dtype), n, False)
+    cdef void *py = data_of(y, type_number(b.problem.dtype), n, True)
+    cdef fc_status status
+    check_threads(threads)
+    if py == NULL:
+        raise ValueError("y must be an array")
+    with nogil:
+        status = fc_batch_norm_forward(&b, px, py, threads)
+    refuse(status)
+
+
+def batch_norm_backward(dy, x, weight, bias, mean, variance, dx, dweight, dbias, shape, double eps, bint training,
+                        bint relu, int threads):
+    """Write dx, dweight and dbias, each unless None."""
+    cdef fc_batch_norm b = batch_norm_of(x, weight, bias, mean, variance, shape, eps, training, relu, False)
+    cdef int number = type_number(b.problem.dtype)
+    cdef ptrdiff_t n = fc_norm_elements(&b.problem)
+    cdef void *pdy = data_of(dy, number, n, False)
+    cdef void *px = data_of(x, number, n, False)
+    cdef void *pdx = data_of(dx, number, n, True)
+    cdef void *pdw = data_of(dweight, number, b.problem.channels, True)
+    cdef void *pdb = data_of(dbias, number, b.problem.channels, True)
+    cdef fc_status status
+    check_threads(threads)
+    if pdy == NULL:
+        raise ValueError("dy must be an array")
+    with nogil:
+        status = fc_batch_norm_backward(&b, pdy, px, pdx, pdw, pdb, threads)
+    refuse(status)
+
+
+def lrn(x, y, shape, before, after, double alpha, double beta, double k, int threads):
+    """y = x (k + alpha * sum of the squares of channels c - before .. c + after)^-beta."""
+    cdef fc_lrn l
+    l.problem = norm_of(x, shape)
+    l.before, l.after, l.alpha, l.beta, l.k = before, after, alpha, beta, k
+    cdef ptrdiff_t n = fc_norm_elements(&l.problem)
+    cdef void *px = data_of(x, type_number(l.problem.dtype), n, False)
+    cdef void *py = data_of(y, type_number(l.problem.dtype), n, True)
+    cdef fc_status status
+    check_threads(threads)
+    if py == NULL:
+        raise ValueError("y must be an array")
+    with nogil:
+        status = fc_lrn_forward(&l, px, py, threads)
+    refuse(status)
+
+
+def lrn_backward(dy, x, dx, shape, before, after, double alpha, double beta, double k, int threads):
+    """Gradient of lrn."""
+    cdef fc_lrn l
+    l.problem = norm_of(x, shape)
+    l.before, l.after, l.alpha, l.beta, l.k = before, after, alpha, beta, k
+    cdef ptrdiff_t n = fc_norm_elements(&l.problem)
+    cdef void *pdy = data_of(dy, type_number(l.problem.dtype), n, False)
+    cdef void *px = data_of(x, type_number(l.problem.dtype), n, False)
+    cdef void *pdx = data_of(dx, type_number(l.problem.dtype), n, True)
+    cdef fc_status status
+    check_threads(threads)
+    if pdy == NULL or pdx == NULL:
+        raise ValueError("dy and dx must be arrays")
+    with nogil:
+        status = fc_lrn_backward(&l, pdy, px, pdx, threads)
+    refuse(status)
+
+
+# ---- maps with parameters, random masks, losses ------------------------------------------------------------------
+
+cdef extern from "fastconv.h" nogil:
+    ctypedef enum fc_map:
+        FC_ADD_RELU
+        FC_LEAKY
+        FC_ELU
+        FC_ELU_BACKWARD
+        FC_SOFTPLUS
+        FC_SOFTPLUS_BACKWARD
+        FC_POWER
+        FC_POWER_TIMES
+        FC_SIGNED_POWER_TIMES
+        FC_MAPS
+    fc_status fc_map_elements(fc_map, fc_dtype, const void *, const void *, void *, ptrdiff_t, const double *, int)
+    fc_status fc_prelu(const fc_norm_problem *, const void *, const void *, const void *, void *, int)
+    fc_status fc_dropout(fc_dtype, const void *, void *, ptrdiff_t, double, uint64_t, int)
+    fc_status fc_rrelu(fc_dtype, const void *, const void *, void *, ptrdiff_t, double, double, uint64_t, int)
+    fc_status fc_log_softmax(const fc_softmax_problem *, const void *, void *, int)
+    fc_status fc_log_softmax_backward(const fc_softmax_problem *, const void *, const void *, void *, int)
+    fc_status fc_hinge(const fc_softmax_problem *, const void *, const int64_t *, void *, void *, double, double, int)
+    fc_status fc_squared_error(fc_dtype, const void *, const void *, ptrdiff_t, double, double *, void *, void *, int)
+
+MAPS = {
+    "add_relu": FC_ADD_RELU,
+    "leaky": FC_LEAKY,
+    "elu": FC_ELU,
+    "elu_backward": FC_ELU_BACKWARD,
+    "softplus": FC_SOFTPLUS,
+    "softplus_backward": FC_SOFTPLUS_BACKWARD,
+    "power": FC_POWER,
+    "power_times": FC_POWER_TIMES,
+    "signed_power_times": FC_SIGNED_POWER_TIMES,
+}
+
+
+def map_elements(str kind, a, b, out, double p, int threads):
+    """out = f(a, b), f with one parameter; MAPS has the kinds."""
+    cdef fc_dtype dtype = dtype_of_array(a)
+    cdef ptrdiff_t n = cnp.PyArray_SIZE(<cnp.ndarray>a)
+    cdef void *pa = data_of(a, type_number(dtype), n, False)
+    cdef void *pb = data_of(b, type_number(dtype), n, False)
+    cdef void *po = data_of(out, type_number(dtype), n, True)
+    cdef int which = MAPS[kind]
+    cdef double parameters[2]
+    cdef fc_status status
+    check_threads(threads)
+    if pb == NULL or po == NULL:
+        raise ValueError("b and out must be arrays")
+    parameters[0], parameters[1] = p, 0
+    with nogil:
+        status = fc_map_elements(<fc_map>which, dtype, pa, pb, po, n, parameters, threads)
+    refuse(status)
+
+
+def prelu(a, b, weight, out, shape, int threads):
+    """out = a where b, seen as shape (outer, channels, inner), is positive, weight a elsewhere."""
+    cdef fc_norm_problem p = norm_of(a, shape)
+    cdef ptrdiff_t n = fc_norm_elements(&p)
+    cdef void *pa = data_of(a, type_number(p.dtype), n, False)
+    cdef void *pb = data_of(b, type_number(p.dtype), n, False)
+    cdef void *pw = data_of(weight, type_number(p.dtype), p.channels, False)
+    cdef void *po = data_of(out, type_number(p.dtype), n, True)
+    cdef fc_status status
+    check_threads(threads)
+    if pb == NULL or pw == NULL or po == NULL:
+        raise ValueError("b, weight and out must be arrays")
+    with nogil:
+        status = fc_prelu(&p, pa, pb, pw, po, threads)
+    refuse(status)
+
+
+def dropout(a, out, double p, uint64_t seed, int threads):
+    """out = a / (1 - p) or, with probability p, 0."""
+    cdef fc_dtype dtype = dtype_of_array(a)
+    cdef ptrdiff_t n = cnp.PyArray_SIZE(<cnp.ndarray>a)
+    cdef void *pa = data_of(a, type_number(dtype), n, False)
+    cdef void *po = data_of(out, type_number(dtype), n, True)
+    cdef fc_status status
+    check_threads(threads)
+    if po == NULL:
+        raise ValueError("out must be an array")
+    with nogil:
+        status = fc_dropout(dtype, pa, po, n, p, seed, threads)
+    refuse(status)
+
+
+def rrelu(a, b, out, double low, double high, uint64_t seed, int threads):
+    """out = a where b is positive, a times a random number from low to high elsewhere."""
+    cdef fc_dtype dtype = dtype_of_array(a)
+    cdef ptrdiff_t n = cnp.PyArray_SIZE(<cnp.ndarray>a)
+    cdef void *pa = data_of(a, type_number(dtype), n, False)
+    cdef void *pb = data_of(b, type_number(dtype), n, False)
+    cdef void *po = data_of(out, type_number(dtype), n, True)
+    cdef fc_status status
+    check_threads(threads)
+    if pb == NULL or po == NULL:
+        raise ValueError("b and out must be arrays")
+    with nogil:
+        status = fc_rrelu(dtype, pa, pb, po, n, low, high, seed, threads)
+    refuse(status)
+
+
+def log_softmax(x, y, outer, classes, inner, int threads):
+    """y = log softmax of x, seen as (outer, classes, inner), along the classes."""
+    cdef fc_softmax_problem p = softmax_of(x, outer, classes, inner)
+    cdef ptrdiff_t n = fc_softmax_elements(&p)
+    cdef void *px = data_of(x, type_number(p.dtype), n, False)
+    cdef void *py = data_of(y, type_number(p.dtype), n, True)
+    cdef fc_status status
+    check_threads(threads)
+    if py == NULL:
+        raise ValueError("y must be an array")
+    with nogil:
+        status = fc_log_softmax(&p, px, py, threads)
+    refuse(status)
+
+
+def log_softmax_backward(dy, y, dx, outer, classes, inner, int threads):
+    """dx = the gradient of log_softmax, from its result y."""
+    cdef fc_softmax_problem p = softmax_of(y, outer, classes, inner)
+    cdef ptrdiff_t n = fc_softmax_elements(&p)
+    cdef void *pdy = data_of(dy, type_number(p.dtype), n, False)
+    cdef void *py = data_of(y, type_number(p.dtype), n, False)
+    cdef void *pdx = data_of(dx, type_number(p.dtype), n, True)
+    cdef fc_status status
+    check_threads(threads)
+    if pdy == NULL or pdx == NULL:
+        raise ValueError("dy and dx must be arrays")
+    with nogil:
+        status = fc_log_softmax_backward(&p, pdy, py, pdx, threads)
+    refuse(status)
+
+
+def hinge(x, target, loss, dx, double margin, double scale, outer, classes, inner, int threads):
+    """Write each position's loss, and scale times its gradient unless dx is None. False if a target is no class."""
+    cdef fc_softmax_problem p = softmax_of(x, outer, classes, inner)
+    cdef ptrdiff_t n = fc_softmax_elements(&p)
+    cdef void *px = data_of(x, type_number(p.dtype), n, False)
+    cdef void *pt = data_of(target, cnp.NPY_INT64, p.outer * p.inner, False)
+    cdef void *pl = data_of(loss, type_number(p.dtype), p.outer * p.inner, True)
+    cdef void *pd = data_of(dx, type_number(p.dtype), n, True)
+    cdef fc_status status
+    check_threads(threads)
+    if pt == NULL or pl == NULL:
+        raise ValueError("target and loss must be arrays")
+    with nogil:
+        status = fc_hinge(&p, px, <const int64_t *>pt, pl, pd, margin, scale, threads)
+    return status == FC_OK
+
+
+def squared_error(a, b, squares, slopes, double scale, int threads):
+    """The sum of (a - b)^2; squares gets each, slopes scale (a - b), unless None."""
+    cdef fc_dtype dtype = dtype_of_array(a)
+    cdef ptrdiff_t n = cnp.PyArray_SIZE(<cnp.ndarray>a)
+    cdef void *pa = data_of(a, type_number(dtype), n, False)
+    cdef void *pb = data_of(b, type_number(dtype), n, False)
+    cdef void *ps = data_of(squares, type_number(dtype), n, True)
+    cdef void *pd = data_of(slopes, type_number(dtype), n, True)
+    cdef double total
+    cdef fc_status status
+    check_threads(threads)
+    if pb == NULL:
+        raise ValueError("b must be an array")
+    with nogil:
+        status = fc_squared_error(dtype, pa, pb, n, scale, &total, ps, pd, threads)
+    refuse(status)
+    return total

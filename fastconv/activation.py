@@ -10,6 +10,8 @@ from fastconv.backends import backend_of
 from fastconv.geometry import check_axis
 
 __all__ = [
+    "log_softmax",
+    "log_softmax_backward",
     "relu",
     "relu_backward",
     "sigmoid",
@@ -304,3 +306,69 @@ def softmax_backward(dy: Any, y: Any, axis: int = -1) -> Any:
     backend = backend_of(dy, "softmax_backward")
     dy, y = _pair(backend, dy, y)
     return backend.softmax_backward(dy, y, *_along(y.shape, axis, "y"))
+
+
+def log_softmax(x: Any, axis: int = -1) -> Any:
+    """Logarithm of `softmax`: ``x - log(exp(x).sum(axis))``, computed without overflow.
+
+    Parameters
+    ----------
+    x : array, at least one axis
+        Scores, float32 or float64.
+    axis : int
+        The axis of the classes.
+
+    Returns
+    -------
+    array, x's shape
+
+    Raises
+    ------
+    TypeError
+        If x is not an array of float32 or float64, or axis not an integer.
+    ValueError
+        If x has no such axis, or no elements along it.
+
+    Examples
+    --------
+    >>> import numpy as np, fastconv as fc
+    >>> fc.log_softmax(np.array([0.0, 0.0, -1000.0])).round(4).tolist()
+    [-0.6931, -0.6931, -1000.6931]
+    """
+    backend = backend_of(x, "log_softmax")
+    x = backend.dense(x, "x")
+    return backend.log_softmax(x, *_along(x.shape, axis, "x"))
+
+
+def log_softmax_backward(dy: Any, y: Any, axis: int = -1) -> Any:
+    """Gradient of `log_softmax`: ``dy - exp(y) * dy.sum(axis)``.
+
+    Parameters
+    ----------
+    dy : array
+        Gradient with respect to log_softmax's result, float32 or float64.
+    y : array, dy's shape and dtype
+        log_softmax's result.
+    axis : int
+        As log_softmax was given it.
+
+    Returns
+    -------
+    array, dy's shape
+
+    Raises
+    ------
+    TypeError
+        If dtypes differ or are not float32 or float64, or axis is not an integer.
+    ValueError
+        If shapes differ, or y has no such axis.
+
+    Examples
+    --------
+    >>> import numpy as np, fastconv as fc
+    >>> fc.log_softmax_backward(np.array([1.0, 0.0]), fc.log_softmax(np.array([2.0, 2.0]))).round(12)
+    array([ 0.5, -0.5])
+    """
+    backend = backend_of(dy, "log_softmax_backward")
+    dy, y = _pair(backend, dy, y)
+    return backend.log_softmax_backward(dy, y, *_along(y.shape, axis, "y"))

@@ -6,13 +6,16 @@ published weights load without being renamed.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import operator
+from collections.abc import Callable, Iterator, Mapping
 from itertools import accumulate
 from typing import Any, overload
 
 import numpy as np
 
-from fastconv.layers import Array, Backward, Identity, Layer
+from fastconv.activation import relu_backward
+from fastconv.layers import Array, Backward, Identity, Layer, ReLU
+from fastconv.rectifiers import add_relu
 
 __all__ = ["Concat", "Residual", "Sequential"]
 
@@ -148,12 +151,19 @@ class Residual(_Container):
         self._activation = Identity() if activation is None else activation
 
     def __call__(self, x: Array) -> Array:
-        return self._activation(self._add(self._body(x), self._shortcut(x)))
+        y, short = self._body(x), self._shortcut(x)
+        if type(self._activation) is ReLU:
+            return self._add(y, short, add_relu)
+        return self._activation(self._add(y, short))
 
     def forward(self, x: Array, *, training: bool = True) -> tuple[Array, Backward]:
         y, body = self._body.forward(x, training=training)
         short, shortcut = self._shortcut.forward(x, training=training)
-        y, activation = self._activation.forward(self._add(y, short), training=training)
+        if type(self._activation) is ReLU:  # in one pass
+            y = self._add(y, short, add_relu)
+            activation = _relu_gradient(y)
+        else:
+            y, activation = self._activation.forward(self._add(y, short), training=training)
 
         def backward(dy: Array, needs_dx: bool = True) -> Array | None:
             gradient = activation(dy)
@@ -164,10 +174,17 @@ class Residual(_Container):
         return y, backward
 
     @staticmethod
-    def _add(y: Array, short: Array) -> Array:
+    def _add(y: Array, short: Array, add: Callable[[Array, Array], Array] = operator.add) -> Array:
         if y.shape != short.shape:
             raise ValueError(f"body and shortcut give different shapes, {y.shape} and {short.shape}")
-        return y + short
+        return add(y, short)
+
+
+def _relu_gradient(y: Array) -> Backward:
+    def backward(dy: Array, needs_dx: bool = True) -> Array | None:
+        return relu_backward(dy, y) if needs_dx else None
+
+    return backward
 
 
 class Concat(_Container):

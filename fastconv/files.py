@@ -57,8 +57,8 @@ def save(model: Layer, path: Path, metadata: Mapping[str, Any] | None = None) ->
     # One text, because safetensors writes several in any order, and equal weights should be equal files.
     text = {_METADATA: json.dumps(metadata)} if metadata else {}
     arrays = {
-        name: np.asarray(parameter.value, parameter.value.dtype.newbyteorder("="), order="C")
-        for name, parameter in model.named_parameters()
+        name: np.asarray(item.value, item.value.dtype.newbyteorder("="), order="C")
+        for name, item in model.named_state()
     }
     with replacing(path) as temporary:
         if form == ".npz":
@@ -75,7 +75,7 @@ def save(model: Layer, path: Path, metadata: Mapping[str, Any] | None = None) ->
 
 
 def load(model: Layer, path: Path) -> None:
-    """Set a model's parameters from a file; on an error none of them has changed.
+    """Set a model's parameters and buffers from a file; on an error none of them has changed.
 
     Nothing in the file is executed, and its arrays are read only once their names and shapes are known to be the
     model's.
@@ -111,7 +111,8 @@ def load(model: Layer, path: Path) -> None:
     """
     with _open(path) as file:
         check_state(file.shapes, model, os.fspath(path))
-        state = {name: file.read(name) for name in file.shapes}
+        ignored = model.ignored_names()
+        state = {name: file.read(name) for name in file.shapes if name not in ignored}
     for name, array in state.items():
         if not np.issubdtype(array.dtype, np.floating):
             raise ValueError(f"{os.fspath(path)}: {name} is of dtype {array.dtype}, expected a floating-point one")

@@ -59,8 +59,8 @@ def gradcheck(
     With v random and L = sum(v * y), the gradient of L from ``backward(v)`` is compared with ``(L(x + eps) - L(x -
     eps)) / (2 eps)``, element by element. The difference is off by a term in eps**2 and one in 1e-16 / eps. Where a
     function has a kink (ReLU at 0, two equal maxima in a window) the two do not agree; keep inputs away from there.
-    A layer's parameters are set to float64 while it is checked, and are afterwards what they were, gradients
-    included.
+    A layer's parameters are set to float64 while it is checked, and are afterwards what they were, gradients and
+    running averages included; layers that draw random numbers are seeded anew before every call.
 
     Examples
     --------
@@ -74,10 +74,13 @@ def gradcheck(
     is_layer = hasattr(layer_or_function, "forward") and hasattr(layer_or_function, "named_parameters")
     if not is_layer and not callable(layer_or_function):
         raise TypeError(f"layer_or_function: expected a layer or a function, got {type(layer_or_function).__name__}")
-    call = layer_or_function.forward if is_layer else layer_or_function
+    call = _seeded(layer_or_function, seed) if is_layer else layer_or_function
     arguments = [_double(value) for value in inputs]
     parameters = list(layer_or_function.named_parameters()) if is_layer else []
     saved = [(p, p.value, p.grad) for _, p in parameters]
+    # What else a layer keeps (running averages) moves with every call.
+    everything = layer_or_function.named_state() if hasattr(layer_or_function, "named_state") else ()
+    buffers = [(item, item.value.copy()) for _, item in everything if not hasattr(item, "grad")]
     try:
         for _, p in parameters:
             p.value = np.array(p.value, np.float64)
@@ -86,6 +89,19 @@ def gradcheck(
     finally:
         for p, value, grad in saved:
             p.value, p.grad = value, grad
+        for buffer, value in buffers:
+            buffer.value[...] = value
+
+
+def _seeded(layer: Any, seed: int) -> Callable[..., Any]:
+    """A layer's ``forward`` that draws the same random numbers at every call."""
+
+    def forward(*inputs: Any) -> Any:
+        if hasattr(layer, "seed"):
+            layer.seed(seed)
+        return layer.forward(*inputs)
+
+    return forward
 
 
 def _double(value: Any) -> Any:

@@ -12,35 +12,122 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
-from fastconv.activation import relu, relu_backward, sigmoid, sigmoid_backward, tanh, tanh_backward
+from fastconv.activation import (
+    log_softmax,
+    log_softmax_backward,
+    relu,
+    relu_backward,
+    sigmoid,
+    sigmoid_backward,
+    softmax,
+    softmax_backward,
+    tanh,
+    tanh_backward,
+)
+from fastconv.adaptive import (
+    adaptive_avg_pool2d,
+    adaptive_avg_pool2d_backward,
+    adaptive_max_pool2d,
+    adaptive_max_pool2d_backward,
+    spatial_pyramid_pool2d,
+    spatial_pyramid_pool2d_backward,
+)
 from fastconv.arrays import FLOATS
 from fastconv.conv import conv2d, conv2d_backward
-from fastconv.geometry import axes, check_layout
+from fastconv.geometry import LAYOUTS, axes, check_layout
 from fastconv.init import Rng, uniform_fan_in
 from fastconv.linear import linear, linear_backward
-from fastconv.pooling import avg_pool2d, avg_pool2d_backward, max_pool2d, max_pool2d_backward
+from fastconv.normalization import (
+    batch_norm,
+    batch_norm_backward,
+    local_response_norm,
+    local_response_norm_backward,
+)
+from fastconv.pooling import (
+    avg_pool1d,
+    avg_pool1d_backward,
+    avg_pool2d,
+    avg_pool2d_backward,
+    avg_pool3d,
+    avg_pool3d_backward,
+    max_pool1d,
+    max_pool1d_backward,
+    max_pool2d,
+    max_pool2d_backward,
+    max_pool3d,
+    max_pool3d_backward,
+)
+from fastconv.rectifiers import (
+    elu,
+    elu_backward,
+    leaky_relu,
+    leaky_relu_backward,
+    prelu,
+    prelu_backward,
+    rrelu,
+    rrelu_backward,
+    softplus,
+    softplus_backward,
+)
+from fastconv.regularization import dropout, dropout_backward
+from fastconv.special_pooling import (
+    gaussian_pool2d,
+    gaussian_pool2d_backward,
+    lp_pool2d,
+    lp_pool2d_backward,
+    maxout,
+    maxout_backward,
+    stochastic_pool2d,
+    stochastic_pool2d_backward,
+)
 
 __all__ = [
+    "ELU",
     "RBF",
+    "AdaptiveAvgPool2d",
+    "AdaptiveMaxPool2d",
     "Array",
+    "AvgPool1d",
     "AvgPool2d",
+    "AvgPool3d",
     "Backward",
+    "BatchNorm1d",
+    "BatchNorm2d",
+    "BatchNorm3d",
+    "Buffer",
     "Conv2d",
+    "Dropout",
     "Flatten",
+    "GaussianPool2d",
+    "GlobalAvgPool2d",
+    "GlobalMaxPool2d",
     "Identity",
+    "LPPool2d",
     "Layer",
+    "LeakyReLU",
     "Linear",
+    "LocalResponseNorm",
+    "LogSoftmax",
+    "MaxPool1d",
     "MaxPool2d",
+    "MaxPool3d",
+    "Maxout",
+    "PReLU",
     "Parameter",
+    "RReLU",
     "ReLU",
     "ScaledTanh",
     "Sigmoid",
+    "Softmax",
+    "Softplus",
+    "SpatialPyramidPool2d",
+    "StochasticPool2d",
     "Subsample2d",
     "TableConv2d",
     "Tanh",
@@ -102,6 +189,23 @@ class Parameter:
         return f"Parameter({self.name!r}, shape={self.value.shape}, dtype={self.value.dtype})"
 
 
+class Buffer:
+    """An array that belongs to a layer's state but is not trained: a running average.
+
+    Attributes
+    ----------
+    name : str
+    value : ndarray
+    """
+
+    def __init__(self, name: str, value: Array) -> None:
+        self.name = name
+        self.value = value
+
+    def __repr__(self) -> str:
+        return f"Buffer({self.name!r}, shape={self.value.shape}, dtype={self.value.dtype})"
+
+
 class Layer:
     """The base of all layers.
 
@@ -122,6 +226,8 @@ class Layer:
     >>> backward(y).tolist()
     [[4.0, 4.0, 4.0], [4.0, 4.0, 4.0]]
     """
+
+    _ignored: tuple[str, ...] = ()  # names in published states that this layer has no use for
 
     def forward(self, x: Array, *, training: bool = True) -> tuple[Array, Backward]:
         """Compute the output, and the closure that takes its gradient back.
@@ -159,30 +265,41 @@ class Layer:
         for name, child in self.named_children():
             yield from child.walk(_join(path, name))
 
-    def named_parameters(self) -> Iterator[tuple[str, Parameter]]:
-        """Iterate over (path, parameter) of this layer and all below, each parameter once."""
+    def named_state(self) -> Iterator[tuple[str, Parameter | Buffer]]:
+        """Iterate over (path, parameter or buffer) of this layer and all below, each once."""
         seen = set()
         for path, layer in self.walk():
             for name, value in vars(layer).items():
-                if isinstance(value, Parameter) and id(value) not in seen:
+                if isinstance(value, (Parameter, Buffer)) and id(value) not in seen:
                     seen.add(id(value))
                     yield _join(path, name), value
+
+    def named_parameters(self) -> Iterator[tuple[str, Parameter]]:
+        """Iterate over (path, parameter) of this layer and all below, each parameter once."""
+        for path, value in self.named_state():
+            if isinstance(value, Parameter):
+                yield path, value
 
     def parameters(self) -> list[Parameter]:
         """Return the parameters of this layer and all below, each once."""
         return [parameter for _, parameter in self.named_parameters()]
 
+    def ignored_names(self) -> set[str]:
+        """Return the paths that a state may hold though no layer here has a use for them."""
+        return {_join(path, name) for path, layer in self.walk() for name in layer._ignored}
+
     def state_dict(self) -> dict[str, np.ndarray]:
-        """Return copies of all parameters' values by path."""
-        return {path: parameter.value.copy() for path, parameter in self.named_parameters()}
+        """Return copies of all parameters' and buffers' values by path."""
+        return {path: item.value.copy() for path, item in self.named_state()}
 
     def load_state_dict(self, state: Mapping[str, ArrayLike]) -> None:
-        """Set all parameters' values, in place; on an error none has changed.
+        """Set all parameters' and buffers' values, in place; on an error none has changed.
 
         Parameters
         ----------
         state : mapping of str to array_like
-            As `state_dict` returns it. Floating dtypes are converted to the parameters' own.
+            As `state_dict` returns it. Floating dtypes are converted to the parameters' own. PyTorch's
+            ``num_batches_tracked`` is passed over.
 
         Raises
         ------
@@ -191,14 +308,38 @@ class Layer:
         TypeError
             If an entry is not of a floating-point dtype.
         """
-        parameters = dict(self.named_parameters())
-        arrays = {path: np.asarray(value) for path, value in state.items()}
+        items, ignored = dict(self.named_state()), self.ignored_names()
+        arrays = {path: np.asarray(value) for path, value in state.items() if path not in ignored}
         check_state({path: array.shape for path, array in arrays.items()}, self)
         for path, array in arrays.items():
             if not np.issubdtype(array.dtype, np.floating):
                 raise TypeError(f"state: {path} is of dtype {array.dtype}, expected a floating-point one")
         for path, array in arrays.items():
-            parameters[path].value[...] = array
+            items[path].value[...] = array
+
+    def seed(self, rng: Rng) -> None:
+        """Seed all random layers (dropout and its like) of this one and all below: what they draw repeats.
+
+        Parameters
+        ----------
+        rng : numpy.random.Generator, int or None
+            Drawn from once for each random layer, in order; not at all if there is none.
+
+        Examples
+        --------
+        >>> layer, x = Dropout(0.5), np.ones((4, 4), np.float32)
+        >>> layer.seed(0)
+        >>> first = layer.forward(x)[0]
+        >>> bool((layer.forward(x)[0] == first).all())
+        False
+        >>> layer.seed(0)
+        >>> bool((layer.forward(x)[0] == first).all())
+        True
+        """
+        generator = np.random.default_rng(rng)
+        for _, layer in self.walk():
+            if isinstance(layer, _Random):
+                layer._start(generator)
 
     # ---- printing ----
 
@@ -215,12 +356,13 @@ class Layer:
 
 
 def check_state(shapes: Mapping[str, tuple[int, ...]], layer: Layer, where: str = "state") -> None:
-    """Raise ValueError, listing all that is wrong, unless `shapes` are those of the layer's parameters by path."""
-    expected = {path: parameter.value.shape for path, parameter in layer.named_parameters()}
+    """Raise ValueError, listing all that is wrong, unless `shapes` are those of the layer's state by path."""
+    expected = {path: item.value.shape for path, item in layer.named_state()}
+    ignored = layer.ignored_names()
     complaints = []
     if missing := [path for path in expected if path not in shapes]:
         complaints.append("missing " + ", ".join(missing))
-    if unexpected := [path for path in shapes if path not in expected]:
+    if unexpected := [path for path in shapes if path not in expected and path not in ignored]:
         complaints.append("unexpected " + ", ".join(unexpected))
     if misshapen := [
         f"{path} is {shapes[path]}, expected {shape}"
@@ -249,6 +391,45 @@ def _float_dtype(dtype: DTypeLike) -> np.dtype:
     if resolved not in FLOATS:
         raise TypeError(f"dtype: expected float32 or float64, got {resolved}")
     return resolved
+
+
+class _Plain(Layer):
+    """A layer without parameters: one function and the gradient by its argument."""
+
+    def _run(self, x: Array, training: bool) -> tuple[Array, Callable[[Array], Array]]:
+        raise NotImplementedError(f"{type(self).__name__}._run")
+
+    def forward(self, x: Array, *, training: bool = True) -> tuple[Array, Backward]:
+        y, gradient = self._run(x, training)
+
+        def backward(dy: Array, needs_dx: bool = True) -> Array | None:
+            return gradient(dy) if needs_dx else None
+
+        return y, backward
+
+
+class _Random(_Plain):
+    """A layer that draws random numbers: a call's seed follows from the layer's key and the calls so far."""
+
+    def __init__(self, rng: Rng) -> None:
+        self._lock = threading.Lock()
+        self._start(np.random.default_rng(rng))
+
+    def _start(self, generator: np.random.Generator) -> None:
+        self._key = int(generator.integers(2**64, dtype=np.uint64))
+        self._calls = 0
+
+    def _next_seed(self) -> int:
+        with self._lock:
+            self._calls += 1
+            return (self._key + self._calls * 0x9E3779B97F4A7C15) % 2**64
+
+    def __getstate__(self) -> dict[str, Any]:  # for copy.deepcopy: a lock cannot be copied
+        return {key: value for key, value in vars(self).items() if key != "_lock"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._lock = threading.Lock()
 
 
 class Identity(Layer):
@@ -609,6 +790,9 @@ class MaxPool2d(Layer):
     [[[[5.0, 7.0], [13.0, 15.0]]]]
     """
 
+    _rank = 2
+    _functions: tuple[Any, Any] = (max_pool2d, max_pool2d_backward)
+
     def __init__(
         self,
         kernel_size: Any,
@@ -617,15 +801,14 @@ class MaxPool2d(Layer):
         dilation: Any = 1,
         ceil_mode: bool = False,
         *,
-        layout: str = "NCHW",
+        layout: str | None = None,
     ) -> None:
-        self.kernel_size = axes(kernel_size, "kernel_size", 2)
-        self.stride = self.kernel_size if stride is None else axes(stride, "stride", 2)
+        self.kernel_size = axes(kernel_size, "kernel_size", self._rank)
+        self.stride = self.kernel_size if stride is None else axes(stride, "stride", self._rank)
         self.padding = padding
-        self.dilation = axes(dilation, "dilation", 2)
+        self.dilation = axes(dilation, "dilation", self._rank)
         self.ceil_mode = ceil_mode
-        check_layout(layout, 2)
-        self.layout = layout
+        self.layout = _checked_layout(layout, self._rank)
 
     def __call__(self, x: Array) -> Array:
         return self._pool(x, return_switches=False)
@@ -635,12 +818,12 @@ class MaxPool2d(Layer):
         shape = x.shape
 
         def backward(dy: Array, needs_dx: bool = True) -> Array | None:
-            return max_pool2d_backward(dy, switches, shape, layout=self.layout) if needs_dx else None
+            return self._functions[1](dy, switches, shape, layout=self.layout) if needs_dx else None
 
         return y, backward
 
     def _pool(self, x: np.ndarray, return_switches: bool) -> Any:
-        return max_pool2d(
+        return self._functions[0](
             x,
             self.kernel_size,
             stride=self.stride,
@@ -655,6 +838,32 @@ class MaxPool2d(Layer):
         return _pool_options(self)
 
 
+class MaxPool1d(MaxPool2d):
+    """`MaxPool2d` for sequences: (N, C, W), or (N, W, C) with the layout NWC.
+
+    Examples
+    --------
+    >>> MaxPool1d(2)(np.arange(4, dtype=np.float32).reshape(1, 1, 4)).tolist()
+    [[[1.0, 3.0]]]
+    """
+
+    _rank = 1
+    _functions = (max_pool1d, max_pool1d_backward)
+
+
+class MaxPool3d(MaxPool2d):
+    """`MaxPool2d` for volumes: (N, C, D, H, W), or (N, D, H, W, C) with the layout NDHWC.
+
+    Examples
+    --------
+    >>> MaxPool3d(2)(np.arange(8, dtype=np.float32).reshape(1, 1, 2, 2, 2)).tolist()
+    [[[[[7.0]]]]]
+    """
+
+    _rank = 3
+    _functions = (max_pool3d, max_pool3d_backward)
+
+
 class AvgPool2d(Layer):
     """Average each window.
 
@@ -666,6 +875,9 @@ class AvgPool2d(Layer):
     layout : {"NCHW", "NHWC"}
     """
 
+    _rank = 2
+    _functions: tuple[Any, Any] = (avg_pool2d, avg_pool2d_backward)
+
     def __init__(
         self,
         kernel_size: Any,
@@ -674,24 +886,23 @@ class AvgPool2d(Layer):
         ceil_mode: bool = False,
         count_include_pad: bool = True,
         *,
-        layout: str = "NCHW",
+        layout: str | None = None,
     ) -> None:
-        self.kernel_size = axes(kernel_size, "kernel_size", 2)
-        self.stride = self.kernel_size if stride is None else axes(stride, "stride", 2)
+        self.kernel_size = axes(kernel_size, "kernel_size", self._rank)
+        self.stride = self.kernel_size if stride is None else axes(stride, "stride", self._rank)
         self.padding = padding
         self.ceil_mode = ceil_mode
         self.count_include_pad = count_include_pad
-        check_layout(layout, 2)
-        self.layout = layout
+        self.layout = _checked_layout(layout, self._rank)
 
     def __call__(self, x: Array) -> Array:
-        return avg_pool2d(x, self.kernel_size, **self._keywords())
+        return self._functions[0](x, self.kernel_size, **self._keywords())
 
     def forward(self, x: Array, *, training: bool = True) -> tuple[Array, Backward]:
         shape = x.shape
 
         def backward(dy: Array, needs_dx: bool = True) -> Array | None:
-            return avg_pool2d_backward(dy, shape, self.kernel_size, **self._keywords()) if needs_dx else None
+            return self._functions[1](dy, shape, self.kernel_size, **self._keywords()) if needs_dx else None
 
         return self(x), backward
 
@@ -701,6 +912,26 @@ class AvgPool2d(Layer):
 
     def _options(self) -> str:
         return _pool_options(self) + ("" if self.count_include_pad else ", count_include_pad=False")
+
+
+class AvgPool1d(AvgPool2d):
+    """`AvgPool2d` for sequences: (N, C, W), or (N, W, C) with the layout NWC."""
+
+    _rank = 1
+    _functions = (avg_pool1d, avg_pool1d_backward)
+
+
+class AvgPool3d(AvgPool2d):
+    """`AvgPool2d` for volumes: (N, C, D, H, W), or (N, D, H, W, C) with the layout NDHWC."""
+
+    _rank = 3
+    _functions = (avg_pool3d, avg_pool3d_backward)
+
+
+def _checked_layout(layout: str | None, rank: int) -> str:
+    layout = LAYOUTS[rank][0] if layout is None else layout
+    check_layout(layout, rank)
+    return layout
 
 
 def _pool_options(layer: MaxPool2d | AvgPool2d) -> str:
@@ -713,9 +944,221 @@ def _pool_options(layer: MaxPool2d | AvgPool2d) -> str:
         text += f", dilation={_pair(layer.dilation)}"
     if layer.ceil_mode:
         text += ", ceil_mode=True"
-    if layer.layout != "NCHW":
-        text += f", layout={layer.layout!r}"
-    return text
+    return text + _layout_option(layer.layout)
+
+
+def _layout_option(layout: str) -> str:
+    return "" if layout in (first for first, _ in LAYOUTS.values()) else f", layout={layout!r}"
+
+
+class AdaptiveAvgPool2d(_Plain):
+    """Average so that planes of a given size come out.
+
+    Parameters
+    ----------
+    output_size : int or (int, int)
+        None in a pair leaves that axis as it is.
+    layout : {"NCHW", "NHWC"}
+
+    Examples
+    --------
+    >>> AdaptiveAvgPool2d((1, 2))(np.arange(5, dtype=np.float32).reshape(1, 1, 1, 5)).tolist()
+    [[[[1.0, 3.0]]]]
+    """
+
+    def __init__(self, output_size: Any, *, layout: str = "NCHW") -> None:
+        self.output_size = output_size
+        self.layout = _checked_layout(layout, 2)
+
+    def _run(self, x: Array, training: bool) -> tuple[Array, Callable[[Array], Array]]:
+        shape = x.shape
+        y = adaptive_avg_pool2d(x, self.output_size, layout=self.layout)
+        return y, lambda dy: adaptive_avg_pool2d_backward(dy, shape, layout=self.layout)
+
+    def _options(self) -> str:
+        return f"{self.output_size}{_layout_option(self.layout)}"
+
+
+class AdaptiveMaxPool2d(AdaptiveAvgPool2d):
+    """Take maxima so that planes of a given size come out; parameters as `AdaptiveAvgPool2d`'s."""
+
+    def _run(self, x: Array, training: bool) -> tuple[Array, Callable[[Array], Array]]:
+        shape = x.shape
+        y, switches = adaptive_max_pool2d(x, self.output_size, return_switches=True, layout=self.layout)
+        return y, lambda dy: adaptive_max_pool2d_backward(dy, switches, shape, layout=self.layout)
+
+
+class GlobalAvgPool2d(AdaptiveAvgPool2d):
+    """Average each plane: (N, C, H, W) to (N, C, 1, 1)."""
+
+    def __init__(self, *, layout: str = "NCHW") -> None:
+        super().__init__(1, layout=layout)
+
+    def _options(self) -> str:
+        return _layout_option(self.layout).removeprefix(", ")
+
+
+class GlobalMaxPool2d(AdaptiveMaxPool2d):
+    """Take each plane's maximum: (N, C, H, W) to (N, C, 1, 1)."""
+
+    def __init__(self, *, layout: str = "NCHW") -> None:
+        super().__init__(1, layout=layout)
+
+    def _options(self) -> str:
+        return _layout_option(self.layout).removeprefix(", ")
+
+
+class SpatialPyramidPool2d(_Plain):
+    """Maxima over grids of several sizes, in one row (`fastconv.spatial_pyramid_pool2d`).
+
+    Parameters
+    ----------
+    levels : sequence of int
+    layout : {"NCHW", "NHWC"}
+
+    Examples
+    --------
+    >>> SpatialPyramidPool2d((1, 2, 4))(np.zeros((2, 8, 13, 9), np.float32)).shape
+    (2, 168)
+    """
+
+    def __init__(self, levels: Any, *, layout: str = "NCHW") -> None:
+        self.levels = tuple(_count(level, "levels") for level in levels)
+        self.layout = _checked_layout(layout, 2)
+
+    def _run(self, x: Array, training: bool) -> tuple[Array, Callable[[Array], Array]]:
+        shape = x.shape
+        y, switches = spatial_pyramid_pool2d(x, self.levels, return_switches=True, layout=self.layout)
+        return y, lambda dy: spatial_pyramid_pool2d_backward(dy, switches, shape, layout=self.layout)
+
+    def _options(self) -> str:
+        return f"{self.levels}{_layout_option(self.layout)}"
+
+
+class LPPool2d(_Plain):
+    """Take the p-norm of each window (`fastconv.lp_pool2d`).
+
+    Parameters
+    ----------
+    norm_type : float
+    kernel_size : int or (int, int)
+    stride, ceil_mode
+        As `MaxPool2d` takes them.
+    layout : {"NCHW", "NHWC"}
+
+    Examples
+    --------
+    >>> LPPool2d(2, (1, 2))(np.float32([3, -4]).reshape(1, 1, 1, 2)).tolist()
+    [[[[5.0]]]]
+    """
+
+    def __init__(
+        self, norm_type: float, kernel_size: Any, stride: Any = None, ceil_mode: bool = False, *, layout: str = "NCHW"
+    ) -> None:
+        self.norm_type = norm_type
+        self.kernel_size = axes(kernel_size, "kernel_size", 2)
+        self.stride = self.kernel_size if stride is None else axes(stride, "stride", 2)
+        self.ceil_mode = ceil_mode
+        self.layout = _checked_layout(layout, 2)
+
+    def _run(self, x: Array, training: bool) -> tuple[Array, Callable[[Array], Array]]:
+        options: dict[str, Any] = {"stride": self.stride, "ceil_mode": self.ceil_mode, "layout": self.layout}
+        y = lp_pool2d(x, self.norm_type, self.kernel_size, **options)
+        return y, lambda dy: lp_pool2d_backward(dy, x, y, self.norm_type, self.kernel_size, **options)
+
+    def _options(self) -> str:
+        ceil = ", ceil_mode=True" if self.ceil_mode else ""
+        stride = "" if self.stride == self.kernel_size else f", stride={_pair(self.stride)}"
+        return f"{self.norm_type}, kernel_size={_pair(self.kernel_size)}{stride}{ceil}{_layout_option(self.layout)}"
+
+
+class GaussianPool2d(_Plain):
+    """Average each window with Gaussian weights (`fastconv.gaussian_pool2d`).
+
+    Parameters
+    ----------
+    kernel_size : int or (int, int)
+    stride, padding, sigma
+        As `fastconv.gaussian_pool2d` takes them.
+    layout : {"NCHW", "NHWC"}
+
+    Examples
+    --------
+    >>> GaussianPool2d(3, 2, 1)(np.ones((1, 2, 8, 8), np.float32)).shape
+    (1, 2, 4, 4)
+    """
+
+    def __init__(
+        self, kernel_size: Any, stride: Any = None, padding: Any = 0, sigma: Any = None, *, layout: str = "NCHW"
+    ) -> None:
+        self.kernel_size = axes(kernel_size, "kernel_size", 2)
+        self.stride = self.kernel_size if stride is None else axes(stride, "stride", 2)
+        self.padding = padding
+        self.sigma = sigma
+        self.layout = _checked_layout(layout, 2)
+
+    def _run(self, x: Array, training: bool) -> tuple[Array, Callable[[Array], Array]]:
+        shape = x.shape
+        options = {name: getattr(self, name) for name in ("stride", "padding", "sigma", "layout")}
+        y = gaussian_pool2d(x, self.kernel_size, **options)
+        return y, lambda dy: gaussian_pool2d_backward(dy, shape, self.kernel_size, **options)
+
+    def _options(self) -> str:
+        text = f"kernel_size={_pair(self.kernel_size)}, stride={_pair(self.stride)}"
+        text += "" if self.padding == 0 else f", padding={self.padding!r}"
+        text += "" if self.sigma is None else f", sigma={self.sigma}"
+        return text + _layout_option(self.layout)
+
+
+class StochasticPool2d(_Random):
+    """Draw one element of each window, in proportion to its value; inference averages (`fastconv.stochastic_pool2d`).
+
+    Parameters
+    ----------
+    kernel_size : int or (int, int)
+    stride, padding, ceil_mode
+        As `MaxPool2d` takes them.
+    layout : {"NCHW", "NHWC"}
+    rng : numpy.random.Generator, int or None
+        Seeds the layer; `Layer.seed` does it anew.
+
+    Examples
+    --------
+    >>> StochasticPool2d((1, 2))(np.float32([1, 3]).reshape(1, 1, 1, 2)).tolist()
+    [[[[2.5]]]]
+    """
+
+    def __init__(
+        self,
+        kernel_size: Any,
+        stride: Any = None,
+        padding: Any = 0,
+        ceil_mode: bool = False,
+        *,
+        layout: str = "NCHW",
+        rng: Rng = None,
+    ) -> None:
+        super().__init__(rng)
+        self.kernel_size = axes(kernel_size, "kernel_size", 2)
+        self.stride = self.kernel_size if stride is None else axes(stride, "stride", 2)
+        self.padding = padding
+        self.ceil_mode = ceil_mode
+        self.layout = _checked_layout(layout, 2)
+
+    def _run(self, x: Array, training: bool) -> tuple[Array, Callable[[Array], Array]]:
+        options = {name: getattr(self, name) for name in ("stride", "padding", "ceil_mode", "layout")}
+        size = self.kernel_size
+        if not training:
+            return stochastic_pool2d(x, size, **options), lambda dy: stochastic_pool2d_backward(dy, x, size, **options)
+        draws: dict[str, Any] = {"training": True, "seed": self._next_seed(), "return_switches": True}
+        y, switches = stochastic_pool2d(x, size, **draws, **options)
+        return y, lambda dy: stochastic_pool2d_backward(dy, x, size, switches=switches, **options)
+
+    def _options(self) -> str:
+        ceil = ", ceil_mode=True" if self.ceil_mode else ""
+        pad = "" if self.padding == 0 else f", padding={self.padding!r}"
+        text = f"kernel_size={_pair(self.kernel_size)}, stride={_pair(self.stride)}"
+        return f"{text}{pad}{ceil}{_layout_option(self.layout)}"
 
 
 class Subsample2d(Layer):
@@ -789,6 +1232,258 @@ class Subsample2d(Layer):
         return f"{self.channels}, kernel_size={_pair(self.kernel_size)}{layout}"
 
 
+# ---- normalization ----
+
+
+class _BatchNorm(Layer):
+    _ignored = ("num_batches_tracked",)
+    _axes: tuple[int, ...] = ()
+
+    def __init__(
+        self,
+        num_features: int,
+        eps: float = 1e-5,
+        momentum: float = 0.1,
+        affine: bool = True,
+        *,
+        layout: str = "NCHW",
+        dtype: DTypeLike = np.float32,
+    ) -> None:
+        self.num_features = _count(num_features, "num_features")
+        self.eps = eps
+        self.momentum = momentum
+        if layout not in ("NCHW", "NHWC"):
+            check_layout(layout, max(self._axes) - 2)
+        self.layout = layout
+        dtype = _float_dtype(dtype)
+        self.weight = Parameter("weight", np.ones(self.num_features, dtype)) if affine else None
+        self.bias = Parameter("bias", np.zeros(self.num_features, dtype)) if affine else None
+        self.running_mean = Buffer("running_mean", np.zeros(self.num_features, dtype))
+        self.running_var = Buffer("running_var", np.ones(self.num_features, dtype))
+
+    def __call__(self, x: Array) -> Array:
+        return self._normalize(x, False, False)[0]
+
+    def forward(self, x: Array, *, training: bool = True, relu: bool = False) -> tuple[Array, Backward]:
+        """Compute the output, and the closure that takes its gradient back.
+
+        Parameters
+        ----------
+        x : ndarray
+            The batch.
+        training : bool, default True
+            Normalise by the batch's own statistics and move the running ones; False uses these.
+        relu : bool, default False
+            Take ``max(y, 0)`` in the same pass.
+
+        Returns
+        -------
+        y : ndarray
+        backward : Backward
+        """
+        y, mean, var = self._normalize(x, training, relu)
+        weight, bias = self._affine()
+
+        def backward(dy: Array, needs_dx: bool = True) -> Array | None:
+            learns = self.weight is not None
+            dx, dweight, dbias = batch_norm_backward(
+                dy,
+                x,
+                mean,
+                var,
+                weight,
+                bias,
+                training=training,
+                eps=self.eps,
+                relu=relu,
+                needs=(needs_dx, learns, learns),
+                layout=self.layout,
+            )
+            if self.weight is not None and self.bias is not None:
+                self.weight.add_grad(dweight)
+                self.bias.add_grad(dbias)
+            return dx
+
+        return y, backward
+
+    def _affine(self) -> tuple[Array | None, Array | None]:
+        return self.weight and self.weight.value, self.bias and self.bias.value
+
+    def _normalize(self, x: Array, training: bool, relu: bool) -> Any:
+        if getattr(x, "ndim", None) not in self._axes:
+            expected = " or ".join(map(str, self._axes))
+            raise ValueError(f"x: expected {expected} axes, got {getattr(x, 'ndim', type(x).__name__)}")
+        return batch_norm(
+            x,
+            self.running_mean.value,
+            self.running_var.value,
+            *self._affine(),
+            training=training,
+            momentum=self.momentum,
+            eps=self.eps,
+            relu=relu,
+            return_statistics=True,
+            layout=self.layout,
+        )
+
+    def _options(self) -> str:
+        text = f"{self.num_features}"
+        if self.eps != 1e-5:
+            text += f", eps={self.eps}"
+        if self.momentum != 0.1:
+            text += f", momentum={self.momentum}"
+        if self.weight is None:
+            text += ", affine=False"
+        if self.layout != "NCHW":
+            text += f", layout={self.layout!r}"
+        return text
+
+
+class BatchNorm2d(_BatchNorm):
+    """Normalise each channel over the batch and all pixels, then scale and shift it (`fastconv.batch_norm`).
+
+    Training uses the batch's own statistics and moves the running ones; inference uses these, and so does
+    ``forward(x, training=False)``. ``forward(x, relu=True)`` applies a ReLU in the same pass.
+
+    Parameters
+    ----------
+    num_features : int
+        Number of channels.
+    eps : float, default 1e-5
+    momentum : float, default 0.1
+        How much of a new batch goes into the running statistics.
+    affine : bool, default True
+        Whether there are a weight and a bias to learn.
+    layout : {"NCHW", "NHWC"}
+    dtype : dtype, default float32
+
+    Attributes
+    ----------
+    weight, bias : Parameter or None
+        Of shape (num_features,). They start at 1 and 0.
+    running_mean, running_var : Buffer
+        Of shape (num_features,). They start at 0 and 1 and are part of the state.
+
+    Examples
+    --------
+    >>> layer = BatchNorm2d(2)
+    >>> y, backward = layer.forward(np.arange(16, dtype=np.float32).reshape(2, 2, 2, 2))
+    >>> y.mean(axis=(0, 2, 3)).round(3).tolist(), layer.running_mean.value.round(3).tolist()
+    ([0.0, 0.0], [0.550000011920929, 0.949999988079071])
+    >>> list(layer.state_dict())
+    ['weight', 'bias', 'running_mean', 'running_var']
+    """
+
+    _axes = (4,)
+
+
+class BatchNorm1d(_BatchNorm):
+    """`BatchNorm2d` for features (N, C) and sequences (N, C, W), or (N, W, C) with the layout NWC.
+
+    Examples
+    --------
+    >>> BatchNorm1d(3)(np.ones((4, 3), np.float32)).shape
+    (4, 3)
+    """
+
+    _axes = (2, 3)
+
+
+class BatchNorm3d(_BatchNorm):
+    """`BatchNorm2d` for volumes (N, C, D, H, W), or (N, D, H, W, C) with the layout NDHWC.
+
+    Examples
+    --------
+    >>> BatchNorm3d(3)(np.ones((1, 3, 2, 2, 2), np.float32)).shape
+    (1, 3, 2, 2, 2)
+    """
+
+    _axes = (5,)
+
+
+class LocalResponseNorm(Layer):
+    """Divide each pixel's channels by what their neighbours come to (`fastconv.local_response_norm`).
+
+    Parameters
+    ----------
+    size : int
+    alpha, beta, k : float
+        PyTorch's meaning: alpha is divided by size.
+    layout : {"NCHW", "NHWC"}
+
+    Examples
+    --------
+    >>> LocalResponseNorm(5)(np.zeros((1, 8, 2, 2), np.float32)).shape
+    (1, 8, 2, 2)
+    """
+
+    def __init__(
+        self, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0, *, layout: str = "NCHW"
+    ) -> None:
+        self.size = _count(size, "size")
+        self.alpha = alpha
+        self.beta = beta
+        self.k = k
+        self.layout = layout
+
+    def __call__(self, x: Array) -> Array:
+        return local_response_norm(x, self.size, self.alpha, self.beta, self.k, layout=self.layout)
+
+    def forward(self, x: Array, *, training: bool = True) -> tuple[Array, Backward]:
+        def backward(dy: Array, needs_dx: bool = True) -> Array | None:
+            if not needs_dx:
+                return None
+            return local_response_norm_backward(dy, x, self.size, self.alpha, self.beta, self.k, layout=self.layout)
+
+        return self(x), backward
+
+    def _options(self) -> str:
+        layout = "" if self.layout == "NCHW" else f", layout={self.layout!r}"
+        return f"{self.size}, alpha={self.alpha}, beta={self.beta}, k={self.k}{layout}"
+
+
+# ---- regularization ----
+
+
+class Dropout(_Random):
+    """Set elements to zero, each with probability `p`, and divide the others by ``1 - p``; inference does nothing.
+
+    Parameters
+    ----------
+    p : float, default 0.5
+    rng : numpy.random.Generator, int or None
+        Seeds the layer: the masks of its first, second, ... call follow from it. `Layer.seed` does it anew, for a whole
+        network.
+
+    Examples
+    --------
+    >>> layer = Dropout(0.5, rng=0)
+    >>> layer(np.ones((1, 4), np.float32)).tolist()
+    [[1.0, 1.0, 1.0, 1.0]]
+    >>> y, backward = layer.forward(np.ones((1, 4), np.float32))
+    >>> bool((backward(np.ones_like(y)) == y).all())
+    True
+    """
+
+    def __init__(self, p: float = 0.5, *, rng: Rng = None) -> None:
+        if not 0 <= p <= 1:
+            raise ValueError(f"p: expected a probability from 0 to 1, got {p!r}")
+        super().__init__(rng)
+        self.p = p
+
+    def __call__(self, x: Array) -> Array:
+        return x
+
+    def _run(self, x: Array, training: bool) -> tuple[Array, Callable[[Array], Array]]:
+        if not training or self.p == 0:
+            return x, lambda dy: dy
+        seed = self._next_seed()
+        return dropout(x, self.p, seed=seed), lambda dy: dropout_backward(dy, self.p, seed=seed)
+
+    def _options(self) -> str:
+        return f"{self.p}"
+
+
 # ---- activation ----
 
 
@@ -859,3 +1554,181 @@ class ScaledTanh(Layer):
             return tanh_backward(dy * (self.AMPLITUDE * self.SLOPE), squashed) if needs_dx else None
 
         return squashed * self.AMPLITUDE, backward
+
+
+class LeakyReLU(_Plain):
+    """``max(x, 0) + negative_slope * min(x, 0)``.
+
+    Parameters
+    ----------
+    negative_slope : float, default 0.01
+    """
+
+    def __init__(self, negative_slope: float = 0.01) -> None:
+        self.negative_slope = negative_slope
+
+    def _run(self, x: Array, training: bool) -> tuple[Array, Callable[[Array], Array]]:
+        return leaky_relu(x, self.negative_slope), lambda dy: leaky_relu_backward(dy, x, self.negative_slope)
+
+    def _options(self) -> str:
+        return f"{self.negative_slope}"
+
+
+class PReLU(Layer):
+    """``max(x, 0) + weight * min(x, 0)`` with a learnt weight, one for all or one for each channel.
+
+    Parameters
+    ----------
+    num_parameters : int, default 1
+        1, or the number of channels.
+    init : float, default 0.25
+    layout : {"NCHW", "NHWC"}
+    dtype : dtype, default float32
+
+    Attributes
+    ----------
+    weight : Parameter
+        Of shape (num_parameters,).
+
+    Examples
+    --------
+    >>> PReLU()(np.float32([-4, 4])).tolist()
+    [-1.0, 4.0]
+    """
+
+    def __init__(
+        self, num_parameters: int = 1, init: float = 0.25, *, layout: str = "NCHW", dtype: DTypeLike = np.float32
+    ) -> None:
+        self.num_parameters = _count(num_parameters, "num_parameters")
+        self.layout = layout
+        self.weight = Parameter("weight", np.full(self.num_parameters, init, _float_dtype(dtype)))
+
+    def __call__(self, x: Array) -> Array:
+        return prelu(x, self.weight.value, layout=self.layout)
+
+    def forward(self, x: Array, *, training: bool = True) -> tuple[Array, Backward]:
+        def backward(dy: Array, needs_dx: bool = True) -> Array | None:
+            dx, dweight = prelu_backward(dy, x, self.weight.value, needs=(needs_dx, True), layout=self.layout)
+            self.weight.add_grad(dweight)
+            return dx
+
+        return self(x), backward
+
+    def _options(self) -> str:
+        return f"{self.num_parameters}{_layout_option(self.layout)}"
+
+
+class RReLU(_Random):
+    """A `LeakyReLU` whose slopes are drawn for each element; inference takes their mean (`fastconv.rrelu`).
+
+    Parameters
+    ----------
+    lower, upper : float
+    rng : numpy.random.Generator, int or None
+        Seeds the layer; `Layer.seed` does it anew.
+    """
+
+    def __init__(self, lower: float = 1 / 8, upper: float = 1 / 3, *, rng: Rng = None) -> None:
+        super().__init__(rng)
+        self.lower = lower
+        self.upper = upper
+
+    def _run(self, x: Array, training: bool) -> tuple[Array, Callable[[Array], Array]]:
+        options: dict[str, Any] = {"training": training, "seed": self._next_seed() if training else None}
+        y = rrelu(x, self.lower, self.upper, **options)
+        return y, lambda dy: rrelu_backward(dy, x, self.lower, self.upper, **options)
+
+    def _options(self) -> str:
+        return f"{self.lower}, {self.upper}"
+
+
+class ELU(_Plain):
+    """x where it is positive, ``alpha * (exp(x) - 1)`` elsewhere.
+
+    Parameters
+    ----------
+    alpha : float, default 1
+    """
+
+    def __init__(self, alpha: float = 1.0) -> None:
+        self.alpha = alpha
+
+    def _run(self, x: Array, training: bool) -> tuple[Array, Callable[[Array], Array]]:
+        y = elu(x, self.alpha)
+        return y, lambda dy: elu_backward(dy, y, self.alpha)
+
+    def _options(self) -> str:
+        return f"{self.alpha}"
+
+
+class Softplus(_Plain):
+    """``log(1 + exp(beta * x)) / beta``.
+
+    Parameters
+    ----------
+    beta : float, default 1
+    """
+
+    def __init__(self, beta: float = 1.0) -> None:
+        self.beta = beta
+
+    def _run(self, x: Array, training: bool) -> tuple[Array, Callable[[Array], Array]]:
+        return softplus(x, self.beta), lambda dy: softplus_backward(dy, x, self.beta)
+
+    def _options(self) -> str:
+        return f"{self.beta}"
+
+
+class Softmax(_Plain):
+    """``exp(x) / exp(x).sum(axis)``.
+
+    Parameters
+    ----------
+    axis : int, default 1
+    """
+
+    def __init__(self, axis: int = 1) -> None:
+        self.axis = axis
+
+    def _run(self, x: Array, training: bool) -> tuple[Array, Callable[[Array], Array]]:
+        y = softmax(x, self.axis)
+        return y, lambda dy: softmax_backward(dy, y, self.axis)
+
+    def _options(self) -> str:
+        return f"axis={self.axis}"
+
+
+class LogSoftmax(Softmax):
+    """``log(softmax(x))``; parameters as `Softmax`'s."""
+
+    def _run(self, x: Array, training: bool) -> tuple[Array, Callable[[Array], Array]]:
+        y = log_softmax(x, self.axis)
+        return y, lambda dy: log_softmax_backward(dy, y, self.axis)
+
+
+class Maxout(_Plain):
+    """The largest of each `pieces` neighbouring features (`fastconv.maxout`).
+
+    Parameters
+    ----------
+    pieces : int
+    axis : int, default 1
+        The axis of the features: 1 for NCHW, -1 for NHWC.
+
+    Examples
+    --------
+    >>> Maxout(2)(np.float32([[1, 5, 2, 0]])).tolist()
+    [[5.0, 2.0]]
+    """
+
+    def __init__(self, pieces: int, axis: int = 1) -> None:
+        self.pieces = _count(pieces, "pieces")
+        self.axis = axis
+
+    def _run(self, x: Array, training: bool) -> tuple[Array, Callable[[Array], Array]]:
+        shape = x.shape
+        y, switches = maxout(x, self.pieces, self.axis, return_switches=True)
+        return y, lambda dy: maxout_backward(dy, switches, shape, self.axis)
+
+    def _options(self) -> str:
+        return f"{self.pieces}" + ("" if self.axis == 1 else f", axis={self.axis}")

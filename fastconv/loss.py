@@ -8,7 +8,21 @@ from typing import Any, Literal, overload
 from fastconv.arrays import same_dtype
 from fastconv.backends import backend_of
 
-__all__ = ["cross_entropy", "rbf_loss"]
+__all__ = ["cross_entropy", "mse_loss", "multiclass_hinge_loss", "rbf_loss"]
+
+
+def _check_reduction(reduction: Any) -> None:
+    if reduction not in ("mean", "sum", "none"):
+        raise ValueError(f'reduction: expected "mean", "sum" or "none", got {reduction!r}')
+
+
+def _reduce(losses: Any, positions: tuple[int, ...], reduction: str) -> Any:
+    if reduction == "none":
+        return losses.reshape(positions)
+    total = losses.sum(dtype="float64")
+    if reduction == "mean":
+        total = total / losses.size if losses.size else math.nan
+    return losses.dtype.type(total)
 
 
 @overload
@@ -66,8 +80,7 @@ def cross_entropy(logits: Any, target: Any, *, reduction: str = "mean", return_g
     shape = logits.shape
     if not shape:
         raise ValueError("logits: expected shape (N, C), (N, C, ...) or (C,), got ()")
-    if reduction not in ("mean", "sum", "none"):
-        raise ValueError(f'reduction: expected "mean", "sum" or "none", got {reduction!r}')
+    _check_reduction(reduction)
     axis = 1 if len(shape) > 1 else 0
     outer, classes, inner = math.prod(shape[:axis]), shape[axis], math.prod(shape[axis + 1 :])
     if classes < 1:
@@ -92,13 +105,7 @@ def cross_entropy(logits: Any, target: Any, *, reduction: str = "mean", return_g
             f"target: expected class indices from 0 to {classes - 1}, got {indices.min()} to {indices.max()}"  # type: ignore[union-attr]
         )
     losses, dlogits = result
-    if reduction == "none":
-        loss = losses.reshape(positions)
-    else:
-        total = losses.sum(dtype="float64")
-        if reduction == "mean":
-            total = total / losses.size if losses.size else math.nan
-        loss = logits.dtype.type(total)
+    loss = _reduce(losses, positions, reduction)
     return (loss, dlogits) if return_grad else loss
 
 
@@ -164,3 +171,133 @@ def rbf_loss(scores: Any, target: Any, *, j: float = 5.0, reduction: str = "mean
         return cross_entropy(wider, target, reduction=reduction)
     loss, dwider = cross_entropy(wider, target, reduction=reduction, return_grad=True)
     return loss, dwider[:, :classes]
+
+
+@overload
+def mse_loss(x: Any, target: Any, *, reduction: str = "mean", return_grad: Literal[False] = False) -> Any: ...
+@overload
+def mse_loss(x: Any, target: Any, *, reduction: str = "mean", return_grad: Literal[True]) -> tuple[Any, Any]: ...
+def mse_loss(x: Any, target: Any, *, reduction: str = "mean", return_grad: bool = False) -> Any:
+    """Mean squared error: ``(x - target)**2``.
+
+    Parameters
+    ----------
+    x : array, any shape
+        float32 or float64.
+    target : array, x's shape and dtype
+    reduction : {"mean", "sum", "none"}
+        Average over all elements, add them up, or return each.
+    return_grad : bool
+        Return the gradient with respect to x, too.
+
+    Returns
+    -------
+    loss : scalar of x's dtype, or array of x's shape for "none"
+        Summed in double precision; NaN for the mean of nothing.
+    dx : array, x's shape
+        Only if return_grad: gradient of the loss (for "none", of each element's).
+
+    Raises
+    ------
+    TypeError
+        If dtypes differ or are not float32 or float64.
+    ValueError
+        If shapes differ, or the reduction is none of the three.
+
+    Examples
+    --------
+    >>> import numpy as np, fastconv as fc
+    >>> loss, dx = fc.mse_loss(np.array([1.0, 4.0]), np.array([1.0, 2.0]), return_grad=True)
+    >>> float(loss), dx
+    (2.0, array([0., 2.]))
+    """
+    backend = backend_of(x, "mse_loss")
+    x, target = backend.dense(x, "x"), backend.dense(target, "target")
+    same_dtype(x, "x", target, "target")
+    if x.shape != target.shape:
+        raise ValueError(f"target: expected x's shape {x.shape}, got {target.shape}")
+    _check_reduction(reduction)
+    scale = 2 / max(x.size, 1) if reduction == "mean" else 2.0
+    total, squares, dx = backend.squared_error(x, target, scale, reduction == "none", bool(return_grad))
+    if reduction == "mean":
+        total = total / x.size if x.size else math.nan
+    loss = squares if reduction == "none" else x.dtype.type(total)
+    return (loss, dx) if return_grad else loss
+
+
+@overload
+def multiclass_hinge_loss(
+    scores: Any, target: Any, *, margin: float = 1.0, reduction: str = "mean", return_grad: Literal[False] = False
+) -> Any: ...
+@overload
+def multiclass_hinge_loss(
+    scores: Any, target: Any, *, margin: float = 1.0, reduction: str = "mean", return_grad: Literal[True]
+) -> tuple[Any, Any]: ...
+def multiclass_hinge_loss(
+    scores: Any, target: Any, *, margin: float = 1.0, reduction: str = "mean", return_grad: bool = False
+) -> Any:
+    """Multiclass support vector machine's loss: the sum over all other classes of ``max(0, s - s[target] + margin)``.
+
+    Parameters
+    ----------
+    scores : array, shape (N, C), (N, C, d1, d2, ...) or (C,)
+        float32 or float64.
+    target : array of integers
+        Class indices from 0 to C - 1, of scores' shape without the axis of the classes.
+    margin : float
+        By how much the right class is to win.
+    reduction, return_grad
+        As `cross_entropy` takes them.
+
+    Returns
+    -------
+    loss : scalar of scores' dtype, or array of shape (N,), (N, d1, d2, ...) or () for "none"
+    dscores : array, scores' shape
+        Only if return_grad.
+
+    Raises
+    ------
+    TypeError
+        If scores are not an array of float32 or float64, or target not one of integers.
+    ValueError
+        If shapes do not match, a class does not exist, the margin is not finite, or the reduction is none of the three.
+
+    Notes
+    -----
+    Weston & Watkins, "Support vector machines for multi-class pattern recognition" (1999), as Stanford's cs231n has it.
+    PyTorch's ``multi_margin_loss`` divides by the number of classes; this does not.
+
+    Examples
+    --------
+    >>> import numpy as np, fastconv as fc
+    >>> scores = np.array([[3.2, 5.1, -1.7]])
+    >>> round(float(fc.multiclass_hinge_loss(scores, np.array([0]))), 6)
+    2.9
+    """
+    backend = backend_of(scores, "multiclass_hinge_loss")
+    scores = backend.dense(scores, "scores")
+    shape = scores.shape
+    if not shape:
+        raise ValueError("scores: expected shape (N, C), (N, C, ...) or (C,), got ()")
+    _check_reduction(reduction)
+    if not math.isfinite(margin):
+        raise ValueError(f"margin: expected a finite number, got {margin}")
+    axis = 1 if len(shape) > 1 else 0
+    outer, classes, inner = math.prod(shape[:axis]), shape[axis], math.prod(shape[axis + 1 :])
+    if classes < 1:
+        raise ValueError(f"scores: expected at least one class along axis {axis}, got shape {shape}")
+    positions = shape[:axis] + shape[axis + 1 :]
+    indices = backend.integers(target, "target", "int64")
+    if indices.shape != positions:
+        raise ValueError(
+            f"target: expected class indices of shape {positions} for scores of shape {shape}, got {indices.shape}"
+        )
+    scale = 1 / max(outer * inner, 1) if reduction == "mean" else 1.0
+    result = backend.hinge(scores, indices, float(margin), scale, bool(return_grad), outer, classes, inner)
+    if result is None:
+        raise ValueError(
+            f"target: expected class indices from 0 to {classes - 1}, got {indices.min()} to {indices.max()}"
+        )
+    losses, dscores = result
+    loss = _reduce(losses, positions, reduction)
+    return (loss, dscores) if return_grad else loss

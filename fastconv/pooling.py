@@ -11,9 +11,25 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastconv.backends import backend_of, on_change
-from fastconv.geometry import axes, check_layout, window
+from fastconv.geometry import Window, axes, check_layout, window
 
-__all__ = ["avg_pool2d", "avg_pool2d_backward", "max_pool2d", "max_pool2d_backward"]
+__all__ = [
+    "avg_pool1d",
+    "avg_pool1d_backward",
+    "avg_pool2d",
+    "avg_pool2d_backward",
+    "avg_pool3d",
+    "avg_pool3d_backward",
+    "bad_switches",
+    "checked_switches",
+    "max_pool1d",
+    "max_pool1d_backward",
+    "max_pool2d",
+    "max_pool2d_backward",
+    "max_pool3d",
+    "max_pool3d_backward",
+    "pool_place",
+]
 
 _WIDE = 2**31  # planes of this many elements need int64 switches
 
@@ -28,6 +44,22 @@ class _Planned(NamedTuple):
 def _split(shape: tuple[int, ...], channels_last: bool) -> tuple[int, tuple[int, ...]]:
     """Channels and spatial lengths of a shape."""
     return (shape[-1], shape[1:-1]) if channels_last else (shape[1], shape[2:])
+
+
+def pool_place(
+    shape: tuple[int, ...],
+    kernel_size: Any,
+    stride: Any,
+    padding: Any,
+    ceil_mode: Any,
+    layout: Any,
+    dilation: Any = 1,
+) -> Window:
+    """Work out the windows of a pooling over an array of this shape."""
+    rank = len(shape) - 2
+    _, spatial = _split(shape, check_layout(layout, rank))
+    kernel = axes(kernel_size, "kernel_size", rank)
+    return window(spatial, kernel, kernel if stride is None else stride, padding, dilation, ceil_mode=bool(ceil_mode))
 
 
 @functools.lru_cache(maxsize=1024, typed=True)
@@ -46,8 +78,7 @@ def _plan(
     rank = len(x_shape) - 2
     channels_last = check_layout(layout, rank)
     channels, spatial = _split(x_shape, channels_last)
-    kernel = axes(kernel_size, "kernel_size", rank)
-    place = window(spatial, kernel, kernel if stride is None else stride, padding, dilation, ceil_mode=bool(ceil_mode))
+    place = pool_place(x_shape, kernel_size, stride, padding, ceil_mode, layout, dilation)
     run = backend.pool_plan(
         dtype.name, channels_last, x_shape[0], channels, place, bool(count_include_pad), math.prod(spatial) >= _WIDE
     )
@@ -57,7 +88,14 @@ def _plan(
 
 @functools.lru_cache(maxsize=1024, typed=True)
 def _scatter_plan(
-    backend: ModuleType, x_shape: tuple[int, ...], y_shape: tuple[int, ...], dtype: np.dtype, layout: Any, wide: bool
+    backend: ModuleType,
+    x_shape: tuple[int, ...],
+    y_shape: tuple[int, ...],
+    dtype: np.dtype,
+    layout: Any,
+    wide: bool,
+    name: str,
+    shape_name: str,
 ) -> Any:
     """The gradient of a maximum follows the switches: of the windows it needs only how many there are."""
     rank = len(x_shape) - 2
@@ -65,7 +103,7 @@ def _scatter_plan(
     channels, spatial = _split(x_shape, channels_last)
     if (x_shape[0], channels) != (y_shape[0], _split(y_shape, channels_last)[0]):
         raise ValueError(
-            f"dy: expected the batch and channels of input_shape {x_shape} ({layout}), got shape {y_shape}"
+            f"{name}: expected the batch and channels of {shape_name} {x_shape} ({layout}), got shape {y_shape}"
         )
     place = replace(window(spatial, (1,) * rank), output=_split(y_shape, channels_last)[1])
     return backend.pool_plan(dtype.name, channels_last, x_shape[0], channels, place, False, wide)
@@ -84,10 +122,109 @@ def _lookup(*key: Any) -> _Planned:
     return _plan.__wrapped__(*key)  # an option given as a list: right, but planned anew at every call
 
 
-def _input_shape(value: Any, rank: int) -> tuple[int, ...]:
+def _input_shape(value: Any, rank: int, name: str = "input_shape") -> tuple[int, ...]:
     if not hasattr(value, "__len__") or len(value) != rank + 2:
-        raise ValueError(f"input_shape: expected the {rank + 2} axes of the pooled array, got {value!r}")
-    return axes(value, "input_shape", rank + 2, 0)
+        raise ValueError(f"{name}: expected the {rank + 2} axes of the pooled array, got {value!r}")
+    return axes(value, name, rank + 2, 0)
+
+
+def _max_pool(
+    function: str,
+    rank: int,
+    x: Any,
+    kernel_size: Any,
+    stride: Any,
+    padding: Any,
+    dilation: Any,
+    ceil_mode: bool,
+    return_switches: bool,
+    layout: str,
+) -> Any:
+    backend = backend_of(x, function)
+    x = backend.dense(x, "x", rank + 2)
+    plan = _lookup(backend, x.shape, x.dtype, kernel_size, stride, padding, dilation, ceil_mode, False, layout)
+    y = backend.empty(plan.y_shape, x.dtype)
+    switches = backend.empty(plan.y_shape, plan.run.switch_dtype) if return_switches else None
+    plan.run.max(x, y, switches)
+    return (y, switches) if return_switches else y
+
+
+def checked_switches(
+    backend: ModuleType, values: Any, name: str, switches: Any, input_shape: Any, shape_name: str, layout: Any
+) -> tuple[Any, tuple[int, ...], Any]:
+    """Return switches as integers, the shape of the planes that they point into, and a plan to follow them by."""
+    rank = values.ndim - 2
+    switches = backend.integers(switches, "switches")
+    input_shape = _input_shape(input_shape, rank, shape_name)
+    if switches.shape != values.shape:
+        raise ValueError(f"switches: expected {name}'s shape {values.shape}, got {switches.shape}")
+    wide = switches.dtype.itemsize == 8
+    _, spatial = _split(input_shape, check_layout(layout, rank))
+    if not wide and math.prod(spatial) >= _WIDE:
+        raise ValueError(f"switches: planes of {spatial} need int64, got {switches.dtype}")
+    plan = _scatter_plan(backend, input_shape, values.shape, values.dtype, layout, wide, name, shape_name)
+    return switches, input_shape, plan
+
+
+def bad_switches(switches: Any, input_shape: tuple[int, ...], layout: Any) -> ValueError:
+    """Return the error for switches that are no indices."""
+    _, spatial = _split(input_shape, check_layout(layout, len(input_shape) - 2))
+    return ValueError(
+        f"switches: expected indices from 0 to {math.prod(spatial) - 1} into planes of {spatial} (or -1), "
+        f"got {switches.min()} to {switches.max()}"
+    )
+
+
+def _max_pool_backward(function: str, rank: int, dy: Any, switches: Any, input_shape: Any, layout: str) -> Any:
+    backend = backend_of(dy, function)
+    dy = backend.dense(dy, "dy", rank + 2)
+    switches, input_shape, plan = checked_switches(backend, dy, "dy", switches, input_shape, "input_shape", layout)
+    dx = backend.empty(input_shape, dy.dtype)
+    if not plan.max_backward(dy, switches, dx):
+        raise bad_switches(switches, input_shape, layout)
+    return dx
+
+
+def _avg_pool(
+    function: str,
+    rank: int,
+    x: Any,
+    kernel_size: Any,
+    stride: Any,
+    padding: Any,
+    ceil_mode: bool,
+    count_include_pad: bool,
+    layout: str,
+) -> Any:
+    backend = backend_of(x, function)
+    x = backend.dense(x, "x", rank + 2)
+    plan = _lookup(backend, x.shape, x.dtype, kernel_size, stride, padding, 1, ceil_mode, count_include_pad, layout)
+    y = backend.empty(plan.y_shape, x.dtype)
+    plan.run.avg(x, y)
+    return y
+
+
+def _avg_pool_backward(
+    function: str,
+    rank: int,
+    dy: Any,
+    input_shape: Any,
+    kernel_size: Any,
+    stride: Any,
+    padding: Any,
+    ceil_mode: bool,
+    count_include_pad: bool,
+    layout: str,
+) -> Any:
+    backend = backend_of(dy, function)
+    dy = backend.dense(dy, "dy", rank + 2)
+    shape = _input_shape(input_shape, rank)
+    plan = _lookup(backend, shape, dy.dtype, kernel_size, stride, padding, 1, ceil_mode, count_include_pad, layout)
+    if dy.shape != plan.y_shape:
+        raise ValueError(f"dy: expected the result's shape {plan.y_shape}, got {dy.shape}")
+    dx = backend.empty(shape, dy.dtype)
+    plan.run.avg_backward(dy, dx)
+    return dx
 
 
 def max_pool2d(
@@ -161,13 +298,8 @@ def max_pool2d(
     >>> y.ravel(), switches.ravel()
     (array([5., 8.], dtype=float32), array([1, 6], dtype=int32))
     """
-    backend = backend_of(x, "max_pool2d")
-    x = backend.dense(x, "x", 4)
-    plan = _lookup(backend, x.shape, x.dtype, kernel_size, stride, padding, dilation, ceil_mode, False, layout)
-    y = backend.empty(plan.y_shape, x.dtype)
-    switches = backend.empty(plan.y_shape, plan.run.switch_dtype) if return_switches else None
-    plan.run.max(x, y, switches)
-    return (y, switches) if return_switches else y
+    options = (stride, padding, dilation, ceil_mode, return_switches, layout)
+    return _max_pool("max_pool2d", 2, x, kernel_size, *options)
 
 
 def max_pool2d_backward(dy: Any, switches: Any, input_shape: tuple[int, ...], *, layout: str = "NCHW") -> Any:
@@ -204,24 +336,7 @@ def max_pool2d_backward(dy: Any, switches: Any, input_shape: tuple[int, ...], *,
     >>> fc.max_pool2d_backward(np.ones_like(y), switches, x.shape).ravel()
     array([0., 2., 1., 0.])
     """
-    backend = backend_of(dy, "max_pool2d_backward")
-    dy = backend.dense(dy, "dy", 4)
-    switches = backend.integers(switches, "switches")
-    input_shape = _input_shape(input_shape, 2)
-    if switches.shape != dy.shape:
-        raise ValueError(f"switches: expected dy's shape {dy.shape}, got {switches.shape}")
-    wide = switches.dtype.itemsize == 8
-    _, spatial = _split(input_shape, check_layout(layout, 2))
-    if not wide and math.prod(spatial) >= _WIDE:
-        raise ValueError(f"switches: planes of {spatial} need int64, got {switches.dtype}")
-    plan = _scatter_plan(backend, input_shape, dy.shape, dy.dtype, layout, wide)
-    dx = backend.empty(input_shape, dy.dtype)
-    if not plan.max_backward(dy, switches, dx):
-        raise ValueError(
-            f"switches: expected indices from 0 to {math.prod(spatial) - 1} into planes of {spatial} (or -1), "
-            f"got {switches.min()} to {switches.max()}"
-        )
-    return dx
+    return _max_pool_backward("max_pool2d_backward", 2, dy, switches, input_shape, layout)
 
 
 def avg_pool2d(
@@ -284,12 +399,8 @@ def avg_pool2d(
     array([[ 2.5,  4.5],
            [10.5, 12.5]])
     """
-    backend = backend_of(x, "avg_pool2d")
-    x = backend.dense(x, "x", 4)
-    plan = _lookup(backend, x.shape, x.dtype, kernel_size, stride, padding, 1, ceil_mode, count_include_pad, layout)
-    y = backend.empty(plan.y_shape, x.dtype)
-    plan.run.avg(x, y)
-    return y
+    options = (stride, padding, ceil_mode, count_include_pad, layout)
+    return _avg_pool("avg_pool2d", 2, x, kernel_size, *options)
 
 
 def avg_pool2d_backward(
@@ -332,12 +443,249 @@ def avg_pool2d_backward(
     array([[1., 1., 2., 2.],
            [1., 1., 2., 2.]])
     """
-    backend = backend_of(dy, "avg_pool2d_backward")
-    dy = backend.dense(dy, "dy", 4)
-    shape = _input_shape(input_shape, 2)
-    plan = _lookup(backend, shape, dy.dtype, kernel_size, stride, padding, 1, ceil_mode, count_include_pad, layout)
-    if dy.shape != plan.y_shape:
-        raise ValueError(f"dy: expected the result's shape {plan.y_shape}, got {dy.shape}")
-    dx = backend.empty(shape, dy.dtype)
-    plan.run.avg_backward(dy, dx)
-    return dx
+    options = (stride, padding, ceil_mode, count_include_pad, layout)
+    return _avg_pool_backward("avg_pool2d_backward", 2, dy, input_shape, kernel_size, *options)
+
+
+def max_pool1d(
+    x: Any,
+    kernel_size: Any,
+    *,
+    stride: Any = None,
+    padding: Any = 0,
+    dilation: Any = 1,
+    ceil_mode: bool = False,
+    return_switches: bool = False,
+    layout: str = "NCW",
+) -> Any:
+    """Take the largest element of each window, channel by channel: `max_pool2d` with one axis.
+
+    Parameters
+    ----------
+    x : array, shape (N, C, W) or (N, W, C)
+        float32 or float64, laid out as `layout` says.
+    kernel_size : int
+    stride, padding, dilation, ceil_mode, return_switches
+        As `max_pool2d` takes them.
+    layout : {"NCW", "NWC"}
+
+    Returns
+    -------
+    y : array
+    switches : array of int32, y's shape
+        Only if return_switches. Each maximum's index in its own row.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `max_pool2d` does.
+
+    Examples
+    --------
+    >>> import numpy as np, fastconv as fc
+    >>> x = np.array([1.0, 5, 2, 0]).reshape(1, 1, 4)
+    >>> y, switches = fc.max_pool1d(x, 2, return_switches=True)
+    >>> y.ravel(), switches.ravel()
+    (array([5., 2.]), array([1, 2], dtype=int32))
+    """
+    options = (stride, padding, dilation, ceil_mode, return_switches, layout)
+    return _max_pool("max_pool1d", 1, x, kernel_size, *options)
+
+
+def max_pool1d_backward(dy: Any, switches: Any, input_shape: tuple[int, ...], *, layout: str = "NCW") -> Any:
+    """Gradient of `max_pool1d` with respect to its input; arguments, result and errors as `max_pool2d_backward`'s.
+
+    Examples
+    --------
+    >>> import numpy as np, fastconv as fc
+    >>> x = np.array([1.0, 5, 2, 0]).reshape(1, 1, 4)
+    >>> y, switches = fc.max_pool1d(x, 2, return_switches=True)
+    >>> fc.max_pool1d_backward(np.ones_like(y), switches, x.shape).ravel()
+    array([0., 1., 1., 0.])
+    """
+    return _max_pool_backward("max_pool1d_backward", 1, dy, switches, input_shape, layout)
+
+
+def avg_pool1d(
+    x: Any,
+    kernel_size: Any,
+    *,
+    stride: Any = None,
+    padding: Any = 0,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+    layout: str = "NCW",
+) -> Any:
+    """Average each window, channel by channel: `avg_pool2d` with one axis.
+
+    Parameters
+    ----------
+    x : array, shape (N, C, W) or (N, W, C)
+        float32 or float64, laid out as `layout` says.
+    kernel_size : int
+    stride, padding, ceil_mode, count_include_pad
+        As `avg_pool2d` takes them.
+    layout : {"NCW", "NWC"}
+
+    Returns
+    -------
+    array
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `avg_pool2d` does.
+
+    Examples
+    --------
+    >>> import numpy as np, fastconv as fc
+    >>> fc.avg_pool1d(np.array([1.0, 5, 2, 0]).reshape(1, 1, 4), 2).ravel()
+    array([3., 1.])
+    """
+    options = (stride, padding, ceil_mode, count_include_pad, layout)
+    return _avg_pool("avg_pool1d", 1, x, kernel_size, *options)
+
+
+def avg_pool1d_backward(
+    dy: Any,
+    input_shape: tuple[int, ...],
+    kernel_size: Any,
+    *,
+    stride: Any = None,
+    padding: Any = 0,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+    layout: str = "NCW",
+) -> Any:
+    """Gradient of `avg_pool1d` with respect to its input; arguments, result and errors as `avg_pool2d_backward`'s.
+
+    Examples
+    --------
+    >>> import numpy as np, fastconv as fc
+    >>> fc.avg_pool1d_backward(np.array([4.0, 8.0]).reshape(1, 1, 2), (1, 1, 4), 2).ravel()
+    array([2., 2., 4., 4.])
+    """
+    options = (stride, padding, ceil_mode, count_include_pad, layout)
+    return _avg_pool_backward("avg_pool1d_backward", 1, dy, input_shape, kernel_size, *options)
+
+
+def max_pool3d(
+    x: Any,
+    kernel_size: Any,
+    *,
+    stride: Any = None,
+    padding: Any = 0,
+    dilation: Any = 1,
+    ceil_mode: bool = False,
+    return_switches: bool = False,
+    layout: str = "NCDHW",
+) -> Any:
+    """Take the largest element of each window, channel by channel: `max_pool2d` with three axes.
+
+    Parameters
+    ----------
+    x : array, shape (N, C, D, H, W) or (N, D, H, W, C)
+        float32 or float64, laid out as `layout` says.
+    kernel_size : int or (int, int, int)
+    stride, padding, dilation, ceil_mode, return_switches
+        As `max_pool2d` takes them.
+    layout : {"NCDHW", "NDHWC"}
+
+    Returns
+    -------
+    y : array
+    switches : array of int32, y's shape
+        Only if return_switches. Each maximum's flat index in its own D x H x W volume.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `max_pool2d` does.
+
+    Examples
+    --------
+    >>> import numpy as np, fastconv as fc
+    >>> x = np.array([1.0, 5, 2, 0]).reshape(1, 1, 1, 1, 4)
+    >>> y, switches = fc.max_pool3d(x, (1, 1, 2), return_switches=True)
+    >>> y.ravel(), switches.ravel()
+    (array([5., 2.]), array([1, 2], dtype=int32))
+    """
+    options = (stride, padding, dilation, ceil_mode, return_switches, layout)
+    return _max_pool("max_pool3d", 3, x, kernel_size, *options)
+
+
+def max_pool3d_backward(dy: Any, switches: Any, input_shape: tuple[int, ...], *, layout: str = "NCDHW") -> Any:
+    """Gradient of `max_pool3d` with respect to its input; arguments, result and errors as `max_pool2d_backward`'s.
+
+    Examples
+    --------
+    >>> import numpy as np, fastconv as fc
+    >>> x = np.array([1.0, 5, 2, 0]).reshape(1, 1, 1, 1, 4)
+    >>> y, switches = fc.max_pool3d(x, (1, 1, 2), return_switches=True)
+    >>> fc.max_pool3d_backward(np.ones_like(y), switches, x.shape).ravel()
+    array([0., 1., 1., 0.])
+    """
+    return _max_pool_backward("max_pool3d_backward", 3, dy, switches, input_shape, layout)
+
+
+def avg_pool3d(
+    x: Any,
+    kernel_size: Any,
+    *,
+    stride: Any = None,
+    padding: Any = 0,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+    layout: str = "NCDHW",
+) -> Any:
+    """Average each window, channel by channel: `avg_pool2d` with three axes.
+
+    Parameters
+    ----------
+    x : array, shape (N, C, D, H, W) or (N, D, H, W, C)
+        float32 or float64, laid out as `layout` says.
+    kernel_size : int or (int, int, int)
+    stride, padding, ceil_mode, count_include_pad
+        As `avg_pool2d` takes them.
+    layout : {"NCDHW", "NDHWC"}
+
+    Returns
+    -------
+    array
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `avg_pool2d` does.
+
+    Examples
+    --------
+    >>> import numpy as np, fastconv as fc
+    >>> fc.avg_pool3d(np.array([1.0, 5, 2, 0]).reshape(1, 1, 1, 1, 4), (1, 1, 2)).ravel()
+    array([3., 1.])
+    """
+    options = (stride, padding, ceil_mode, count_include_pad, layout)
+    return _avg_pool("avg_pool3d", 3, x, kernel_size, *options)
+
+
+def avg_pool3d_backward(
+    dy: Any,
+    input_shape: tuple[int, ...],
+    kernel_size: Any,
+    *,
+    stride: Any = None,
+    padding: Any = 0,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+    layout: str = "NCDHW",
+) -> Any:
+    """Gradient of `avg_pool3d` with respect to its input; arguments, result and errors as `avg_pool2d_backward`'s.
+
+    Examples
+    --------
+    >>> import numpy as np, fastconv as fc
+    >>> fc.avg_pool3d_backward(np.array([4.0, 8.0]).reshape(1, 1, 1, 1, 2), (1, 1, 1, 1, 4), (1, 1, 2)).ravel()
+    array([2., 2., 4., 4.])
+    """
+    options = (stride, padding, ceil_mode, count_include_pad, layout)
+    return _avg_pool_backward("avg_pool3d_backward", 3, dy, input_shape, kernel_size, *options)

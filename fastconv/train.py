@@ -151,7 +151,7 @@ def fit(
     augment : callable, optional
         ``augment(x, rng)`` for every batch, such as `fastconv.data.random_affine` makes.
     rng : numpy.random.Generator, int or None
-        Seeds the order and the augmentation.
+        Seeds the order, the augmentation and the model's random layers.
     progress : bool
         Show a progress bar on the terminal's error stream (needs tqdm).
     on_epoch : callable, optional
@@ -183,6 +183,7 @@ def fit(
         if value < 1:
             raise ValueError(f"{name}: expected at least 1, got {value}")
     rng = np.random.default_rng(rng)
+    model.seed(rng)
     if optimizer is None:
         optimizer = SGD(model.parameters(), lr, momentum=0.9, nesterov=True, weight_decay=5e-4)
     rate = optimizer.lr

@@ -250,3 +250,52 @@ def test_bad_axis() -> None:
         fc.softmax(np.ones((2, 0)))
     with pytest.raises(ValueError, match="axis"):
         fc.softmax(np.float32(1) * np.ones(()))
+
+
+# ---- log softmax ---------------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    dtype=st.sampled_from(DTYPES),
+    shape=st.lists(st.integers(1, 40), min_size=1, max_size=4).filter(lambda shape: np.prod(shape) < 50_000),
+    axis=st.integers(-4, 3),
+    scale=st.sampled_from([0.1, 3, 1000]),
+    seed=st.integers(0, 1000),
+    isa=st.sampled_from(ISAS),
+)
+def test_log_softmax(dtype: str, shape: list[int], axis: int, scale: float, seed: int, isa: str) -> None:
+    axis %= len(shape)
+    x = (np.random.default_rng(seed).standard_normal(shape) * scale).astype(dtype)
+    dy = np.random.default_rng(seed + 1).standard_normal(shape).astype(dtype)
+    wide = x.astype(np.float64)
+    expected = scipy.special.log_softmax(wide, axis)
+    eps = np.finfo(x.dtype).eps
+    with instruction_set(isa):
+        y = fc.log_softmax(x, axis)
+        dx = fc.log_softmax_backward(dy, y, axis)
+    assert np.all(np.abs(y - expected) <= eps * (8 + 2 * np.abs(expected)))
+    sums = dy.astype(np.float64).sum(axis, keepdims=True)
+    slope = dy - np.exp(y.astype(np.float64)) * sums
+    bound = np.abs(dy).sum(axis, keepdims=True, dtype=np.float64)
+    assert np.all(np.abs(dx - slope) <= 16 * eps * bound)
+
+
+@pytest.mark.parametrize(("shape", "axis"), [((3, 7), -1), ((3, 7), 0), ((2, 5, 3, 4), 1), ((30,), 0)])
+def test_log_softmax_gradient(shape: tuple[int, ...], axis: int) -> None:
+    def function(x: np.ndarray) -> tuple[np.ndarray, Any]:
+        y = fc.log_softmax(x, axis)
+        return y, lambda dy: fc.log_softmax_backward(dy, y, axis)
+
+    assert fc.gradcheck(function, np.random.default_rng(0).standard_normal(shape))
+
+
+def test_bad_input_of_log_softmax() -> None:
+    with pytest.raises(ValueError, match="axis: expected -2 to 1"):
+        fc.log_softmax(np.ones((2, 3)), 2)
+    with pytest.raises(ValueError, match="has no elements"):
+        fc.log_softmax(np.ones((2, 0)))
+    with pytest.raises(TypeError, match="x: expected dtype"):
+        fc.log_softmax(np.ones((2, 3), int))
+    with pytest.raises(ValueError, match="y: expected dy's shape"):
+        fc.log_softmax_backward(np.ones((2, 3)), np.ones((3, 2)))

@@ -19,7 +19,18 @@ LEVELS = [
     {"runtime"},
     {"arrays", "geometry"},
     {"backends"},
-    {"activation", "conv", "linear", "loss", "normalization", "pooling"},
+    {
+        "activation",
+        "adaptive",
+        "conv",
+        "linear",
+        "loss",
+        "normalization",
+        "pooling",
+        "rectifiers",
+        "regularization",
+        "special_pooling",
+    },
     {"gradcheck", "init"},
     {"layers", "containers"},
     {"models"},
@@ -33,7 +44,19 @@ FORBIDDEN = {("layers", "containers")}
 MAY_SEE = {
     "_native": {"_library"},
     "_library": {"backends", "runtime"},
-    "backends": {"activation", "conv", "linear", "loss", "normalization", "optim", "pooling"},
+    "backends": {
+        "activation",
+        "adaptive",
+        "conv",
+        "linear",
+        "loss",
+        "normalization",
+        "optim",
+        "pooling",
+        "rectifiers",
+        "regularization",
+        "special_pooling",
+    },
 }
 LEVEL_OF = {module: level for level, modules in enumerate(LEVELS) for module in modules}
 

@@ -10,19 +10,44 @@ import weakref
 import numpy as np
 import pytest
 
+from fastconv import gradcheck
+from fastconv.files import load, save
 from fastconv.layers import (
+    ELU,
     RBF,
+    AdaptiveAvgPool2d,
+    AdaptiveMaxPool2d,
+    AvgPool1d,
     AvgPool2d,
+    AvgPool3d,
+    BatchNorm1d,
+    BatchNorm2d,
+    BatchNorm3d,
     Conv2d,
     Flatten,
+    GaussianPool2d,
+    GlobalAvgPool2d,
+    GlobalMaxPool2d,
     Identity,
     Layer,
+    LeakyReLU,
     Linear,
+    LocalResponseNorm,
+    LogSoftmax,
+    LPPool2d,
+    Maxout,
+    MaxPool1d,
     MaxPool2d,
+    MaxPool3d,
     Parameter,
+    PReLU,
     ReLU,
     ScaledTanh,
     Sigmoid,
+    Softmax,
+    Softplus,
+    SpatialPyramidPool2d,
+    StochasticPool2d,
     Subsample2d,
     TableConv2d,
     Tanh,
@@ -56,6 +81,41 @@ def layers():
         "avg pool NHWC": (AvgPool2d((2, 3), layout="NHWC"), last),
         "subsample": (Subsample2d(3, **F64), image),
         "subsample NHWC": (Subsample2d(3, (2, 3), layout="NHWC", **F64), last),
+        "batch norm": (BatchNorm2d(3, **F64), image),
+        "batch norm NHWC": (BatchNorm2d(3, 1e-3, 0.3, layout="NHWC", **F64), last),
+        "batch norm not affine": (BatchNorm2d(3, affine=False, **F64), image),
+        "batch norm 1d": (BatchNorm1d(5, **F64), (4, 5)),
+        "batch norm 1d sequence": (BatchNorm1d(5, **F64), (4, 5, 3)),
+        "batch norm 3d": (BatchNorm3d(2, **F64), (2, 2, 3, 2, 4)),
+        "lrn": (LocalResponseNorm(3, 0.5, 0.75, 2.0), image),
+        "lrn NHWC": (LocalResponseNorm(2, 0.5, 0.6, layout="NHWC"), last),
+        "max pool 1d": (MaxPool1d(3, 2, 1), (2, 3, 8)),
+        "max pool 3d": (MaxPool3d(2, layout="NDHWC"), (1, 4, 3, 5, 2)),
+        "avg pool 1d": (AvgPool1d(2, layout="NWC"), (2, 8, 3)),
+        "avg pool 3d": (AvgPool3d(2, 1, 1, count_include_pad=False), (1, 2, 3, 2, 4)),
+        "adaptive avg pool": (AdaptiveAvgPool2d((3, 4)), image),
+        "adaptive avg pool evenly NHWC": (AdaptiveAvgPool2d((7, 2), layout="NHWC"), last),
+        "adaptive max pool": (AdaptiveMaxPool2d((None, 4)), image),
+        "adaptive max pool NHWC": (AdaptiveMaxPool2d(3, layout="NHWC"), last),
+        "global avg pool": (GlobalAvgPool2d(), image),
+        "global max pool NHWC": (GlobalMaxPool2d(layout="NHWC"), last),
+        "spatial pyramid pool": (SpatialPyramidPool2d((1, 2, 3)), image),
+        "spatial pyramid pool NHWC": (SpatialPyramidPool2d([4], layout="NHWC"), last),
+        "l2 pool": (LPPool2d(2, 3, 2, True), image),
+        "l3 pool NHWC": (LPPool2d(3, 2, layout="NHWC"), last),
+        "gaussian pool": (GaussianPool2d(3, 2, 1), image),
+        "gaussian pool NHWC": (GaussianPool2d((2, 3), sigma=(0.5, 2), layout="NHWC"), last),
+        "leaky relu": (LeakyReLU(0.2), image),
+        "prelu": (PReLU(3, **F64), image),
+        "prelu single": (PReLU(**F64), (3, 4)),
+        "prelu NHWC": (PReLU(3, layout="NHWC", **F64), last),
+        "elu": (ELU(0.7), image),
+        "softplus": (Softplus(2.0), image),
+        "softmax": (Softmax(), image),
+        "log softmax": (LogSoftmax(), image),
+        "log softmax last": (LogSoftmax(-1), (3, 5)),
+        "maxout": (Maxout(3), image),
+        "maxout last": (Maxout(2, -1), (3, 4)),
         "relu": (ReLU(), image),
         "sigmoid": (Sigmoid(), image),
         "tanh": (Tanh(), image),
@@ -87,17 +147,22 @@ def numeric_gradient(function, array, step=1e-6):
     return gradient
 
 
-def test_gradients(case):
+@pytest.mark.parametrize("training", [True, False])
+def test_gradients(case, training):
     layer, shape = case
     x = draw(shape)
     for parameter in layer.parameters():  # no special values such as Subsample2d's zero bias
         parameter.value += draw(parameter.value.shape, 2) / 10
-    y, backward = layer.forward(x)
+
+    def compute():
+        return np.sum(layer.forward(x, training=training)[0] * dy)
+
+    y, backward = layer.forward(x, training=training)
     dy = draw(y.shape, 3)
     dx = backward(dy)
-    np.testing.assert_allclose(dx, numeric_gradient(lambda: np.sum(layer(x) * dy), x), rtol=1e-6, atol=1e-7)
+    np.testing.assert_allclose(dx, numeric_gradient(compute, x), rtol=1e-6, atol=1e-7)
     for parameter in layer.parameters():
-        expected = numeric_gradient(lambda: np.sum(layer(x) * dy), parameter.value)
+        expected = numeric_gradient(compute, parameter.value)
         assert parameter.grad.shape == parameter.value.shape
         assert parameter.grad.dtype == parameter.value.dtype
         np.testing.assert_allclose(parameter.grad, expected, rtol=1e-6, atol=1e-7)
@@ -106,7 +171,8 @@ def test_gradients(case):
 def test_both_calls_agree(case):
     layer, shape = case
     x = draw(shape)
-    np.testing.assert_array_equal(layer(x), layer.forward(x)[0])
+    if len(list(layer.named_state())) == len(layer.parameters()):  # batch norm's training is another function
+        np.testing.assert_array_equal(layer(x), layer.forward(x)[0])
     np.testing.assert_array_equal(layer(x), layer.forward(x, training=False)[0])
 
 
@@ -379,3 +445,83 @@ def test_deepcopy_is_independent():
 )
 def test_printing(layer, text):
     assert repr(layer) == text
+
+
+# ---- batch norm: what is kept beside parameters --------------------------------------------------------------------
+
+
+def test_batch_norm_keeps_running_averages():
+    layer = BatchNorm2d(3, momentum=0.5)
+    x = np.random.default_rng(0).standard_normal((4, 3, 5, 5)).astype(np.float32) + 2
+    layer.forward(x, training=False)
+    assert not layer.running_mean.value.any()
+    layer.forward(x)
+    np.testing.assert_allclose(layer.running_mean.value, x.mean((0, 2, 3)) / 2, rtol=1e-5)
+    np.testing.assert_allclose(layer.running_var.value, (1 + x.var((0, 2, 3), ddof=1)) / 2, rtol=1e-5)
+    assert [p.name for p in layer.parameters()] == ["weight", "bias"]
+
+
+def test_batch_norm_s_state_is_pytorch_s():
+    layer, other = BatchNorm2d(3), BatchNorm2d(3)
+    layer.forward(np.random.default_rng(0).standard_normal((4, 3, 5, 5)).astype(np.float32))
+    state = layer.state_dict()
+    assert list(state) == ["weight", "bias", "running_mean", "running_var"]
+    other.load_state_dict(state | {"num_batches_tracked": np.int64(7)})
+    np.testing.assert_array_equal(other.running_mean.value, layer.running_mean.value)
+    with pytest.raises(ValueError, match="missing running_mean; unexpected num_batches"):
+        other.load_state_dict({k: v for k, v in state.items() if k != "running_mean"} | {"num_batches": np.zeros(1)})
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".safetensors"])
+def test_batch_norm_s_state_in_files(tmp_path, suffix):
+    layer, other = BatchNorm2d(3), BatchNorm2d(3)
+    layer.forward(np.random.default_rng(0).standard_normal((4, 3, 5, 5)).astype(np.float32))
+    save(layer, tmp_path / f"weights{suffix}")
+    load(other, tmp_path / f"weights{suffix}")
+    for name, value in layer.state_dict().items():
+        np.testing.assert_array_equal(other.state_dict()[name], value)
+
+
+def test_published_files_with_counters_load(tmp_path):
+    layer = BatchNorm1d(3)
+    np.savez(tmp_path / "weights.npz", num_batches_tracked=np.int64(3), **layer.state_dict())
+    load(layer, tmp_path / "weights.npz")
+
+
+def test_gradcheck_leaves_running_averages_alone():
+    layer = BatchNorm1d(3)
+    assert gradcheck(layer, np.random.default_rng(0).standard_normal((5, 3)))
+    assert not layer.running_mean.value.any()
+
+
+def test_batch_norm_with_relu_in_one_pass():
+    layer = BatchNorm2d(3, **F64)
+    x = draw((2, 3, 7, 6))
+    y, backward = layer.forward(x, relu=True)
+    separate, before = layer.forward(x)
+    expected, after = ReLU().forward(separate)
+    np.testing.assert_array_equal(y, expected)
+    np.testing.assert_allclose(backward(draw(y.shape, 3)), before(after(draw(y.shape, 3))), rtol=1e-12, atol=1e-14)
+
+
+def test_batch_norm_names_a_wrong_rank():
+    for layer, shape, text in ((BatchNorm1d(3), (2, 3, 4, 4), "2 or 3 axes"), (BatchNorm2d(3), (2, 3), "4 axes")):
+        with pytest.raises(ValueError, match=text):
+            layer(np.zeros(shape, np.float32))
+    with pytest.raises(ValueError, match="layout"):
+        BatchNorm2d(3, layout="NWC")
+
+
+# ---- stochastic pooling: training draws ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
+def test_stochastic_pool(layout):
+    layer = StochasticPool2d(2, layout=layout, rng=0)
+    x = np.abs(draw((2, 4, 4, 4)))
+    assert gradcheck(layer, x)
+    y, backward = layer.forward(x, training=False)
+    dy = draw(y.shape, 3)
+    expected = numeric_gradient(lambda: np.sum(layer(x) * dy), x)
+    np.testing.assert_allclose(backward(dy), expected, rtol=1e-6, atol=1e-7)
+    assert (layer.forward(x)[0] != layer.forward(x)[0]).any()

@@ -176,3 +176,109 @@ def test_bad_input() -> None:
             fc.cross_entropy(x, wrong)
     with pytest.raises(ValueError, match="reduction: expected"):
         fc.cross_entropy(x, target, reduction="average")
+
+
+# ---- squared error, hinge ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+@pytest.mark.parametrize("shape", [(), (3,), (5, 7), (300, 401), (0, 4)], ids=str)
+def test_mse(shape, reduction, dtype, isa):
+    x, target = np.random.default_rng(0).standard_normal((2, *shape)).astype(dtype)
+    squares = (x.astype(np.float64) - target) ** 2
+    with instruction_set(isa):
+        loss, dx = fc.mse_loss(x, target, reduction=reduction, return_grad=True)
+        alone = fc.mse_loss(x, target, reduction=reduction)
+    expected = {"mean": squares.sum() / max(squares.size, 1), "sum": squares.sum(), "none": squares}[reduction]
+    if squares.size == 0 and reduction == "mean":
+        assert np.isnan(loss)
+        return
+    eps = np.finfo(dtype).eps
+    np.testing.assert_allclose(loss, expected, rtol=8 * eps)
+    np.testing.assert_array_equal(alone, loss)
+    assert loss.dtype == dx.dtype == x.dtype
+    scale = 2 / max(squares.size, 1) if reduction == "mean" else 2
+    np.testing.assert_allclose(dx, (x.astype(np.float64) - target) * scale, rtol=4 * eps, atol=eps * scale)
+
+
+def hinge_formula(scores, target, margin):
+    moved = np.moveaxis(scores.astype(np.float64), 1 if scores.ndim > 1 else 0, -1)
+    own = np.take_along_axis(moved, target[..., None], -1)
+    return np.maximum(0, moved - own + margin).sum(-1) - margin * (margin > 0)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+@pytest.mark.parametrize("shape", [(7,), (5, 10), (300, 1000), (2, 21, 13, 9), (3, 4, 0)], ids=str)
+def test_hinge(shape, reduction, dtype, isa):
+    random = np.random.default_rng(0)
+    scores = random.standard_normal(shape).astype(dtype)
+    axis = 1 if len(shape) > 1 else 0
+    positions = shape[:axis] + shape[axis + 1 :]
+    target = random.integers(0, shape[axis], positions)
+    losses = hinge_formula(scores, target, 0.7)
+    with instruction_set(isa):
+        loss, dscores = fc.multiclass_hinge_loss(scores, target, margin=0.7, reduction=reduction, return_grad=True)
+        alone = fc.multiclass_hinge_loss(scores, target, margin=0.7, reduction=reduction)
+    np.testing.assert_array_equal(alone, loss)
+    if losses.size == 0 and reduction == "mean":
+        assert np.isnan(loss)
+        return
+    expected = {"mean": losses.sum() / max(losses.size, 1), "sum": losses.sum(), "none": losses}[reduction]
+    np.testing.assert_allclose(loss, expected, rtol=200 * np.finfo(dtype).eps)
+    assert dscores.dtype == scores.dtype
+    np.testing.assert_allclose(dscores.sum(axis), 0, atol=1e-3 if dtype == "float32" else 1e-10)
+
+
+@pytest.mark.parametrize("shape", [(6,), (4, 6), (2, 5, 3)])
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_gradients_of_hinge_and_mse(reduction, shape):
+    random = np.random.default_rng(1)
+    scores = random.standard_normal(shape) * 2
+    axis = 1 if len(shape) > 1 else 0
+    target = random.integers(0, shape[axis], shape[:axis] + shape[axis + 1 :])
+    other = random.standard_normal(shape)
+
+    def hinge(scores):
+        loss, dscores = fc.multiclass_hinge_loss(scores, target, reduction=reduction, return_grad=True)
+        return loss, lambda dloss: dscores * dloss
+
+    def mse(x):
+        loss, dx = fc.mse_loss(x, other, reduction=reduction, return_grad=True)
+        return loss, lambda dloss: dx * dloss
+
+    assert fc.gradcheck(hinge, scores)
+    assert fc.gradcheck(mse, scores)
+
+
+def test_hinge_is_cs231n_s():
+    """The worked example of its notes on linear classification."""
+    loss = fc.multiclass_hinge_loss(np.array([[13.0, -7.0, 11.0]]), np.array([0]), margin=10.0)
+    assert loss == 8
+
+
+@pytest.mark.parametrize("target", [-1, 3, 2**40])
+def test_hinge_of_no_class(target):
+    with pytest.raises(ValueError, match="target: expected class indices from 0 to 2"):
+        fc.multiclass_hinge_loss(np.ones((2, 3)), np.array([0, target]))
+
+
+def test_bad_input_of_hinge_and_mse():
+    x = np.ones((2, 3))
+    for call, error, message in (
+        (lambda: fc.mse_loss(x, x[:1]), ValueError, "target: expected x's shape"),
+        (lambda: fc.mse_loss(x, x.astype(np.float32)), TypeError, "target: dtype float32 does not match x's"),
+        (lambda: fc.mse_loss(x, x, reduction="max"), ValueError, "reduction: expected"),
+        (lambda: fc.mse_loss([1.0], x), TypeError, "x: expected an array"),
+        (lambda: fc.multiclass_hinge_loss(x, np.zeros(3, int)), ValueError, "target: expected class indices of shape"),
+        (lambda: fc.multiclass_hinge_loss(x, np.zeros(2)), TypeError, "target: expected integers"),
+        (lambda: fc.multiclass_hinge_loss(x, np.zeros(2, int), margin=np.nan), ValueError, "margin: expected a finite"),
+        (lambda: fc.multiclass_hinge_loss(x, np.zeros(2, int), reduction=None), ValueError, "reduction: expected"),
+        (lambda: fc.multiclass_hinge_loss(np.ones(()), np.zeros((), int)), ValueError, "scores: expected shape"),
+        (lambda: fc.multiclass_hinge_loss(np.ones((2, 0)), np.zeros(2, int)), ValueError, "at least one class"),
+    ):
+        with pytest.raises(error, match=message):
+            call()

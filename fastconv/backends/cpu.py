@@ -18,19 +18,31 @@ from fastconv.runtime import get_num_threads
 __all__ = [
     "activate",
     "activate_backward",
+    "batch_norm",
+    "batch_norm_backward",
     "check_out",
     "conv_algorithms",
     "conv_plan",
     "cross_entropy",
     "dense",
+    "dropout",
     "empty",
+    "hinge",
     "holds_integers",
     "integers",
+    "log_softmax",
+    "log_softmax_backward",
+    "lrn",
+    "lrn_backward",
+    "map_elements",
     "on_change",
     "pool_plan",
+    "prelu",
+    "rrelu",
     "sgd_step",
     "softmax",
     "softmax_backward",
+    "squared_error",
 ]
 
 PASSES = {
@@ -99,6 +111,17 @@ class PoolPlan:
         """False if a switch lies outside its plane; dx is not to be used then."""
         return self.native.max_backward(dy, switches, dx, get_num_threads())
 
+    def unpool(self, y: np.ndarray, switches: np.ndarray, x: np.ndarray) -> bool:
+        """False if a switch lies outside its plane; x is not to be used then."""
+        return self.native.unpool(y, switches, x, get_num_threads())
+
+    def unpool_backward(self, dx: np.ndarray, switches: np.ndarray, dy: np.ndarray) -> bool:
+        """False if a switch lies outside its plane; dy is not to be used then."""
+        return self.native.unpool_backward(dx, switches, dy, get_num_threads())
+
+    def stochastic(self, x: np.ndarray, y: np.ndarray, switches: np.ndarray, seed: int) -> None:
+        self.native.stochastic(x, y, switches, seed, get_num_threads())
+
     def avg(self, x: np.ndarray, y: np.ndarray) -> None:
         self.native.avg(x, y, get_num_threads())
 
@@ -107,10 +130,17 @@ class PoolPlan:
 
 
 def pool_plan(
-    dtype: str, channels_last: bool, batch: int, channels: int, window: Window, count_padding: bool, wide: bool
+    dtype: str,
+    channels_last: bool,
+    batch: int,
+    channels: int,
+    window: Window,
+    count_padding: bool,
+    wide: bool,
+    adaptive: bool = False,
 ) -> PoolPlan:
-    """Plan a pooling; its switches are int64 if `wide`, else int32."""
-    native = _native.PoolPlan(dtype, channels_last, batch, channels, window, count_padding, wide)
+    """Plan a pooling; its switches are int64 if `wide`, else int32. If `adaptive`, windows share out the input."""
+    native = _native.PoolPlan(dtype, channels_last, batch, channels, window, count_padding, wide, adaptive)
     return PoolPlan(native, np.dtype(np.int64 if wide else np.int32))
 
 
@@ -201,3 +231,135 @@ def sgd_step(
 ) -> None:
     """One step of gradient descent on `value` and `velocity`, in place (dense arrays of one dtype)."""
     _native.sgd(value, grad, velocity, rate, momentum, weight_decay, nesterov, get_num_threads())
+
+
+# ---- normalization -------------------------------------------------------------------------------------------------
+
+Seen = tuple[int, int, int]  # the axes (outer, channels, inner) that an array is seen as
+
+
+def batch_norm(
+    x: np.ndarray,
+    weight: np.ndarray | None,
+    bias: np.ndarray | None,
+    mean: np.ndarray,
+    var: np.ndarray,
+    seen: Seen,
+    eps: float,
+    training: bool,
+    relu: bool,
+) -> np.ndarray:
+    """Normalise by mean and variance (float64), which training writes first."""
+    y = np.empty(x.shape, x.dtype)
+    _native.batch_norm(x, weight, bias, mean, var, y, seen, eps, training, relu, get_num_threads())
+    return y
+
+
+def batch_norm_backward(
+    dy: np.ndarray,
+    x: np.ndarray,
+    weight: np.ndarray | None,
+    bias: np.ndarray | None,
+    mean: np.ndarray,
+    var: np.ndarray,
+    seen: Seen,
+    eps: float,
+    training: bool,
+    relu: bool,
+    needs: tuple[bool, bool, bool],
+) -> tuple[np.ndarray | None, np.ndarray | None, np.ndarray | None]:
+    """Gradients by x, weight and bias, None where not needed."""
+    make = np.empty if x.size else np.zeros
+    dx = np.empty(x.shape, x.dtype) if needs[0] else None
+    dweight, dbias = (make(seen[1], x.dtype) if needed else None for needed in needs[1:])
+    options = (seen, eps, training, relu, get_num_threads())
+    _native.batch_norm_backward(dy, x, weight, bias, mean, var, dx, dweight, dbias, *options)
+    return dx, dweight, dbias
+
+
+def lrn(x: np.ndarray, seen: Seen, before: int, after: int, alpha: float, beta: float, k: float) -> np.ndarray:
+    """x (k + alpha * sum of the squares of channels c - before .. c + after)^-beta."""
+    y = np.empty(x.shape, x.dtype)
+    _native.lrn(x, y, seen, before, after, alpha, beta, k, get_num_threads())
+    return y
+
+
+def lrn_backward(
+    dy: np.ndarray, x: np.ndarray, seen: Seen, before: int, after: int, alpha: float, beta: float, k: float
+) -> np.ndarray:
+    """Gradient of `lrn`."""
+    dx = np.empty(x.shape, x.dtype)
+    _native.lrn_backward(dy, x, dx, seen, before, after, alpha, beta, k, get_num_threads())
+    return dx
+
+
+# ---- maps with parameters, random masks, losses ----------------------------------------------------------------------
+
+
+def map_elements(kind: str, a: np.ndarray, b: np.ndarray, parameter: float = 0) -> np.ndarray:
+    """f(a, b), element by element; fastconv.h says what the kinds do."""
+    out = np.empty(a.shape, a.dtype)
+    _native.map_elements(kind, a, b, out, parameter, get_num_threads())
+    return out
+
+
+def prelu(a: np.ndarray, b: np.ndarray, weight: np.ndarray, seen: Seen) -> np.ndarray:
+    """`a` where b is positive, a times the channel's weight elsewhere."""
+    out = np.empty(a.shape, a.dtype)
+    _native.prelu(a, b, weight, out, seen, get_num_threads())
+    return out
+
+
+def dropout(a: np.ndarray, p: float, seed: int) -> np.ndarray:
+    """a / (1 - p) or, with probability p, 0."""
+    out = np.empty(a.shape, a.dtype)
+    _native.dropout(a, out, p, seed, get_num_threads())
+    return out
+
+
+def rrelu(a: np.ndarray, b: np.ndarray, low: float, high: float, seed: int) -> np.ndarray:
+    """`a` where b is positive, a times a random number elsewhere."""
+    out = np.empty(a.shape, a.dtype)
+    _native.rrelu(a, b, out, low, high, seed, get_num_threads())
+    return out
+
+
+def log_softmax(x: np.ndarray, outer: int, classes: int, inner: int) -> np.ndarray:
+    """Logarithm of softmax along the middle of (outer, classes, inner), the axes that x is seen as."""
+    y = np.empty(x.shape, x.dtype)
+    _native.log_softmax(x, y, outer, classes, inner, get_num_threads())
+    return y
+
+
+def log_softmax_backward(dy: np.ndarray, y: np.ndarray, outer: int, classes: int, inner: int) -> np.ndarray:
+    """Gradient of `log_softmax`, from its result."""
+    dx = np.empty(y.shape, y.dtype)
+    _native.log_softmax_backward(dy, y, dx, outer, classes, inner, get_num_threads())
+    return dx
+
+
+def hinge(
+    scores: np.ndarray,
+    target: np.ndarray,
+    margin: float,
+    scale: float,
+    want_gradient: bool,
+    outer: int,
+    classes: int,
+    inner: int,
+) -> tuple[np.ndarray, np.ndarray | None] | None:
+    """Losses (outer * inner) and, if wanted, `scale` times their gradient; None if a target is no class."""
+    losses = np.empty(outer * inner, scores.dtype)
+    dscores = np.empty(scores.shape, scores.dtype) if want_gradient else None
+    shape = (outer, classes, inner)
+    good = _native.hinge(scores, target, losses, dscores, margin, scale, *shape, get_num_threads())
+    return (losses, dscores) if good else None
+
+
+def squared_error(
+    a: np.ndarray, b: np.ndarray, scale: float, want_each: bool, want_gradient: bool
+) -> tuple[float, np.ndarray | None, np.ndarray | None]:
+    """The sum of (a - b)**2 and, if wanted, each of them and scale * (a - b)."""
+    squares = np.empty(a.shape, a.dtype) if want_each else None
+    slopes = np.empty(a.shape, a.dtype) if want_gradient else None
+    return _native.squared_error(a, b, squares, slopes, scale, get_num_threads()), squares, slopes
