@@ -24,7 +24,7 @@ from fastconv.activation import (
 from fastconv.conv import algorithms, conv2d, conv2d_backward, explain
 from fastconv.gradcheck import GradientError, gradcheck
 from fastconv.linear import linear, linear_backward
-from fastconv.loss import cross_entropy, mse_loss, multiclass_hinge_loss, rbf_loss
+from fastconv.loss import auxiliary_loss, cross_entropy, mse_loss, multiclass_hinge_loss, rbf_loss
 from fastconv.normalization import (
     batch_norm,
     batch_norm_backward,
@@ -92,6 +92,7 @@ if TYPE_CHECKING:
         stochastic_pool2d,
         stochastic_pool2d_backward,
     )
+    from fastconv.summaries import summary
     from fastconv.train import evaluate, fit
 
 __all__ = [
@@ -102,6 +103,7 @@ __all__ = [
     "adaptive_max_pool2d",
     "adaptive_max_pool2d_backward",
     "algorithms",
+    "auxiliary_loss",
     "avg_pool1d",
     "avg_pool1d_backward",
     "avg_pool2d",
@@ -181,6 +183,7 @@ __all__ = [
     "spatial_pyramid_pool2d_backward",
     "stochastic_pool2d",
     "stochastic_pool2d_backward",
+    "summary",
     "tanh",
     "tanh_backward",
     "threads",
@@ -244,6 +247,7 @@ _LAZY = {
     "fit": "train",
     "load": "files",
     "save": "files",
+    "summary": "summaries",
     **{name: name for name in ("containers", "data", "files", "init", "layers", "models", "optim", "plot", "train")},
 }
 

@@ -34,7 +34,7 @@ LEVELS = [
     {"gradcheck", "init"},
     {"layers", "containers"},
     {"models"},
-    {"data", "files", "optim", "plot", "summary", "train"},
+    {"data", "files", "optim", "plot", "summaries", "train"},
     {"cli"},
     {"__init__", "__main__"},
 ]
