@@ -152,12 +152,12 @@ class WithHeads(Sequential):
     def __init__(self, layers: Mapping[str, Layer], heads: Mapping[str, tuple[str, Layer]]) -> None:
         self._heads = {name: head for name, (_, head) in heads.items()}
         self._after = {name: after for name, (after, _) in heads.items()}
-        super().__init__(layers)
         for name, after in self._after.items():
             if after not in layers:
                 raise ValueError(f"heads: {name!r} is to follow {after!r}, which is not among the layers")
             if name in layers:
                 raise ValueError(f"heads: {name!r} is a layer's name already")
+        super().__init__(layers)
 
     def named_children(self) -> Iterator[tuple[str, Layer]]:
         yield from super().named_children()
