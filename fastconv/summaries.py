@@ -98,7 +98,7 @@ class Summary:
     inference_bytes : int
         The most that activations need at one time when nothing is kept for a gradient, input included.
     training_bytes : int
-        All activations together, input included: what a gradient needs, at most.
+        All activations together, input included: what gradients are computed from.
     """
 
     model: str

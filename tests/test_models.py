@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 
 import fastconv as fc
-from fastconv.containers import Sequential, WithHeads
+from fastconv.containers import Residual, Sequential, WithHeads
 from fastconv.files import load, save
 from fastconv.init import blank
 from fastconv.layers import BatchNorm2d, Conv2d, Dropout, Linear, LocalResponseNorm, ReLU
 from fastconv.models import get_model, input_shape, list_models
 from fastconv.models._maker import Maker
-from fastconv.models.densenet import DenseLayer, densenet
+from fastconv.models.densenet import DenseLayer, cifar_densenet, densenet
 from fastconv.models.inception_v4 import Scale
 from fastconv.models.preact_resnet import cifar_preact_resnet, preact_resnet
 from fastconv.models.resnet import PadChannels, cifar_resnet, resnet
@@ -38,6 +38,8 @@ PARAMETERS = [
     ("alexnet", {}, 61_100_840),
     ("alexnet", {"variant": "paper"}, 60_965_224),
     ("all_cnn_c", {}, 1_369_738),
+    ("densenet40", {}, 1_019_722),
+    ("densenet100", {}, 769_162),
     ("densenet121", {}, 7_978_856),
     ("densenet161", {}, 28_681_000),
     ("densenet169", {}, 14_149_480),
@@ -338,6 +340,23 @@ STAGES = [
             "conv2d_7b": (1536, 8, 8),
         },
     ),
+    (
+        "densenet40",
+        {},
+        {"features.denseblock1": (160, 32, 32), "features.denseblock2": (304, 16, 16), "features.norm4": (448, 8, 8)},
+    ),
+    (
+        "densenet100",
+        {},
+        {
+            "features.conv0": (24, 32, 32),
+            "features.denseblock1": (216, 32, 32),
+            "features.transition1": (108, 16, 16),
+            "features.denseblock2": (300, 16, 16),
+            "features.transition2": (150, 8, 8),
+            "features.denseblock3": (342, 8, 8),
+        },
+    ),
     ("densenet121", {}, _densenet(64, (256, 512, 1024, 1024))),
     ("densenet161", {}, _densenet(96, (384, 768, 2112, 2208))),
     ("densenet169", {}, _densenet(64, (256, 512, 1280, 1664))),
@@ -534,6 +553,17 @@ def test_batch_normalization_s_eps(name, eps):
     assert {layer.eps for _, layer in made(name).walk() if isinstance(layer, BatchNorm2d)} == {eps}
 
 
+def test_preactivation_where_the_paper_has_it():
+    """The first block is activated right behind conv1, before it splits; a changing shape is so by the block."""
+    model = made("preact_resnet50")
+    assert "layer1.0.bn1.weight" not in names(model)
+    assert {"bn1.weight", "layer1.1.bn1.weight", "layer2.0.bn1.weight", "bn.weight"} < set(names(model))
+    shared, changing = model["layer2.1"], model["layer2.0"]
+    assert [type(layer) for layer in (shared, changing)] == [Residual, Sequential]
+    assert "layer1.0.downsample.0.weight" in names(model)
+    assert not any("downsample.1" in name for name in names(model))
+
+
 def test_googlenet_of_the_paper():
     kinds = [type(layer) for _, layer in made("googlenet", variant="paper").walk()]
     assert BatchNorm2d not in kinds
@@ -579,13 +609,15 @@ def test_seeds_and_dtypes(name):
         (lambda: cifar_resnet(21), r"depth: expected 6 n \+ 2, got 21"),
         (lambda: cifar_resnet(21, bottleneck=True), r"depth: expected 9 n \+ 2, got 21"),
         (lambda: cifar_preact_resnet(2), "depth"),
+        (lambda: cifar_densenet(101), r"depth: expected 6 n \+ 4, got 101"),
+        (lambda: cifar_densenet(41, bottleneck=False), r"depth: expected 3 n \+ 4, got 41"),
         (lambda: get_model("alexnet", variant="caffe"), "variant: expected 'torchvision' or 'paper', got 'caffe'"),
         (lambda: get_model("googlenet", variant="v1"), "variant"),
         (lambda: get_model("resnet18", variant="v1"), "variant"),
         (lambda: input_shape("resnet19"), "model: expected one of"),
     ],
 )
-def test_wrong_options(build, text):
+def test_what_cannot_be_built(build, text):
     with blank(), pytest.raises(ValueError, match=text):
         build()
 
@@ -597,6 +629,8 @@ BLOCKS = {
     "resnet": lambda: cifar_resnet(8, 3, dtype=np.float64, rng=0),
     "bottleneck": lambda: cifar_resnet(11, 3, bottleneck=True, dtype=np.float64, rng=0),
     "preact": lambda: cifar_preact_resnet(8, 3, dtype=np.float64, rng=0),
+    "densenet": lambda: cifar_densenet(10, 3, growth=4, dtype=np.float64, rng=0),
+    "densenet without bottlenecks": lambda: cifar_densenet(7, 3, growth=4, bottleneck=False, dtype=np.float64, rng=0),
     "preact bottleneck": lambda: cifar_preact_resnet(11, 3, bottleneck=True, dtype=np.float64, rng=0),
 }
 

@@ -8,7 +8,7 @@ from typing import Any
 from fastconv.containers import Sequential
 from fastconv.models.alexnet import alexnet
 from fastconv.models.all_cnn import all_cnn_c
-from fastconv.models.densenet import densenet121, densenet161, densenet169, densenet201
+from fastconv.models.densenet import densenet40, densenet100, densenet121, densenet161, densenet169, densenet201
 from fastconv.models.googlenet import googlenet
 from fastconv.models.inception import inception_v2, inception_v3
 from fastconv.models.inception_v4 import inception_resnet_v2, inception_v4
@@ -39,6 +39,8 @@ from fastconv.models.zfnet import zfnet
 _NETWORKS: tuple[Callable[..., Sequential], ...] = (
     alexnet,
     all_cnn_c,
+    densenet40,
+    densenet100,
     densenet121,
     densenet161,
     densenet169,
@@ -83,8 +85,8 @@ __all__ = ["get_model", "input_shape", "list_models", *_BUILDERS]
 # Height and width of the images that a network was made for, where they are not ImageNet's usual 224.
 _SIZES = {
     **dict.fromkeys(["inception_resnet_v2", "inception_v3", "inception_v4"], 299),
-    **dict.fromkeys(["all_cnn_c", "lenet5", "nin_cifar", "preact_resnet110", "preact_resnet164"], 32),
-    **dict.fromkeys(["resnet20", "resnet110", "resnet164"], 32),
+    **dict.fromkeys(["all_cnn_c", "densenet40", "densenet100", "lenet5", "nin_cifar"], 32),
+    **dict.fromkeys(["preact_resnet110", "preact_resnet164", "resnet20", "resnet110", "resnet164"], 32),
 }
 
 
