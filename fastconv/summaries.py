@@ -304,6 +304,12 @@ def _account(layer: Layer, place: _Place, dtype: np.dtype) -> tuple[_Place, int]
     """What one layer makes of a place, and its multiply-adds."""
     shape = place.shape
     if isinstance(layer, _SAME_SHAPE):
+        if isinstance(layer, (BatchNorm1d, BatchNorm2d, BatchNorm3d)):
+            channels = shape[1 if len(shape) == 2 or layer.layout.startswith("NC") else -1]
+            if len(shape) not in layer._axes or channels != layer.num_features:
+                raise ValueError(
+                    f"expected {layer.num_features} channels and {' or '.join(map(str, layer._axes))} axes"
+                )
         return place, 0
     if isinstance(layer, (Linear, RBF)):
         weight = layer.weight.value if isinstance(layer, Linear) else layer.codes

@@ -43,7 +43,8 @@ def inception_v2(
     """Build Inception v2, or BN-Inception, for images of 224x224 pixels: 11,194,984 parameters.
 
     Convolutions have no biases, which the normalization behind them would take away; the names are those of
-    torchvision's GoogLeNet, as torchvision does not have this network.
+    torchvision's GoogLeNet, as torchvision does not have this network. Blocks 4c and 4d put out 576 maps, the paper's
+    number, for which the pooled ones are 96; networks with 128 of them, and so 608 maps, are about as well.
 
     Parameters
     ----------
