@@ -375,6 +375,8 @@ typedef struct fc_kernels {     /* one real type on one instruction set */
     void (*pixels_sum[FC_WINDOWS])(const fc_depthwise_pixels *);
     /* [0]: runs of one channel; [1]: rows of channels */
     fc_norm_kernel *norm_moments[2], *norm_apply[2], *norm_products[2], *norm_gradient[2];
+    void (*plane_means)(const void *x, ptrdiff_t planes, ptrdiff_t n, void *y);
+    void (*plane_fill)(const void *dy, ptrdiff_t planes, ptrdiff_t n, void *dx);
     fc_lrn_kernel *lrn[2], *lrn_backward[2]; /* [layout] */
     fc_parameter_kernel *map[FC_MAPS];
     void (*prelu_row)(const void *a, const void *b, const void *weight, void *out, ptrdiff_t n);

@@ -110,6 +110,10 @@ fc_status fc_max_pool_backward(const fc_pool_problem *problem, const void *dy, c
 fc_status fc_avg_pool(const fc_pool_problem *problem, const void *x, void *y, int threads);
 fc_status fc_avg_pool_backward(const fc_pool_problem *problem, const void *dy, void *dx, int threads);
 
+/* Averages of whole planes, n elements each: y (planes); and their gradient. */
+fc_status fc_plane_means(fc_dtype dtype, const void *x, ptrdiff_t planes, ptrdiff_t n, void *y, int threads);
+fc_status fc_plane_means_backward(fc_dtype dtype, const void *dy, ptrdiff_t planes, ptrdiff_t n, void *dx, int threads);
+
 /* Puts each element of y where its switch says, and zeros elsewhere; of several for one place the last counts. */
 fc_status fc_max_unpool(const fc_pool_problem *problem, const void *y, const void *switches, void *x, int threads);
 /* Its gradient: dy = dx where the switches say. */

@@ -167,8 +167,9 @@ static void apply_task(void *context, ptrdiff_t index, int worker)
     norm_call *call = context;
     const fc_norm_problem *p = &call->norm->problem;
     fc_norm_kernel *kernel = (call->dy ? call->kernels->norm_gradient : call->kernels->norm_apply)[call->last];
-    const ptrdiff_t first = index * call->chunk;
-    if (call->last) {
+    ptrdiff_t first = index * call->chunk;
+    if (call->last) { /* from the end: what was summed up last is still in cache */
+        first = (fc_ceil_div(p->outer, call->chunk) - 1 - index) * call->chunk;
         const fc_norm_job job = job_of(call, 0, first, fc_min(call->chunk, p->outer - first), 0, 0);
         kernel(&job);
         return;
@@ -272,6 +273,60 @@ fc_status fc_batch_norm_backward(const fc_batch_norm *norm, const void *dy, cons
 {
     norm_call call = {.norm = norm, .x = x, .dy = dy, .y = dx, .dweight = dweight, .dbias = dbias};
     return norm_run(&call, threads);
+}
+
+/* ---- averages of whole planes ------------------------------------------------------------------------------- */
+
+typedef struct plane_call {
+    void (*kernel)(const void *from, ptrdiff_t planes, ptrdiff_t n, void *to);
+    const char *from;
+    char *to;
+    size_t from_step, to_step; /* bytes of a plane */
+    ptrdiff_t planes, n, chunk;
+} plane_call;
+
+static void plane_task(void *context, ptrdiff_t index, int worker)
+{
+    (void)worker;
+    const plane_call *call = context;
+    const ptrdiff_t first = index * call->chunk;
+    call->kernel(call->from + (size_t)first * call->from_step, fc_min(call->chunk, call->planes - first), call->n,
+                 call->to + (size_t)first * call->to_step);
+}
+
+static fc_status plane_run(plane_call *call, int threads)
+{
+    if (call->planes < 0 || call->n < 1 || (call->planes > 0 && call->n > LARGEST / call->planes))
+        return FC_INVALID;
+    call->chunk = fc_max(1, TASK / call->n);
+    fc_parallel(threads, fc_ceil_div(call->planes, call->chunk), plane_task, call);
+    return FC_OK;
+}
+
+fc_status fc_plane_means(fc_dtype dtype, const void *x, ptrdiff_t planes, ptrdiff_t n, void *y, int threads)
+{
+    const size_t size = fc_size_of(dtype);
+    plane_call call = {.kernel = fc_isa_current()->kernels[dtype]->plane_means,
+                       .from = x,
+                       .to = y,
+                       .from_step = (size_t)n * size,
+                       .to_step = size,
+                       .planes = planes,
+                       .n = n};
+    return plane_run(&call, threads);
+}
+
+fc_status fc_plane_means_backward(fc_dtype dtype, const void *dy, ptrdiff_t planes, ptrdiff_t n, void *dx, int threads)
+{
+    const size_t size = fc_size_of(dtype);
+    plane_call call = {.kernel = fc_isa_current()->kernels[dtype]->plane_fill,
+                       .from = dy,
+                       .to = dx,
+                       .from_step = size,
+                       .to_step = (size_t)n * size,
+                       .planes = planes,
+                       .n = n};
+    return plane_run(&call, threads);
 }
 
 /* ---- local response normalization -------------------------------------------------------------------------- */

@@ -684,6 +684,8 @@ cdef extern from "fastconv.h" nogil:
     fc_status fc_log_softmax_backward(const fc_softmax_problem *, const void *, const void *, void *, int)
     fc_status fc_hinge(const fc_softmax_problem *, const void *, const int64_t *, void *, void *, double, double, int)
     fc_status fc_squared_error(fc_dtype, const void *, const void *, ptrdiff_t, double, double *, void *, void *, int)
+    fc_status fc_plane_means(fc_dtype, const void *, ptrdiff_t, ptrdiff_t, void *, int)
+    fc_status fc_plane_means_backward(fc_dtype, const void *, ptrdiff_t, ptrdiff_t, void *, int)
 
 MAPS = {
     "add_relu": FC_ADD_RELU,
@@ -830,3 +832,23 @@ def squared_error(a, b, squares, slopes, double scale, int threads):
         status = fc_squared_error(dtype, pa, pb, n, scale, &total, ps, pd, threads)
     refuse(status)
     return total
+
+
+def plane_means(planes, means, bint backward, int threads):
+    """Write the averages of planes, as many as there are means; or the planes, their gradient."""
+    cdef fc_dtype dtype = dtype_of_array(planes)
+    cdef ptrdiff_t n = cnp.PyArray_SIZE(<cnp.ndarray>planes)
+    cdef fc_dtype other = dtype_of_array(means)
+    cdef ptrdiff_t count = cnp.PyArray_SIZE(<cnp.ndarray>means)
+    cdef void *pp = data_of(planes, type_number(dtype), n, backward)
+    cdef void *pm = data_of(means, type_number(dtype), count, not backward)
+    cdef fc_status status
+    check_threads(threads)
+    if other != dtype or count < 1 or n < count or n % count:
+        raise ValueError("planes must be as many as means, and all alike")
+    with nogil:
+        if backward:
+            status = fc_plane_means_backward(dtype, pm, count, n // count, pp, threads)
+        else:
+            status = fc_plane_means(dtype, pp, count, n // count, pm, threads)
+    refuse(status)

@@ -31,6 +31,7 @@ __all__ = [
 class _Planned(NamedTuple):
     run: Any
     y_shape: tuple[int, ...]
+    whole: bool  # planes lie in one piece and are averaged as a whole
 
 
 @functools.lru_cache(maxsize=1024, typed=True)
@@ -49,7 +50,9 @@ def _plan(
         place = replace(window(spatial, (1, 1)), output=output)
     wide = math.prod(spatial) >= 2**31
     run = backend.pool_plan(dtype.name, channels_last, x_shape[0], channels, place, False, wide, not evenly)
-    return _Planned(run, (x_shape[0], *output, channels) if channels_last else (x_shape[0], channels, *output))
+    y_shape = (x_shape[0], *output, channels) if channels_last else (x_shape[0], channels, *output)
+    whole = output == (1, 1) and x_shape[0] * channels > 0 and (not channels_last or channels == 1)
+    return _Planned(run, y_shape, whole)
 
 
 on_change(_plan.cache_clear)
@@ -101,7 +104,10 @@ def adaptive_avg_pool2d(x: Any, output_size: Any, *, layout: str = "NCHW") -> An
     """
     backend, x, plan = _prepare(x, "x", output_size, layout, "adaptive_avg_pool2d")
     y = backend.empty(plan.y_shape, x.dtype)
-    plan.run.avg(x, y)
+    if plan.whole:
+        backend.plane_means(x, y)
+    else:
+        plan.run.avg(x, y)
     return y
 
 
@@ -142,7 +148,10 @@ def adaptive_avg_pool2d_backward(dy: Any, input_shape: tuple[int, ...], *, layou
     if dy.shape != plan.y_shape:
         raise ValueError(f"dy: expected the batch and channels of input_shape {shape} ({layout}), got shape {dy.shape}")
     dx = backend.empty(shape, dy.dtype)
-    plan.run.avg_backward(dy, dx)
+    if plan.whole:
+        backend.plane_means_backward(dy, dx)
+    else:
+        plan.run.avg_backward(dy, dx)
     return dx
 
 

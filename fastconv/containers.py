@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Iterator, Mapping
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from typing import Any, overload
 
 import numpy as np
@@ -103,14 +103,28 @@ class Sequential(_Container):
         return list(self._layers.values())[key]
 
     def __call__(self, x: Array) -> Array:
-        for layer in self:
-            x = layer(x)
+        for layer, relu in self._steps():
+            x = layer(x, relu=True) if relu else layer(x)  # type: ignore[call-arg]
         return x
+
+    def _steps(self) -> Iterator[tuple[Layer, bool]]:
+        """The layers in order, and whether the ReLU after one is left to it: one pass over the data instead of two."""
+        layers = [*self, None]
+        skip = False
+        for layer, following in pairwise(layers):
+            if skip or layer is None:
+                skip = False
+                continue
+            skip = layer.fuses_relu and type(following) is ReLU
+            yield layer, skip
 
     def forward(self, x: Array, *, training: bool = True) -> tuple[Array, Backward]:
         steps = []
-        for layer in self:
-            x, step = layer.forward(x, training=training)
+        for layer, relu in self._steps():
+            if relu:
+                x, step = layer.forward(x, training=training, relu=True)  # type: ignore[call-arg]
+            else:
+                x, step = layer.forward(x, training=training)
             steps.append((step, bool(layer.parameters())))
         # Without the input's gradient, nothing before the first layer with parameters has to run.
         first = next((i for i, (_, learns) in enumerate(steps) if learns), len(steps))

@@ -227,6 +227,7 @@ class Layer:
     [[4.0, 4.0, 4.0], [4.0, 4.0, 4.0]]
     """
 
+    fuses_relu = False  # whether both calls take ``relu=True``: the ReLU after the layer, in the same pass
     _ignored: tuple[str, ...] = ()  # names in published states that this layer has no use for
     _old_names: ClassVar[Mapping[str, str]] = {}  # names in older published states, and what they are called now
 
@@ -1254,6 +1255,7 @@ class Subsample2d(Layer):
 
 
 class _BatchNorm(Layer):
+    fuses_relu = True
     _ignored = ("num_batches_tracked",)
     _axes: tuple[int, ...] = ()
 
@@ -1279,8 +1281,8 @@ class _BatchNorm(Layer):
         self.running_mean = Buffer("running_mean", np.zeros(self.num_features, dtype))
         self.running_var = Buffer("running_var", np.ones(self.num_features, dtype))
 
-    def __call__(self, x: Array) -> Array:
-        return self._normalize(x, False, False)[0]
+    def __call__(self, x: Array, *, relu: bool = False) -> Array:
+        return self._normalize(x, False, relu)[0]
 
     def forward(self, x: Array, *, training: bool = True, relu: bool = False) -> tuple[Array, Backward]:
         """Compute the output, and the closure that takes its gradient back.

@@ -24,6 +24,9 @@ CASES = [
     ((1, 3, 5, 4), (8, 9)),  # larger than the input
     ((1, 2, 300, 41), (7, 13)),
     ((2, 40, 7, 7), (1, 1)),
+    ((1, 3, 2, 3), (1, 1)),
+    ((1, 2, 64, 65), (1, 1)),
+    ((2, 1, 90, 100), (1, 1)),
     ((3, 2, 6, 200), (1, 3)),
     ((0, 3, 5, 5), (2, 2)),
     ((2, 0, 5, 5), (2, 2)),
@@ -155,6 +158,15 @@ def test_gradients(output: tuple[int, int], layout: str) -> None:
 
     for function in (avg, top, pyramid):
         assert fc.gradcheck(function, x, max_elements=60)
+
+
+@each_isa
+@each_dtype
+def test_long_averages_are_accurate(dtype: str, isa: str) -> None:
+    x = np.random.default_rng(0).random((1, 3, 500, 333)).astype(dtype)
+    with instruction_set(isa):
+        y = fc.global_avg_pool2d(x).ravel()
+    np.testing.assert_allclose(y, x.mean((0, 2, 3), dtype=np.float64), rtol=2 * np.finfo(dtype).eps)
 
 
 def test_any_memory() -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from fastconv import gradcheck
 from fastconv.containers import Concat, Residual, Sequential
-from fastconv.layers import Conv2d, Flatten, Identity, Layer, Linear, ReLU, Tanh
+from fastconv.layers import BatchNorm2d, Conv2d, Flatten, Identity, Layer, Linear, ReLU, Tanh
 
 F64 = {"dtype": np.float64}
 
@@ -200,3 +201,40 @@ def test_printing():
         "  )\n"
         ")"
     )
+
+
+def test_a_relu_after_batch_norm_takes_no_pass_of_its_own():
+    """What the fused pass gives is what the two layers give, one after the other, backwards too."""
+    x = np.random.default_rng(0).standard_normal((4, 3, 5, 5)).astype(np.float32)
+    dy = np.random.default_rng(1).standard_normal(x.shape).astype(np.float32)
+
+    def make():
+        return BatchNorm2d(3), ReLU(), ReLU(), BatchNorm2d(3)
+
+    for training in (True, False):
+        alone = make()
+        y, steps = x, []
+        for layer in alone:
+            y, step = layer.forward(y, training=training)
+            steps.append(step)
+        gradient = dy
+        for step in reversed(steps):
+            gradient = step(gradient)
+        model = Sequential(*make())
+        got, backward = model.forward(x, training=training)
+        np.testing.assert_array_equal(got, y)
+        np.testing.assert_allclose(backward(dy), gradient, rtol=1e-4, atol=1e-5)
+        assert len(model) == 4
+        expected = x
+        for layer in alone:
+            expected = layer(expected)
+        np.testing.assert_array_equal(model(x), expected)
+
+
+def test_residual_adds_and_rectifies_in_one_pass():
+    x = np.random.default_rng(0).standard_normal((2, 3, 4, 4))
+    block = Residual(Conv2d(3, 3, 3, padding=1, rng=0, dtype=np.float64), activation=ReLU())
+    plain = Residual(block._body)
+    np.testing.assert_array_equal(block(x), np.maximum(plain(x), 0))
+    np.testing.assert_array_equal(block.forward(x)[0], block(x))
+    assert gradcheck(block, x, max_elements=60)

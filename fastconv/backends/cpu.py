@@ -36,6 +36,8 @@ __all__ = [
     "lrn_backward",
     "map_elements",
     "on_change",
+    "plane_means",
+    "plane_means_backward",
     "pool_plan",
     "prelu",
     "rrelu",
@@ -142,6 +144,16 @@ def pool_plan(
     """Plan a pooling; its switches are int64 if `wide`, else int32. If `adaptive`, windows share out the input."""
     native = _native.PoolPlan(dtype, channels_last, batch, channels, window, count_padding, wide, adaptive)
     return PoolPlan(native, np.dtype(np.int64 if wide else np.int32))
+
+
+def plane_means(x: np.ndarray, y: np.ndarray) -> None:
+    """Write the averages of planes, as many as y has elements (at least one)."""
+    _native.plane_means(x, y, False, get_num_threads())
+
+
+def plane_means_backward(dy: np.ndarray, dx: np.ndarray) -> None:
+    """Write the gradient of `plane_means`."""
+    _native.plane_means(dx, dy, True, get_num_threads())
 
 
 # ---- elementwise and softmax -----------------------------------------------------------------------------------------
