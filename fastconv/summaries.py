@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -18,11 +18,9 @@ from fastconv.layers import (
     ELU,
     RBF,
     AdaptiveAvgPool2d,
-    AvgPool2d,
     BatchNorm1d,
     BatchNorm2d,
     BatchNorm3d,
-    Conv2d,
     Dropout,
     Flatten,
     Identity,
@@ -30,7 +28,6 @@ from fastconv.layers import (
     LeakyReLU,
     Linear,
     LocalResponseNorm,
-    MaxPool2d,
     PReLU,
     ReLU,
     RReLU,
@@ -38,7 +35,6 @@ from fastconv.layers import (
     Sigmoid,
     Softmax,
     Softplus,
-    Subsample2d,
     Tanh,
 )
 
@@ -169,6 +165,7 @@ def summary(model: Layer, input_shape: tuple[int, ...], batch_size: int = 1) -> 
     The worked figures of a tutorial: 200 maps of 150x100 from an RGB image by 5x5 filters with zero padding have 15,200
     parameters, need 225 million multiplications, and take 11.4 MB.
 
+    >>> from fastconv.layers import Conv2d, MaxPool2d
     >>> report = summary(Conv2d(3, 200, 5, padding="same"), (3, 150, 100))
     >>> report.parameters, report.multiply_adds, round(report.rows[0].output_bytes / 2**20, 1)
     (15200, 225000000, 11.4)
@@ -184,7 +181,7 @@ def summary(model: Layer, input_shape: tuple[int, ...], batch_size: int = 1) -> 
     """
     shape = (axes(batch_size, "batch_size", 1)[0], *axes(input_shape, "input_shape", len(input_shape)))
     walk = _Walk(model)
-    walk.step(model, "", _Place(shape, (1, 1), (1, 1)), 0, False)
+    walk.step(model, "", _Place(shape, (1,) * (len(shape) - 2), (1,) * (len(shape) - 2)), 0, False)
     heads = tuple(walk.heads)
     return Summary(
         model=type(model).__name__,
@@ -200,11 +197,12 @@ def summary(model: Layer, input_shape: tuple[int, ...], batch_size: int = 1) -> 
 
 @dataclass(frozen=True)
 class _Place:
-    """Where the walk is: the shape there, and what an element of it sees of the input, if known."""
+    """Where the walk is: the shape there, what an element of it sees of the input, if known, and where channels are."""
 
     shape: Shape
     field: Shape | None
     jump: Shape | None
+    channels_first: bool = True
 
 
 class _Walk:
@@ -258,7 +256,7 @@ class _Walk:
             short = self.step(children["downsample"], _join(path, "downsample"), place, waiting, True)
         if body.shape != short.shape:
             raise ValueError(f"{path or 'model'}: body and shortcut give {body.shape} and {short.shape}")
-        there = _Place(body.shape, *_widest([body, short]))
+        there = _Place(body.shape, *_widest([body, short]), body.channels_first)
         self.rows.append(Row(path, "sum", there.shape, 0, 0, there.field, there.jump, self.bytes(there.shape)))
         self.peak = max(self.peak, held + self.bytes(place.shape) + 2 * self.bytes(there.shape))
         if "activation" in children:
@@ -278,7 +276,7 @@ class _Walk:
             raise ValueError(f"{path or 'model'}: branches give {', '.join(str(end.shape) for end in ends)}")
         shape = ends[0].shape
         joined = (*shape[:axis], sum(end.shape[axis] for end in ends), *shape[axis + 1 :])
-        there = _Place(joined, *_widest(ends))
+        there = _Place(joined, *_widest(ends), ends[-1].channels_first)
         self.rows.append(Row(path, "join", joined, 0, 0, there.field, there.jump, self.bytes(joined)))
         self.peak = max(self.peak, held + entered + done + self.bytes(joined))
         return there
@@ -303,7 +301,7 @@ class _Walk:
 def _account(layer: Layer, place: _Place, dtype: np.dtype) -> tuple[_Place, int]:
     """What one layer makes of a place, and its multiply-adds."""
     shape = place.shape
-    if isinstance(layer, _SAME_SHAPE):
+    if isinstance(layer, _SAME_SHAPE) or getattr(layer, "elementwise", False):
         if isinstance(layer, (BatchNorm1d, BatchNorm2d, BatchNorm3d)):
             channels = shape[1 if len(shape) == 2 or layer.layout.startswith("NC") else -1]
             if len(shape) not in layer._axes or channels != layer.num_features:
@@ -315,39 +313,50 @@ def _account(layer: Layer, place: _Place, dtype: np.dtype) -> tuple[_Place, int]
         weight = layer.weight.value if isinstance(layer, Linear) else layer.codes
         if shape[-1] != weight.shape[1]:
             raise ValueError(f"expected {weight.shape[1]} features")
-        return _Place((*shape[:-1], weight.shape[0]), place.field, place.jump), math.prod(shape[:-1]) * weight.size
+        return replace(place, shape=(*shape[:-1], weight.shape[0])), math.prod(shape[:-1]) * weight.size
     if isinstance(layer, Flatten):
-        seen = _slide(place, shape[2:], (1,) * len(shape[2:])) if len(shape) == 4 else (place.field, place.jump)
+        seen = _slide(place, shape[2:] if place.channels_first else shape[1:-1], (1,) * (len(shape) - 2))
         return _Place((shape[0], math.prod(shape[1:])), *seen), 0
-    if isinstance(layer, (Conv2d, MaxPool2d, AvgPool2d, Subsample2d)):
-        return _windowed(layer, place)
     if isinstance(layer, AdaptiveAvgPool2d):
         return _adaptive(layer, place), 0
+    if hasattr(layer, "kernel_size") and not hasattr(layer, "output_padding"):
+        return _windowed(layer, place)
     y = layer(np.zeros(shape, dtype))
     seen = (place.field, place.jump) if getattr(layer, "pixelwise", False) else (None, None)
-    return _Place(y.shape, *seen), 0
+    multiply_adds = 0
+    if hasattr(layer, "output_padding"):  # transposed: each element of the input meets all weights of its channel
+        multiply_adds = math.prod(shape) // layer.in_channels * layer.weight.value.size  # type: ignore[attr-defined]
+    return _Place(y.shape, *seen), multiply_adds
 
 
 def _windowed(layer: Any, place: _Place) -> tuple[_Place, int]:
+    """Whatever slides a window: convolutions have channels of their own, pooling keeps the input's."""
     rank = len(layer.kernel_size)
-    stride = getattr(layer, "stride", layer.kernel_size)
     if len(place.shape) != rank + 2:
         raise ValueError(f"expected {rank + 2} axes")
     first = layer.layout == LAYOUTS[rank][0]
     channels = place.shape[1 if first else -1]
-    size = place.shape[2:] if first else place.shape[1:-1]
-    dilation = getattr(layer, "dilation", (1,) * rank)
-    ceil_mode = getattr(layer, "ceil_mode", False)
-    where = window(size, layer.kernel_size, stride, getattr(layer, "padding", 0), dilation, ceil_mode=ceil_mode)
+    where = window(
+        place.shape[2:] if first else place.shape[1:-1],
+        layer.kernel_size,
+        getattr(layer, "stride", layer.kernel_size),
+        getattr(layer, "padding", 0),
+        getattr(layer, "dilation", 1),
+        ceil_mode=getattr(layer, "ceil_mode", False),
+    )
     multiply_adds = 0
-    if isinstance(layer, Conv2d):
+    if hasattr(layer, "in_channels"):
         if channels != layer.in_channels:
             raise ValueError(f"expected {layer.in_channels} channels")
         channels = layer.out_channels
-        multiply_adds = place.shape[0] * math.prod(where.output) * layer.weight.value.size
+        for parameter in layer.parameters():
+            if parameter is not layer.bias:
+                # Each weight works at every pixel, unless pixels have weights of their own.
+                places = 1 if parameter.value.ndim > rank + 2 else math.prod(where.output)
+                multiply_adds += place.shape[0] * places * parameter.value.size
     shape = (place.shape[0], channels, *where.output) if first else (place.shape[0], *where.output, channels)
     spans = tuple(d * (k - 1) + 1 for d, k in zip(where.dilation, where.kernel))
-    return _Place(shape, *_slide(place, spans, where.stride)), multiply_adds
+    return _Place(shape, *_slide(place, spans, where.stride), first), multiply_adds
 
 
 def _adaptive(layer: AdaptiveAvgPool2d, place: _Place) -> _Place:
@@ -360,7 +369,7 @@ def _adaptive(layer: AdaptiveAvgPool2d, place: _Place) -> _Place:
     spans = tuple(-(-n // out) for n, out in zip(size, output))  # the smallest of its windows, which may differ
     strides = tuple(max(n // out, 1) for n, out in zip(size, output))
     shape = (*place.shape[:2], *output) if first else (place.shape[0], *output, place.shape[3])
-    return _Place(shape, *_slide(place, spans, strides))
+    return _Place(shape, *_slide(place, spans, strides), first)
 
 
 def _slide(place: _Place, spans: Shape, strides: Shape) -> tuple[Shape | None, Shape | None]:

@@ -25,6 +25,7 @@ from fastconv.layers import (
     LPPool2d,
     MaxPool1d,
     MaxPool2d,
+    MaxPool3d,
     ReLU,
     TableConv2d,
 )
@@ -116,6 +117,20 @@ def test_receptive_fields_are_what_a_unit_reacts_to(layer, size):
     (first, last), (before, _) = reached
     assert report.rows[-1].receptive_field == (last - first + 1,) * 2
     assert report.rows[-1].stride == (first - before,) * 2
+
+
+@pytest.mark.parametrize(
+    ("model", "shape", "expected"),
+    [
+        (Sequential(Conv2d(2, 3, 3), Flatten(), Linear(105, 2)), (2, 9, 7), (9, 7)),
+        (Sequential(Conv2d(2, 3, 3, layout="NHWC"), Flatten(), Linear(105, 2)), (9, 7, 2), (9, 7)),
+        (Sequential(Conv2d(2, 3, 3, layout="NHWC"), GlobalAvgPool2d(layout="NHWC")), (9, 7, 2), (9, 7)),
+        (Sequential(MaxPool3d(2), MaxPool3d((1, 2, 2))), (2, 8, 8, 8), (2, 4, 4)),
+        (Sequential(MaxPool1d(3), Flatten()), (2, 9), (9,)),
+    ],
+)
+def test_what_is_seen_at_the_end(model, shape, expected):
+    assert fc.summary(model, shape).rows[-1].receptive_field == expected
 
 
 def test_memory_of_a_chain():
