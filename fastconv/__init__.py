@@ -36,7 +36,7 @@ from fastconv.convolve import convolve2d, convolve2d_backward
 from fastconv.gradcheck import GradientError, gradcheck
 from fastconv.linear import linear, linear_backward
 from fastconv.local import local_conv2d, local_conv2d_backward
-from fastconv.loss import cross_entropy, mse_loss, multiclass_hinge_loss, rbf_loss
+from fastconv.loss import auxiliary_loss, cross_entropy, mse_loss, multiclass_hinge_loss, rbf_loss
 from fastconv.normalization import (
     batch_norm,
     batch_norm_backward,
@@ -119,6 +119,7 @@ if TYPE_CHECKING:
         stochastic_pool2d,
         stochastic_pool2d_backward,
     )
+    from fastconv.summaries import summary
     from fastconv.train import evaluate, fit
 
 __all__ = [
@@ -130,6 +131,7 @@ __all__ = [
     "adaptive_max_pool2d_backward",
     "algorithms",
     "as_convolution",
+    "auxiliary_loss",
     "avg_pool1d",
     "avg_pool1d_backward",
     "avg_pool2d",
@@ -230,6 +232,7 @@ __all__ = [
     "spatial_pyramid_pool2d_backward",
     "stochastic_pool2d",
     "stochastic_pool2d_backward",
+    "summary",
     "tanh",
     "tanh_backward",
     "threads",
@@ -294,6 +297,7 @@ _LAZY = {
     "fit": "train",
     "load": "files",
     "save": "files",
+    "summary": "summaries",
     **{
         name: name
         for name in ("containers", "data", "files", "geometry", "init", "layers", "models", "optim", "plot", "train")

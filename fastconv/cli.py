@@ -124,6 +124,23 @@ def _parser() -> argparse.ArgumentParser:
     _add_threads(predict)
     predict.set_defaults(run=_predict)
 
+    summary = commands.add_parser(
+        "summary",
+        help="show what a network is made of: shapes, parameters, multiply-adds, memory",
+        description="Show a network layer by layer: output shape, parameters, multiply-adds, how many of the image's "
+        "pixels an output sees and how far apart, memory; and the totals. Nothing is computed.",
+        epilog="Example: fastconv summary resnet50 --input 3x320x320 --batch-size 8",
+    )
+    summary.add_argument("model", help="the network; a wrong name lists them all")
+    summary.add_argument("--variant", help="such as paper or torchvision, where there are several")
+    summary.add_argument("--classes", type=_positive, metavar="N", help="number of classes (default: the paper's)")
+    summary.add_argument(
+        "--input", type=_image_shape, metavar="CxHxW", help="shape of an image (default: what the network was made for)"
+    )
+    summary.add_argument("--batch-size", type=_positive, default=1, metavar="N", help="images at a time (default: 1)")
+    summary.add_argument("--json", action="store_true", help="print JSON")
+    summary.set_defaults(run=_summary)
+
     info = commands.add_parser(
         "info",
         help="show version, instruction set and threads",
@@ -159,9 +176,15 @@ def _seed(text: str) -> int:
     return number
 
 
+def _image_shape(text: str) -> tuple[int, int, int]:
+    channels, height, width = (_positive(part) for part in text.split("x"))
+    return channels, height, width
+
+
 # argparse names these in its errors: "invalid whole number value: 'x'"
 _positive.__name__ = _seed.__name__ = "whole number"
 _positive_float.__name__ = "number"
+_image_shape.__name__ = "image shape"
 
 
 def _set_threads(options: argparse.Namespace) -> None:
@@ -371,6 +394,29 @@ def _predict(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps(results))
     return int(failed)
+
+
+def _summary(options: argparse.Namespace) -> int:
+    from dataclasses import asdict
+
+    from fastconv.init import blank
+    from fastconv.models import get_model, input_shape
+    from fastconv.summaries import summary
+
+    usual = input_shape(options.model, options.variant)
+    shape = options.input or usual
+    chosen = {"variant": options.variant, "num_classes": options.classes}
+    chosen = {name: value for name, value in chosen.items() if value is not None}
+    if shape[0] != usual[0]:
+        chosen["in_channels"] = shape[0]
+    try:
+        with blank():
+            model = get_model(options.model, **chosen)
+    except TypeError as error:
+        raise ValueError(f"--variant: {options.model} comes in one form only") from error
+    report = summary(model, shape, options.batch_size)
+    print(json.dumps(asdict(report)) if options.json else report)
+    return 0
 
 
 def _info(options: argparse.Namespace) -> int:

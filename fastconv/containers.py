@@ -1,7 +1,7 @@
 """Containers: layers built of layers. The tree is data; it can be walked, printed and compiled.
 
-Children are named where they are listed. A child named ``""`` adds no level to its parameters' names, so that
-published weights load without being renamed.
+Children are named where they are listed. A child named ``""``, or by a leading underscore, adds no level to its
+parameters' names, so that published weights load without being renamed.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from fastconv.activation import relu_backward
 from fastconv.layers import Array, Backward, Identity, Layer, ReLU
 from fastconv.rectifiers import add_relu
 
-__all__ = ["Concat", "Residual", "Sequential"]
+__all__ = ["Concat", "Residual", "Sequential", "WithHeads"]
 
 
 class _Container(Layer):
@@ -35,7 +35,8 @@ class _Container(Layer):
             raise ValueError(f"two parameters would be named {', '.join(twice)}; give the layers names that differ")
 
     def named_children(self) -> Iterator[tuple[str, Layer]]:
-        yield from self._layers.items()
+        for name, layer in self._layers.items():
+            yield ("" if name.startswith("_") else name), layer
 
     def __len__(self) -> int:
         return len(self._layers)
@@ -135,6 +136,75 @@ class Sequential(_Container):
             return gradient if needs_dx else None
 
         return x, backward
+
+
+class WithHeads(Sequential):
+    """Run layers one after the other; in training, heads that branch off on the way give outputs of their own.
+
+    The auxiliary classifiers of GoogLeNet (Szegedy et al. 2015, "Going deeper with convolutions", section 5), which
+    inject gradients into the middle of the network. Inference passes them over.
+
+    Parameters
+    ----------
+    layers : mapping of str to Layer
+        The trunk, in order.
+    heads : mapping of str to (str, Layer)
+        By name: the layer of the trunk whose output the head takes, and the head.
+
+    Examples
+    --------
+    >>> from fastconv.layers import Linear
+    >>> model = WithHeads({"fc1": Linear(4, 3), "fc2": Linear(3, 2)}, {"aux": ("fc1", Linear(3, 2))})
+    >>> x = np.zeros((5, 4), np.float32)
+    >>> model(x).shape
+    (5, 2)
+    >>> (scores, aux), backward = model.forward(x)  # its gradient takes two as well
+    >>> backward((scores, aux)).shape
+    (5, 4)
+    """
+
+    def __init__(self, layers: Mapping[str, Layer], heads: Mapping[str, tuple[str, Layer]]) -> None:
+        self._heads = {name: head for name, (_, head) in heads.items()}
+        self._after = {name: after for name, (after, _) in heads.items()}
+        for name, after in self._after.items():
+            if after not in layers:
+                raise ValueError(f"heads: {name!r} is to follow {after!r}, which is not among the layers")
+            if name in layers:
+                raise ValueError(f"heads: {name!r} is a layer's name already")
+        super().__init__(layers)
+
+    def named_children(self) -> Iterator[tuple[str, Layer]]:
+        yield from super().named_children()
+        yield from self._heads.items()
+
+    def forward(self, x: Array, *, training: bool = True) -> tuple[Array, Backward]:
+        """As any layer's, but in training the output is a tuple: the trunk's, then each head's.
+
+        ``backward`` takes a gradient for each of them, or the one where there is but one.
+        """
+        if not (training and self._heads):
+            return super().forward(x, training=training)
+        outputs, steps = {}, []
+        for name, layer in self._layers.items():
+            x, step = layer.forward(x, training=training)
+            taps = []
+            for head in (head for head, after in self._after.items() if after == name):
+                outputs[head], tap = self._heads[head].forward(x, training=training)
+                taps.append((head, tap))
+            steps.append((step, taps))
+
+        def backward(dy: Array, needs_dx: bool = True) -> Array | None:
+            if len(dy) != 1 + len(self._heads):
+                raise ValueError(f"dy: expected {1 + len(self._heads)} gradients, the trunk's first, got {len(dy)}")
+            gradient, into_heads = dy[0], dict(zip(self._heads, dy[1:], strict=True))
+            for i in range(len(steps) - 1, -1, -1):
+                step, taps = steps[i]
+                for head, tap in taps:
+                    gradient = gradient + tap(into_heads[head])
+                gradient = step(gradient, needs_dx=needs_dx or i > 0)
+            return gradient if needs_dx else None
+
+        return (x, *(outputs[head] for head in self._heads)), backward
 
 
 class Residual(_Container):

@@ -110,9 +110,10 @@ def load(model: Layer, path: Path) -> None:
     : does not fit this Linear: misshapen weight is (2, 3), expected (4, 3), bias is (2,), expected (4,)
     """
     with _open(path) as file:
-        check_state(file.shapes, model, os.fspath(path))
+        current = model.current_names(file.shapes)
+        check_state({current[name]: shape for name, shape in file.shapes.items()}, model, os.fspath(path))
         ignored = model.ignored_names()
-        state = {name: file.read(name) for name in file.shapes if name not in ignored}
+        state = {current[name]: file.read(name) for name in file.shapes if current[name] not in ignored}
     for name, array in state.items():
         if not np.issubdtype(array.dtype, np.floating):
             raise ValueError(f"{os.fspath(path)}: {name} is of dtype {array.dtype}, expected a floating-point one")

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, ClassVar, Protocol, TypeAlias
 
 import numpy as np
@@ -247,6 +247,7 @@ class Layer:
     elementwise: ClassVar[bool] = False  # whether it does the same to each element, by itself, whatever the axes
     fuses_relu = False  # whether both calls take ``relu=True``: the ReLU after the layer, in the same pass
     _ignored: tuple[str, ...] = ()  # names in published states that this layer has no use for
+    _old_names: ClassVar[Mapping[str, str]] = {}  # names in older published states, and what they are called now
 
     def forward(self, x: Array, *, training: bool = True) -> tuple[Array, Backward]:
         """Compute the output, and the closure that takes its gradient back.
@@ -307,6 +308,23 @@ class Layer:
         """Return the paths that a state may hold though no layer here has a use for them."""
         return {_join(path, name) for path, layer in self.walk() for name in layer._ignored}
 
+    def current_names(self, names: Iterable[str]) -> dict[str, str]:
+        """Map each name of a state to what it is called here; older publications may call it otherwise.
+
+        Raises
+        ------
+        ValueError
+            If two of them are called the same here.
+        """
+        renamed = {
+            _join(path, old): _join(path, new) for path, layer in self.walk() for old, new in layer._old_names.items()
+        }
+        current = {name: renamed.get(name, name) for name in names}
+        if len(set(current.values())) < len(current):
+            twice = [name for name, new in current.items() if name != new and new in current]
+            raise ValueError(f"state: {', '.join(twice)}: given by the old name and by the new one")
+        return current
+
     def state_dict(self) -> dict[str, np.ndarray]:
         """Return copies of all parameters' and buffers' values by path."""
         return {path: item.value.copy() for path, item in self.named_state()}
@@ -327,8 +345,8 @@ class Layer:
         TypeError
             If an entry is not of a floating-point dtype.
         """
-        items, ignored = dict(self.named_state()), self.ignored_names()
-        arrays = {path: np.asarray(value) for path, value in state.items() if path not in ignored}
+        items, ignored, current = dict(self.named_state()), self.ignored_names(), self.current_names(state)
+        arrays = {path: np.asarray(state[name]) for name, path in current.items() if path not in ignored}
         check_state({path: array.shape for path, array in arrays.items()}, self)
         for path, array in arrays.items():
             if not np.issubdtype(array.dtype, np.floating):

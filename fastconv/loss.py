@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any, Literal, overload
 
 from fastconv.arrays import same_dtype
 from fastconv.backends import backend_of
 
-__all__ = ["cross_entropy", "mse_loss", "multiclass_hinge_loss", "rbf_loss"]
+__all__ = ["auxiliary_loss", "cross_entropy", "mse_loss", "multiclass_hinge_loss", "rbf_loss"]
 
 
 def _check_reduction(reduction: Any) -> None:
@@ -301,3 +302,52 @@ def multiclass_hinge_loss(
     losses, dscores = result
     loss = _reduce(losses, positions, reduction)
     return (loss, dscores) if return_grad else loss
+
+
+def auxiliary_loss(
+    scores: Any,
+    target: Any,
+    *,
+    weight: float = 0.3,
+    loss: Callable[..., Any] = cross_entropy,
+    return_grad: bool = False,
+) -> Any:
+    """The loss of a network with auxiliary classifiers: the main one's, and a part of each of theirs.
+
+    Parameters
+    ----------
+    scores : array, or tuple of arrays
+        As such networks give them: the main scores, then the auxiliary ones. An array is the main scores alone, which
+        is what inference gives.
+    target : array
+        As `loss` takes it.
+    weight : float, default 0.3
+        Of each auxiliary loss.
+    loss : callable, default cross_entropy
+        ``loss(scores, target, return_grad=...)``.
+    return_grad : bool, default False
+
+    Returns
+    -------
+    loss : as `loss` returns it
+    dscores : array, or tuple of arrays like scores
+        Only if return_grad.
+
+    Notes
+    -----
+    Szegedy et al., "Going deeper with convolutions" (2015), section 5.
+
+    Examples
+    --------
+    >>> import numpy as np, fastconv as fc
+    >>> main, aux = np.log([[1.0, 3.0]]), np.log([[1.0, 1.0]])
+    >>> value, gradients = fc.auxiliary_loss((main, aux), np.array([1]), return_grad=True)
+    >>> print(round(float(value), 6), [gradient.round(6).tolist() for gradient in gradients])
+    0.495626 [[[0.25, -0.25]], [[0.15, -0.15]]]
+    """
+    if not isinstance(scores, tuple):
+        return loss(scores, target, return_grad=return_grad)
+    parts = [loss(part, target, return_grad=True) for part in scores]
+    weights = [1.0] + [weight] * (len(parts) - 1)
+    value = sum(share * part for share, (part, _) in zip(weights, parts))
+    return (value, tuple(gradient * share for share, (_, gradient) in zip(weights, parts))) if return_grad else value

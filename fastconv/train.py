@@ -209,7 +209,8 @@ def fit(
                 optimizer.step()
                 schedule.step()
                 total += float(value) * len(chosen)
-                right += float((scores.argmax(axis=1) == target).sum())
+                main = scores[0] if isinstance(scores, tuple) else scores  # auxiliary classifiers give scores as well
+                right += float((main.argmax(axis=1) == target).sum())
                 seen += len(chosen)
                 if bar is not None:
                     bar.set_postfix_str(_status(total / seen, right / seen, history), refresh=False)

@@ -165,7 +165,7 @@ def test_wrong_usage_is_status_2(arguments, text, capsys):
     assert text in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", [[], ["train"], ["eval"], ["predict"], ["info"]])
+@pytest.mark.parametrize("command", [[], ["train"], ["eval"], ["predict"], ["summary"], ["info"]])
 def test_help(command, capsys):
     with pytest.raises(SystemExit) as caught:
         cli.main([*command, "--help"])

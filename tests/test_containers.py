@@ -126,6 +126,18 @@ def test_names_are_those_of_the_published_weights():
     assert densenet(np.ones((1, 4, 3, 3), np.float32)).shape == (1, 6, 3, 3)
 
 
+def test_a_leading_underscore_adds_no_level():
+    block = Concat(one=Linear(3, 2), _two=Sequential(a=Linear(3, 4), b=Linear(4, 2)), _three=Sequential(c=Linear(3, 2)))
+    assert [path for path, _ in block.named_parameters() if path.endswith("weight")] == [
+        "one.weight",
+        "a.weight",
+        "b.weight",
+        "c.weight",
+    ]
+    with pytest.raises(ValueError, match=r"two parameters would be named a\.bias, a\.weight"):
+        Concat(_one=Sequential(a=Linear(3, 2)), _two=Sequential(a=Linear(3, 2)))
+
+
 def test_finding_layers():
     network = Sequential(features=Sequential(Conv2d(1, 2, 3), ReLU()), flatten=Flatten(), head=Linear(8, 3))
     assert network["features.0"] is network["features"][0]

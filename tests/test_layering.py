@@ -35,7 +35,7 @@ LEVELS = [
     {"gradcheck", "init"},
     {"layers", "containers"},
     {"models", "rewrite"},
-    {"data", "files", "optim", "plot", "summary", "train"},
+    {"data", "files", "optim", "plot", "summaries", "train"},
     {"cli"},
     {"__init__", "__main__"},
 ]
