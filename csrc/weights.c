@@ -295,14 +295,23 @@ static void put(const weights *p, const block *b, const char *sums)
                                     depth, b->rows, b->columns);
         return;
     }
-    for (ptrdiff_t i = 0; i < b->rows; i++) {
-        ptrdiff_t to = (b->group * s->filters + b->row + i) * depth;
-        for (ptrdiff_t j = 0; j < b->columns; j++) {
-            ptrdiff_t c = (b->column + j) % s->channels, tap = (b->column + j) / s->channels;
+    for (ptrdiff_t i = 0; i < b->rows; i++) { /* columns: (tap, channel) */
+        char *to = p->dweight + (b->group * s->filters + b->row + i) * depth * element;
+        const char *from = sums + i * pitch * element;
+        if (taps == 1) {
+            p->plan->kernels->copy(from, to + b->column * element, b->columns);
+            continue;
+        }
+        for (ptrdiff_t j = 0, c = b->column % s->channels, tap = b->column / s->channels, n; j < b->columns; j += n) {
+            n = fc_min(b->columns - j, s->channels - c);
             if (element == 4)
-                ((float *)p->dweight)[to + c * taps + tap] = ((const float *)sums)[i * pitch + j];
+                for (ptrdiff_t k = 0; k < n; k++)
+                    ((float *)to)[(c + k) * taps + tap] = ((const float *)from)[j + k];
             else
-                ((double *)p->dweight)[to + c * taps + tap] = ((const double *)sums)[i * pitch + j];
+                for (ptrdiff_t k = 0; k < n; k++)
+                    ((double *)to)[(c + k) * taps + tap] = ((const double *)from)[j + k];
+            c = 0;
+            tap++;
         }
     }
 }
