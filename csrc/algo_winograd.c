@@ -76,6 +76,8 @@ typedef struct shape {
     ptrdiff_t range;                     /* panels whose sums are held at once */
     ptrdiff_t task_vectors, task_panels; /* of a task: vectors of channels, panels of filters */
     ptrdiff_t tasks[2];                  /* of a range, along channels and panels */
+    ptrdiff_t parts;                     /* of a task, each some rows of points: more than one where tasks are few */
+    bool own;                            /* sums stay with the worker */
     ptrdiff_t d, sums;                   /* elements: dy of a block, sums of a task */
 } shape;
 
@@ -418,7 +420,8 @@ static shape shape_of_weights(const fc_conv_plan *plan, const view *w, int threa
     cut(w, fc_max(fc_min(some, most_tiles(plan, w->depth + w->filters)), 1), &h);
     h.v = POINTS * ((h.vectors * h.tiles) | 1) * lanes;
     h.d = POINTS * ((h.panels * h.width / lanes * h.tiles) | 1) * lanes;
-    const ptrdiff_t wave = sums > WAVE_BYTES ? room : fc_min(room, fc_min(fc_max(4 * sums, LEAST_WAVE), WAVE_BYTES));
+    const ptrdiff_t wave =
+        sums > WAVE_BYTES ? room : fc_min(room, fc_min(fc_max(4 * sums, LEAST_WAVE * threads), WAVE_BYTES));
     h.round = fc_max(fc_min(wave / ((h.v + h.d) * element), h.blocks), 1);
     h.range = h.round == h.blocks ? h.panels : fc_max(fc_min(room / panel_sums, h.panels), 1);
     h.task_vectors = fc_min(fc_max(TASK_CHANNELS / lanes, 1), h.vectors);
@@ -433,16 +436,17 @@ static shape shape_of_weights(const fc_conv_plan *plan, const view *w, int threa
         else
             h.task_vectors = fc_ceil_div(h.task_vectors, 2);
     }
+    const ptrdiff_t tasks = h.tasks[0] * h.tasks[1];
+    h.parts = threads > tasks ? fc_min(fc_ceil_div(2 * threads, tasks), 2 * h.axis[0].pairs + 2) : 1;
+    h.own = h.round == h.blocks && h.parts == 1;
     h.sums = h.points * (h.task_vectors * lanes * h.task_panels * h.width + lanes);
     h.stage = h.together * reach_of(&h) * lanes;
     h.split = w->in_phases * w->out_phases == 1 ? 0 : split_pitch(reach_of(&h)) * lanes + FC_SLACK;
     h.taps = h.task_vectors * lanes * w->side[0].taps * w->side[1].taps * lanes;
-    h.worker = (size_t)(fc_round_up((h.stage + h.split + h.taps + (h.round == h.blocks ? h.sums : 0)) * element,
-                                    FC_ALIGNMENT) +
+    h.worker = (size_t)(fc_round_up((h.stage + h.split + h.taps + (h.own ? h.sums : 0)) * element, FC_ALIGNMENT) +
                         8 * FC_ALIGNMENT +
                         fc_round_up(h.together * reach_of(&h) * (ptrdiff_t)sizeof(ptrdiff_t), FC_ALIGNMENT));
-    h.shared =
-        (size_t)((h.round * (h.v + h.d) + (h.round == h.blocks ? 0 : h.tasks[0] * h.tasks[1] * h.sums)) * element);
+    h.shared = (size_t)((h.round * (h.v + h.d) + (h.own ? 0 : tasks * h.sums)) * element);
     return h;
 }
 
@@ -1016,32 +1020,21 @@ static void run_panel(void *context, ptrdiff_t index, int worker)
 /* dw = G' [ sum over tiles of (A dY A') . (B' x B) ] G: at every point a product of channels by filters that reduces over tiles.
  * d, a block's transformed dy: as v. The sums of a task: [point][channel][filter]. They stay with the worker if one round takes all blocks. */
 
-static void run_gradient_input(void *context, ptrdiff_t index, int worker)
+static void run_gradient_tiles(void *context, ptrdiff_t index, int worker)
 {
     const job *j = context;
     const shape *h = j->shape;
-    const ptrdiff_t element = (ptrdiff_t)fc_size_of(j->plan->problem.dtype),
-                    pieces = fc_ceil_div(h->vectors, h->inputs);
+    const ptrdiff_t element = (ptrdiff_t)fc_size_of(j->plan->problem.dtype), of_x = fc_ceil_div(h->vectors, h->inputs),
+                    pieces = of_x + fc_ceil_div(j->range_vectors, h->inputs), n = index / pieces;
     char *at = j->workspace + (size_t)worker * h->worker, *stage = fc_take(&at, h->stage * element),
          *split = fc_take(&at, h->split * element);
-    block b = block_at(j, j->first_block + index / pieces, h->vectors);
-    ptrdiff_t first = index % pieces * h->inputs;
-    transform_input(j, &j->in, &b, first, fc_min(first + h->inputs, h->vectors), stage, split, fc_take(&at, 0),
-                    j->shared + index / pieces * h->v * element);
-}
-
-static void run_gradient_output(void *context, ptrdiff_t index, int worker)
-{
-    const job *j = context;
-    const shape *h = j->shape;
-    const ptrdiff_t element = (ptrdiff_t)fc_size_of(j->plan->problem.dtype),
-                    pieces = fc_ceil_div(j->range_vectors, h->inputs);
-    char *at = j->workspace + (size_t)worker * h->worker, *stage = fc_take(&at, h->stage * element),
-         *split = fc_take(&at, h->split * element);
-    block b = block_at(j, j->first_block + index / pieces, j->range_vectors);
-    ptrdiff_t first = index % pieces * h->inputs;
-    transform_input(j, &j->dy, &b, j->range + first, j->range + fc_min(first + h->inputs, j->range_vectors), stage,
-                    split, fc_take(&at, 0), j->shared + (h->round * h->v + index / pieces * h->d) * element);
+    const bool dy = index % pieces >= of_x;
+    const ptrdiff_t vectors = dy ? j->range_vectors : h->vectors,
+                    first = (index % pieces - (dy ? of_x : 0)) * h->inputs, last = fc_min(first + h->inputs, vectors),
+                    skipped = dy ? j->range : 0;
+    const block b = block_at(j, j->first_block + n, vectors);
+    transform_input(j, dy ? &j->dy : &j->in, &b, skipped + first, skipped + last, stage, split, fc_take(&at, 0),
+                    j->shared + (dy ? h->round * h->v + n * h->d : n * h->v) * element);
 }
 
 /* The sums of vectors of channels c0 to c1 and of filters f0 to f1, finished, to where they belong. */
@@ -1080,6 +1073,29 @@ static void put_weights(const job *j, ptrdiff_t c0, ptrdiff_t c1, ptrdiff_t f0, 
     }
 }
 
+/* A task of sums: where it lies. */
+typedef struct share {
+    ptrdiff_t c0, c1, f0, f1; /* vectors of channels, of filters */
+    ptrdiff_t columns, pitch; /* elements: of a channel, of a point */
+    char *sums;
+} share;
+
+static share share_at(const job *j, ptrdiff_t index, char *own)
+{
+    const shape *h = j->shape;
+    const ptrdiff_t element = (ptrdiff_t)fc_size_of(j->plan->problem.dtype), lanes = j->plan->kernels->lanes,
+                    filters = h->task_panels * h->width / lanes;
+    share s;
+    s.c0 = index % h->tasks[0] * h->task_vectors;
+    s.c1 = fc_min(s.c0 + h->task_vectors, h->vectors);
+    s.f0 = index / h->tasks[0] * filters;
+    s.f1 = fc_max(fc_min(s.f0 + filters, j->range_vectors), s.f0);
+    s.columns = (s.f1 - s.f0) * lanes;
+    s.pitch = (s.c1 - s.c0) * lanes * s.columns + lanes;
+    s.sums = h->own ? own : j->shared + (h->round * (h->v + h->d) + index * h->sums) * element;
+    return s;
+}
+
 static void run_sums(void *context, ptrdiff_t index, int worker)
 {
     const job *j = context;
@@ -1087,23 +1103,20 @@ static void run_sums(void *context, ptrdiff_t index, int worker)
     const fc_kernels *kernels = j->plan->kernels;
     const ptrdiff_t element = (ptrdiff_t)fc_size_of(j->plan->problem.dtype), lanes = kernels->lanes,
                     across = 2 * h->axis[1].pairs + 2;
-    const ptrdiff_t task_filters = h->task_panels * h->width / lanes; /* vectors */
-    const ptrdiff_t c0 = index % h->tasks[0] * h->task_vectors, c1 = fc_min(c0 + h->task_vectors, h->vectors);
-    const ptrdiff_t f0 = index / h->tasks[0] * task_filters, f1 = fc_min(f0 + task_filters, j->range_vectors);
-    if (f0 >= f1)
-        return;
     char *at = j->workspace + (size_t)worker * h->worker, *taps = fc_take(&at, h->taps * element);
-    char *sums = h->round == h->blocks ? fc_take(&at, h->sums * element)
-                                       : j->shared + (h->round * (h->v + h->d) + index * h->sums) * element;
-    const ptrdiff_t columns = (f1 - f0) * lanes, pitch = (c1 - c0) * lanes * columns + lanes;
+    const share s = share_at(j, index / h->parts, fc_take(&at, 0));
+    const ptrdiff_t c0 = s.c0, c1 = s.c1, f0 = s.f0, f1 = s.f1, down = 2 * h->axis[0].pairs + 2,
+                    first = index % h->parts * down / h->parts, last = (index % h->parts + 1) * down / h->parts;
+    if (f0 == f1)
+        return;
     for (ptrdiff_t n = 0; n < j->blocks; n++) {
         block b = block_at(j, j->first_block + n, h->vectors), d = block_at(j, j->first_block + n, j->range_vectors);
         const char *v = j->shared + n * h->v * element, *dv = j->shared + (h->round * h->v + n * h->d) * element;
-        for (ptrdiff_t i = 0; i < 2 * h->axis[0].pairs + 2; i++)
+        for (ptrdiff_t i = first; i < last; i++)
             for (ptrdiff_t k = 0; k < across; k++) {
                 ptrdiff_t p = i * SIDE + k, step = b.tiles[p] * lanes;
                 fc_winograd_outer o = {
-                    .dy_pitch = step, .tiles = b.tiles[p], .pitch = columns, .accumulate = j->first_block + n > 0};
+                    .dy_pitch = step, .tiles = b.tiles[p], .pitch = s.columns, .accumulate = j->first_block + n > 0};
                 /* the next point's operands come from afar: each product fetches two vectors' worth of them */
                 ptrdiff_t next = k + 1 < across ? p + 1 : fc_min(p / SIDE + 1, SIDE - 1) * SIDE, part = 0,
                           parts = (c1 - c0 + 1) / 2;
@@ -1115,15 +1128,23 @@ static void run_sums(void *context, ptrdiff_t index, int worker)
                                      ? dv + (d.v[next] + (f0 + 2 * (part - parts)) * b.tiles[next] * lanes) * element
                                      : o.x;
                         o.dy = dv + (d.v[p] + f * step) * element;
-                        o.s =
-                            sums + ((i * across + k) * pitch + (c - c0) * lanes * columns + (f - f0) * lanes) * element;
+                        o.s = s.sums +
+                              ((i * across + k) * s.pitch + (c - c0) * lanes * s.columns + (f - f0) * lanes) * element;
                         kernels->winograd_outer[fc_min(f1 - f, 2) - 1](&o);
                     }
             }
     }
-    if (j->first_block + j->blocks < h->blocks)
-        return;
-    put_weights(j, c0, c1, f0, f1, sums, pitch, taps);
+    if (h->parts == 1 && j->first_block + j->blocks == h->blocks)
+        put_weights(j, c0, c1, f0, f1, s.sums, s.pitch, taps);
+}
+
+/* What is left to do for tasks in parts. */
+static void run_put(void *context, ptrdiff_t index, int worker)
+{
+    const job *j = context;
+    const share s = share_at(j, index, NULL);
+    if (s.f0 < s.f1)
+        put_weights(j, s.c0, s.c1, s.f0, s.f1, s.sums, s.pitch, j->workspace + (size_t)worker * j->shape->worker);
 }
 
 static void run_weights(const fc_conv_plan *plan, const fc_conv_arrays *arrays, char *space, int threads)
@@ -1152,10 +1173,13 @@ static void run_weights(const fc_conv_plan *plan, const fc_conv_arrays *arrays, 
             j.range_vectors = fc_min(h.range * panel_vectors, vectors - j.range);
             for (j.first_block = 0; j.first_block < h.blocks; j.first_block += h.round) {
                 j.blocks = fc_min(h.round, h.blocks - j.first_block);
-                fc_parallel(threads, j.blocks * fc_ceil_div(h.vectors, h.inputs), run_gradient_input, &j);
-                fc_parallel(threads, j.blocks * fc_ceil_div(j.range_vectors, h.inputs), run_gradient_output, &j);
-                fc_parallel(threads, h.tasks[0] * h.tasks[1], run_sums, &j);
+                fc_parallel(threads,
+                            j.blocks * (fc_ceil_div(h.vectors, h.inputs) + fc_ceil_div(j.range_vectors, h.inputs)),
+                            run_gradient_tiles, &j);
+                fc_parallel(threads, h.tasks[0] * h.tasks[1] * h.parts, run_sums, &j);
             }
+            if (h.parts > 1)
+                fc_parallel(threads, h.tasks[0] * h.tasks[1], run_put, &j);
         }
 }
 
