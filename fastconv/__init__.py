@@ -57,7 +57,16 @@ from fastconv.pooling import (
     max_pool3d,
     max_pool3d_backward,
 )
-from fastconv.runtime import __version__, get_num_threads, set_num_threads, show_config, threads
+from fastconv.runtime import (
+    __version__,
+    get_num_threads,
+    get_precision,
+    precision,
+    set_num_threads,
+    set_precision,
+    show_config,
+    threads,
+)
 from fastconv.separable import (
     depthwise_conv2d,
     depthwise_conv2d_backward,
@@ -174,6 +183,7 @@ __all__ = [
     "gaussian_pool2d_backward",
     "geometry",
     "get_num_threads",
+    "get_precision",
     "global_avg_pool2d",
     "global_avg_pool2d_backward",
     "global_max_pool2d",
@@ -210,6 +220,7 @@ __all__ = [
     "multiclass_hinge_loss",
     "optim",
     "plot",
+    "precision",
     "prelu",
     "prelu_backward",
     "rbf_loss",
@@ -221,6 +232,7 @@ __all__ = [
     "separable_conv2d",
     "separable_conv2d_backward",
     "set_num_threads",
+    "set_precision",
     "show_config",
     "sigmoid",
     "sigmoid_backward",

@@ -12,6 +12,7 @@ import numpy as np
 from fastconv.arrays import check_needs, same_dtype
 from fastconv.backends import backend_of, on_change
 from fastconv.geometry import Window, axes, check_layout, window
+from fastconv.runtime import get_precision
 
 __all__ = [
     "algorithms",
@@ -85,12 +86,27 @@ def _problem(
     return Problem(dtype, channels_last, x_shape[0], in_channels, w_shape[0], groups, place)
 
 
-def plan_problem(backend: ModuleType, which: str, problem: Problem, algorithm: Any, relu: bool = False) -> Any:
+def _costs(backend: ModuleType, which: str, problem: Problem, precision: str) -> list[tuple[str, str | None, float]]:
+    """What `algorithm="auto"` chooses from: name, reason to decline or None, estimated seconds."""
+    return [
+        (name, "it is not of strict precision", cost)
+        if precision == "strict" and name in backend.APPROXIMATE and declined is None
+        else (name, declined, cost)
+        for name, declined, cost in backend.conv_algorithms(which, *problem)
+    ]
+
+
+def plan_problem(
+    backend: ModuleType, which: str, problem: Problem, algorithm: Any, precision: str, relu: bool = False
+) -> Any:
     """Plan one pass of a convolution that has been checked, by the algorithm that the user named."""
     if algorithm not in ALGORITHMS:
         raise ValueError(f"algorithm: expected one of {', '.join(map(repr, ALGORITHMS))}, got {algorithm!r}")
     if algorithm not in ("auto", *(name for name, _, _ in backend.conv_algorithms(which, *problem))):
         raise NotImplementedError(f"algorithm: {algorithm!r} is not implemented for this backend yet")
+    if algorithm == "auto" and precision == "strict":
+        allowed = [(cost, name) for name, declined, cost in _costs(backend, which, problem, precision) if not declined]
+        algorithm = min(allowed)[1]
     try:
         return backend.conv_plan(which, *problem, algorithm, relu)
     except NotImplementedError as reason:
@@ -111,9 +127,10 @@ def _plan(
     algorithm: Any,
     layout: Any,
     relu: bool,
+    precision: str,
 ) -> _Planned:
     problem = _problem(x_shape, w_shape, dtype.name, stride, padding, dilation, groups, layout)
-    run = plan_problem(backend, which, problem, algorithm, relu)
+    run = plan_problem(backend, which, problem, algorithm, precision, relu)
     output = problem.window.output
     y_shape = (x_shape[0], *output, w_shape[0]) if problem.channels_last else (x_shape[0], w_shape[0], *output)
     return _Planned(run, x_shape, y_shape)
@@ -122,7 +139,8 @@ def _plan(
 on_change(_plan.cache_clear)
 
 
-def _lookup(*key: Any) -> _Planned:
+def _lookup(*options: Any) -> _Planned:
+    key = (*options, get_precision())
     try:
         return _plan(*key)
     except TypeError as error:
@@ -582,8 +600,7 @@ def _examine(x: Any, weight: Any, which: str, **options: Any) -> list[tuple[str,
     layout = options.pop("layout", {3: "NCW", 4: "NCHW", 5: "NCDHW"}.get(x.ndim))
     stride, padding, dilation = options.get("stride", 1), options.get("padding", 0), options.get("dilation", 1)
     problem = _problem(x.shape, weight.shape, x.dtype.name, stride, padding, dilation, options.get("groups", 1), layout)
-    found: list[tuple[str, str | None, float]] = backend.conv_algorithms(which, *problem)
-    return found
+    return _costs(backend, which, problem, get_precision())
 
 
 def algorithms(x: Any, weight: Any, *, which: str = "forward", **options: Any) -> list[str]:

@@ -17,6 +17,7 @@ from fastconv.arrays import check_needs, same_dtype
 from fastconv.backends import backend_of, on_change
 from fastconv.conv import Problem, plan_problem
 from fastconv.geometry import axes, check_layout, transposed_window, window
+from fastconv.runtime import get_precision
 
 __all__ = [
     "conv_transpose1d",
@@ -51,6 +52,7 @@ def _plan(
     groups: Any,
     algorithm: Any,
     layout: Any,
+    precision: str,
 ) -> _Planned:
     rank = len(w_shape) - 2
     channels_last = check_layout(layout, rank)
@@ -87,7 +89,7 @@ def _plan(
         )
     else:
         problem = Problem(dtype.name, channels_last, x_shape[0], filters, channels, groups, place)
-        run = plan_problem(backend, which, problem, algorithm)
+        run = plan_problem(backend, which, problem, algorithm, precision)
     inside: tuple[slice, ...] | None = None
     if any(beyond):
         spans = tuple(slice(0, n) for n in place.size)
@@ -100,7 +102,8 @@ def _plan(
 on_change(_plan.cache_clear)
 
 
-def _lookup(*key: Any) -> _Planned:
+def _lookup(*options: Any) -> _Planned:
+    key = (*options, get_precision())
     try:
         return _plan(*key)
     except TypeError as error:

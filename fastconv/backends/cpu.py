@@ -16,6 +16,7 @@ from fastconv.geometry import Window
 from fastconv.runtime import get_num_threads
 
 __all__ = [
+    "APPROXIMATE",
     "activate",
     "activate_backward",
     "batch_norm",
@@ -88,6 +89,9 @@ def conv_plan(
             PASSES[which], dtype, channels_last, batch, in_channels, out_channels, groups, window, algorithm, relu
         )
     )
+
+
+APPROXIMATE = frozenset({"winograd"})  # these do not multiply and add as the formula says
 
 
 def conv_algorithms(which: str, *problem: Any) -> list[tuple[str, str | None, float]]:
