@@ -122,6 +122,7 @@ def line_filters() -> np.ndarray:
 
 
 @pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
+@fc.precision("strict")  # whole numbers stay whole
 def test_line_filters(layout: str) -> None:
     """A vertical line stays a line under the vertical filter and is smeared by the horizontal one, and vice versa."""
     image = np.zeros((1, 3, 21, 21), np.float32)
