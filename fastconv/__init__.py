@@ -130,6 +130,8 @@ if TYPE_CHECKING:
     )
     from fastconv.summaries import summary
     from fastconv.train import evaluate, fit
+    from fastconv.tuning import autotune
+    from fastconv.wisdom import forget_wisdom, load_wisdom, save_wisdom
 
 __all__ = [
     "GradientError",
@@ -140,6 +142,7 @@ __all__ = [
     "adaptive_max_pool2d_backward",
     "algorithms",
     "as_convolution",
+    "autotune",
     "auxiliary_loss",
     "avg_pool1d",
     "avg_pool1d_backward",
@@ -179,6 +182,7 @@ __all__ = [
     "explain",
     "files",
     "fit",
+    "forget_wisdom",
     "gaussian_pool2d",
     "gaussian_pool2d_backward",
     "geometry",
@@ -197,6 +201,7 @@ __all__ = [
     "linear",
     "linear_backward",
     "load",
+    "load_wisdom",
     "local_conv2d",
     "local_conv2d_backward",
     "local_response_norm",
@@ -229,6 +234,7 @@ __all__ = [
     "rrelu",
     "rrelu_backward",
     "save",
+    "save_wisdom",
     "separable_conv2d",
     "separable_conv2d_backward",
     "set_num_threads",
@@ -310,6 +316,10 @@ _LAZY = {
     "load": "files",
     "save": "files",
     "summary": "summaries",
+    "autotune": "tuning",
+    "forget_wisdom": "wisdom",
+    "load_wisdom": "wisdom",
+    "save_wisdom": "wisdom",
     **{
         name: name
         for name in ("containers", "data", "files", "geometry", "init", "layers", "models", "optim", "plot", "train")

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from fastconv import tuning
 from fastconv.arrays import check_needs, same_dtype
 from fastconv.backends import backend_of, on_change
 from fastconv.geometry import Window, axes, check_layout, window
@@ -96,17 +97,72 @@ def _costs(backend: ModuleType, which: str, problem: Problem, precision: str) ->
     ]
 
 
+def _key(backend: ModuleType, which: str, problem: Problem, precision: str) -> tuple[Any, ...]:
+    """A problem as `tuning` and its files know it. Threads have no part in it: results must not depend on them."""
+    place = problem.window
+    return (
+        backend.instruction_set(),
+        precision,
+        which,
+        *problem[:-1],
+        place.size,
+        place.kernel,
+        place.stride,
+        place.dilation,
+        place.padding,
+    )
+
+
+def _best(backend: ModuleType, which: str, problem: Problem, precision: str, measure: bool) -> str:
+    """The algorithm that was measured to be fastest, or that is estimated to be."""
+    costs = {name: cost for name, declined, cost in _costs(backend, which, problem, precision) if declined is None}
+    key = _key(backend, which, problem, precision)
+    learnt = tuning.known().get(key)
+    if learnt in costs:
+        return str(learnt)
+    if not measure or len(costs) < 3:  # there is no choice but the reference
+        return min(costs, key=costs.__getitem__)
+    place = problem.window
+
+    def shape(channels: int, size: tuple[int, ...]) -> tuple[int, ...]:
+        return (problem.batch, *size, channels) if problem.channels_last else (problem.batch, channels, *size)
+
+    x, weight, y = (
+        backend.empty(size, np.dtype(problem.dtype))
+        for size in (
+            shape(problem.in_channels, place.size),
+            (problem.out_channels, problem.in_channels // problem.groups, *place.kernel),
+            shape(problem.out_channels, place.output),
+        )
+    )
+    for array in (x, weight, y):
+        array[...] = 0.5
+    runs = {}
+    for name in costs:
+        if name != "reference":
+            plan = backend.conv_plan(which, *problem, name, False)
+            runs[name] = functools.partial(plan, x, weight, None, y)
+    chosen = tuning.fastest(runs)
+    tuning.learn(key, chosen)
+    return chosen
+
+
 def plan_problem(
-    backend: ModuleType, which: str, problem: Problem, algorithm: Any, precision: str, relu: bool = False
+    backend: ModuleType,
+    which: str,
+    problem: Problem,
+    algorithm: Any,
+    precision: str,
+    measure: bool,
+    relu: bool = False,
 ) -> Any:
     """Plan one pass of a convolution that has been checked, by the algorithm that the user named."""
     if algorithm not in ALGORITHMS:
         raise ValueError(f"algorithm: expected one of {', '.join(map(repr, ALGORITHMS))}, got {algorithm!r}")
     if algorithm not in ("auto", *(name for name, _, _ in backend.conv_algorithms(which, *problem))):
         raise NotImplementedError(f"algorithm: {algorithm!r} is not implemented for this backend yet")
-    if algorithm == "auto" and precision == "strict":
-        allowed = [(cost, name) for name, declined, cost in _costs(backend, which, problem, precision) if not declined]
-        algorithm = min(allowed)[1]
+    if algorithm == "auto" and (precision == "strict" or measure or tuning.known()):
+        algorithm = _best(backend, which, problem, precision, measure)
     try:
         return backend.conv_plan(which, *problem, algorithm, relu)
     except NotImplementedError as reason:
@@ -128,19 +184,21 @@ def _plan(
     layout: Any,
     relu: bool,
     precision: str,
+    measure: bool,
 ) -> _Planned:
     problem = _problem(x_shape, w_shape, dtype.name, stride, padding, dilation, groups, layout)
-    run = plan_problem(backend, which, problem, algorithm, precision, relu)
+    run = plan_problem(backend, which, problem, algorithm, precision, measure, relu)
     output = problem.window.output
     y_shape = (x_shape[0], *output, w_shape[0]) if problem.channels_last else (x_shape[0], w_shape[0], *output)
     return _Planned(run, x_shape, y_shape)
 
 
 on_change(_plan.cache_clear)
+tuning.on_change(_plan.cache_clear)
 
 
 def _lookup(*options: Any) -> _Planned:
-    key = (*options, get_precision())
+    key = (*options, get_precision(), tuning.measuring())
     try:
         return _plan(*key)
     except TypeError as error:
@@ -587,7 +645,8 @@ def conv3d_backward(
     return _backward("conv3d_backward", 5, dy, x, weight, options, needs)
 
 
-def _examine(x: Any, weight: Any, which: str, **options: Any) -> list[tuple[str, str | None, float]]:
+def _examine(x: Any, weight: Any, which: str, **options: Any) -> tuple[list[tuple[str, str | None, float]], str | None]:
+    """What there is to choose from, and what was measured to be fastest, if anything was."""
     backend = backend_of(x, "algorithms")
     x = backend.dense(x, "x")
     weight = backend.dense(weight, "weight", x.ndim)
@@ -600,11 +659,12 @@ def _examine(x: Any, weight: Any, which: str, **options: Any) -> list[tuple[str,
     layout = options.pop("layout", {3: "NCW", 4: "NCHW", 5: "NCDHW"}.get(x.ndim))
     stride, padding, dilation = options.get("stride", 1), options.get("padding", 0), options.get("dilation", 1)
     problem = _problem(x.shape, weight.shape, x.dtype.name, stride, padding, dilation, options.get("groups", 1), layout)
-    return _costs(backend, which, problem, get_precision())
+    precision = get_precision()
+    return _costs(backend, which, problem, precision), tuning.known().get(_key(backend, which, problem, precision))
 
 
 def algorithms(x: Any, weight: Any, *, which: str = "forward", **options: Any) -> list[str]:
-    """Names of the algorithms that can do a convolution, cheapest first; the first is what "auto" takes.
+    """Names of the algorithms that can do a convolution; the first is what "auto" takes, the others are cheapest first.
 
     Parameters
     ----------
@@ -621,8 +681,9 @@ def algorithms(x: Any, weight: Any, *, which: str = "forward", **options: Any) -
     >>> fc.algorithms(np.zeros((1, 64, 8, 8)), np.zeros((64, 64, 3, 3)))[-1]
     'reference'
     """
-    fitting = [(cost, name) for name, declined, cost in _examine(x, weight, which, **options) if declined is None]
-    return [name for _, name in sorted(fitting, key=lambda pair: pair[0])]
+    costs, learnt = _examine(x, weight, which, **options)
+    fitting = sorted((name != learnt, cost, name) for name, declined, cost in costs if declined is None)
+    return [name for _, _, name in fitting]
 
 
 def explain(x: Any, weight: Any, *, which: str = "forward", **options: Any) -> str:
@@ -645,8 +706,9 @@ def explain(x: Any, weight: Any, *, which: str = "forward", **options: Any) -> s
     auto
     """
     chosen = algorithms(x, weight, which=which, **options)[0]
-    lines = [f"auto takes {chosen} ({which})"]
-    for name, declined, cost in _examine(x, weight, which, **options):
+    costs, learnt = _examine(x, weight, which, **options)
+    lines = [f"auto takes {chosen} ({which}{', measured to be fastest' if chosen == learnt else ''})"]
+    for name, declined, cost in costs:
         if declined is not None:
             lines.append(f"  {name:10} declines: {declined}")
         elif name == "reference":

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from fastconv import tuning
 from fastconv.arrays import check_needs, same_dtype
 from fastconv.backends import backend_of, on_change
 from fastconv.conv import Problem, plan_problem
@@ -53,6 +54,7 @@ def _plan(
     algorithm: Any,
     layout: Any,
     precision: str,
+    measure: bool,
 ) -> _Planned:
     rank = len(w_shape) - 2
     channels_last = check_layout(layout, rank)
@@ -89,7 +91,7 @@ def _plan(
         )
     else:
         problem = Problem(dtype.name, channels_last, x_shape[0], filters, channels, groups, place)
-        run = plan_problem(backend, which, problem, algorithm, precision)
+        run = plan_problem(backend, which, problem, algorithm, precision, measure)
     inside: tuple[slice, ...] | None = None
     if any(beyond):
         spans = tuple(slice(0, n) for n in place.size)
@@ -100,10 +102,11 @@ def _plan(
 
 
 on_change(_plan.cache_clear)
+tuning.on_change(_plan.cache_clear)
 
 
 def _lookup(*options: Any) -> _Planned:
-    key = (*options, get_precision())
+    key = (*options, get_precision(), tuning.measuring())
     try:
         return _plan(*key)
     except TypeError as error:

@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -83,12 +84,14 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Variant], tup
         flags = [*constants["FLAGS"], "-g", "-Wall", "-Wextra", "-Werror", f"-I{CSRC}", "-pthread", *variant.flags]
         if variant != VARIANTS["gcc-threads"] and accepts(compiler, [*variant.flags, "-fopenmp"]):
             flags.append("-fopenmp")
-        objects = []
 
-        def compile_one(source: Path, *more: str) -> None:
-            objects.append(folder / f"{source.stem}.o")
-            done = run(compiler, *flags, *more, "-c", source, "-o", objects[-1])
+        def compile_one(source: Path, *more: str) -> Path:
+            target = folder / f"{source.stem}.o"
+            done = run(compiler, *flags, *more, "-c", source, "-o", target)
             assert done.returncode == 0, done.stderr
+            return target
+
+        jobs: list[tuple[Any, ...]] = []
 
         have = []
         for isa, (architecture, isa_flags, _) in constants["ISAS"].items():
@@ -96,11 +99,12 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Variant], tup
                 continue
             if architecture:
                 have.append(f"-DFC_HAVE_{isa.upper()}=1")
-            compile_one(CSRC / f"isa_{isa}.c", *isa_flags, variant.kernel_level)
+            jobs.append((CSRC / f"isa_{isa}.c", *isa_flags, variant.kernel_level))
         for source in sorted(CSRC.glob("*.c")):
             if source.stem.removeprefix("isa_") not in constants["ISAS"]:
-                compile_one(source, *have, "-O1")
-        return flags, objects
+                jobs.append((source, *have, "-O1"))
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            return flags, list(pool.map(lambda job: compile_one(*job), jobs))
 
     return build
 

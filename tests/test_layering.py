@@ -17,7 +17,7 @@ LEVELS = [
     {"_native"},
     {"_library"},
     {"runtime"},
-    {"arrays", "geometry"},
+    {"arrays", "geometry", "tuning"},
     {"backends"},
     {
         "activation",
@@ -35,7 +35,7 @@ LEVELS = [
     {"gradcheck", "init"},
     {"layers", "containers"},
     {"models", "rewrite"},
-    {"data", "files", "optim", "plot", "summaries", "train"},
+    {"data", "files", "optim", "plot", "summaries", "train", "wisdom"},
     {"cli"},
     {"__init__", "__main__"},
 ]

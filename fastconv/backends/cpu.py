@@ -30,6 +30,7 @@ __all__ = [
     "empty",
     "hinge",
     "holds_integers",
+    "instruction_set",
     "integers",
     "local_plan",
     "log_softmax",
@@ -57,6 +58,11 @@ PASSES = {
 
 empty = np.empty
 on_change = _native.on_isa_change
+
+
+def instruction_set() -> str:
+    """Name of the instruction set in use."""
+    return _native.isa_current()
 
 
 class ConvPlan:
