@@ -317,10 +317,10 @@ static double choose(const fc_conv_plan *plan, const view *w, axis *chosen)
 enum {
     KEPT_BYTES = 6 << 20,
     KEPT_BLOCKS = 4,
-    KEPT_CHANNELS = 32,
-    KEPT_LEAST = 16,
-    KEPT_TILES = 42
-}; /* of a task that transforms filters; of a block */
+    KEPT_CHANNELS = 32, /* of a task that transforms filters */
+    KEPT_LEAST = 16,    /* tiles of a block: fewer would fetch all filters for little */
+    KEPT_TILES = 42     /* at most */
+};
 enum { CHUNK = 32, BLOCK_BYTES = 704 << 10, MOST_TILES = 128 };
 
 /* Whose transformed input fits into half of the workspace. */

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from dataclasses import replace
 from types import ModuleType
@@ -10,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastconv.backends import backend_of, on_change
+from fastconv.backends import backend_of, planned
 from fastconv.geometry import axes, check_layout, window
 from fastconv.pooling import max_pool2d_backward
 
@@ -34,7 +33,7 @@ class _Planned(NamedTuple):
     whole: bool  # planes lie in one piece and are averaged as a whole
 
 
-@functools.lru_cache(maxsize=1024, typed=True)
+@planned
 def _plan(
     backend: ModuleType, x_shape: tuple[int, ...], dtype: np.dtype, output: tuple[int, ...], layout: Any
 ) -> _Planned:
@@ -53,9 +52,6 @@ def _plan(
     y_shape = (x_shape[0], *output, channels) if channels_last else (x_shape[0], channels, *output)
     whole = output == (1, 1) and x_shape[0] * channels > 0 and (not channels_last or channels == 1)
     return _Planned(run, y_shape, whole)
-
-
-on_change(_plan.cache_clear)
 
 
 def _output(output_size: Any, spatial: tuple[int, ...]) -> tuple[int, ...]:

@@ -5,14 +5,13 @@ Convolution itself never makes this matrix whole. It is here for those who want 
 
 from __future__ import annotations
 
-import functools
 import math
 from types import ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastconv.backends import backend_of, on_change
+from fastconv.backends import backend_of, planned
 from fastconv.geometry import axes, check_layout, rank_of, window
 
 __all__ = ["col2im", "im2col"]
@@ -25,7 +24,7 @@ class _Planned(NamedTuple):
     shape: tuple[int, ...]
 
 
-@functools.lru_cache(maxsize=1024, typed=True)
+@planned
 def _plan(
     backend: ModuleType,
     x_shape: tuple[int, ...],
@@ -46,18 +45,6 @@ def _plan(
         raise ValueError(f"kernel_size: a matrix of {rows} x {places} per image is larger than memory can address")
     run = backend.pool_plan(dtype.name, channels_last, x_shape[0], channels, place, False, True)
     return _Planned(run, (x_shape[0], places, rows) if channels_last else (x_shape[0], rows, places))
-
-
-on_change(_plan.cache_clear)
-
-
-def _lookup(*key: Any) -> _Planned:
-    try:
-        return _plan(*key)
-    except TypeError as error:
-        if "unhashable" not in str(error):
-            raise
-    return _plan.__wrapped__(*key)  # an option given as a list: right, but planned anew at every call
 
 
 def im2col(
@@ -109,7 +96,7 @@ def im2col(
     """
     backend = backend_of(x, "im2col")
     x = backend.dense(x, "x", rank_of(layout) + 2)
-    plan = _lookup(backend, x.shape, x.dtype, kernel_size, stride, padding, dilation, layout)
+    plan = _plan(backend, x.shape, x.dtype, kernel_size, stride, padding, dilation, layout)
     columns = backend.empty(plan.shape, x.dtype)
     plan.run.im2col(x, columns)
     return columns
@@ -179,7 +166,7 @@ def col2im(
         )
     batch, channels = columns.shape[0], rows // taps
     shape = (batch, *size, channels) if last else (batch, channels, *size)
-    plan = _lookup(backend, shape, columns.dtype, kernel, stride, padding, dilation, layout)
+    plan = _plan(backend, shape, columns.dtype, kernel, stride, padding, dilation, layout)
     if columns.shape != plan.shape:
         raise ValueError(
             f"columns: expected shape {plan.shape} for an image of {' x '.join(map(str, size))}, got {columns.shape}"

@@ -11,7 +11,7 @@ import numpy as np
 
 from fastconv import tuning
 from fastconv.arrays import check_needs, same_dtype
-from fastconv.backends import backend_of, on_change
+from fastconv.backends import backend_of, planned
 from fastconv.geometry import Window, axes, check_layout, window
 from fastconv.runtime import get_precision
 
@@ -169,7 +169,7 @@ def plan_problem(
         raise ValueError(f"algorithm: {algorithm!r} cannot do this problem: {reason}") from None
 
 
-@functools.lru_cache(maxsize=1024, typed=True)
+@planned
 def _plan(
     backend: ModuleType,
     which: str,
@@ -193,18 +193,9 @@ def _plan(
     return _Planned(run, x_shape, y_shape)
 
 
-on_change(_plan.cache_clear)
-tuning.on_change(_plan.cache_clear)
-
-
-def _lookup(*options: Any) -> _Planned:
-    key = (*options, get_precision(), tuning.measuring())
-    try:
-        return _plan(*key)
-    except TypeError as error:
-        if "unhashable" not in str(error):
-            raise
-    return _plan.__wrapped__(*key)  # an option given as a list: right, but planned anew at every call
+def modes() -> tuple[str, bool]:
+    """What besides its arguments decides how a call is planned."""
+    return get_precision(), tuning.measuring()
 
 
 def _check_bias(backend: ModuleType, bias: Any, x: Any, weight: Any) -> Any:
@@ -221,7 +212,7 @@ def _forward(function: str, ndim: int, x: Any, weight: Any, bias: Any, options: 
     x = backend.dense(x, "x", ndim)
     weight = backend.dense(weight, "weight", ndim)
     same_dtype(x, "x", weight, "weight")
-    plan = _lookup(backend, "forward", x.shape, weight.shape, x.dtype, *options, False)
+    plan = _plan(backend, "forward", x.shape, weight.shape, x.dtype, *options, False, *modes())
     if bias is not None:
         bias = _check_bias(backend, bias, x, weight)
     if out is None:
@@ -244,7 +235,7 @@ def _backward(
     same_dtype(x, "x", dy, "dy")
     needs_x, needs_weight, needs_bias = check_needs(needs)
     dx = dweight = dbias = None
-    plan = _lookup(backend, "backward_input", x.shape, weight.shape, x.dtype, *options, False)
+    plan = _plan(backend, "backward_input", x.shape, weight.shape, x.dtype, *options, False, *modes())
     if dy.shape != plan.y_shape:
         raise ValueError(f"dy: expected the result's shape {plan.y_shape}, got {dy.shape}")
     if needs_x:
@@ -253,7 +244,7 @@ def _backward(
     if needs_weight or needs_bias:
         dweight = backend.empty(weight.shape, x.dtype) if needs_weight else None
         dbias = backend.empty(weight.shape[0], x.dtype) if needs_bias else None
-        plan = _lookup(backend, "backward_weight", x.shape, weight.shape, x.dtype, *options, False)
+        plan = _plan(backend, "backward_weight", x.shape, weight.shape, x.dtype, *options, False, *modes())
         plan.run(x, dweight, dbias, dy)
     return dx, dweight, dbias
 

@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import functools
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 
 from fastconv.arrays import check_needs, same_dtype
-from fastconv.backends import backend_of, on_change
+from fastconv.backends import backend_of, planned
 from fastconv.geometry import window
 
 __all__ = ["linear", "linear_backward"]
 
 
-@functools.lru_cache(maxsize=1024)
+@planned
 def _plan(backend: ModuleType, which: str, dtype: np.dtype, rows: int, inputs: int, outputs: int) -> Any:
     return backend.conv_plan(which, dtype.name, True, rows, inputs, outputs, 1, window((1,), (1,)), "auto", False)
-
-
-on_change(_plan.cache_clear)
 
 
 def _check(backend: ModuleType, x: Any, weight: Any) -> tuple[Any, Any, int]:

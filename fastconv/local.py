@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -10,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastconv.arrays import check_needs, same_dtype
-from fastconv.backends import backend_of, on_change
+from fastconv.backends import backend_of, planned
 from fastconv.geometry import check_layout, window
 
 __all__ = ["local_conv2d", "local_conv2d_backward"]
@@ -24,7 +23,7 @@ class _Planned(NamedTuple):
     bias_shape: tuple[int, ...]
 
 
-@functools.lru_cache(maxsize=1024, typed=True)
+@planned
 def _plan(
     backend: ModuleType,
     which: str,
@@ -54,18 +53,6 @@ def _plan(
     run = backend.local_plan(which, dtype.name, channels_last, x_shape[0], channels, filters, place)
     y_shape = (x_shape[0], *place.output, filters) if channels_last else (x_shape[0], filters, *place.output)
     return _Planned(run, y_shape, (*place.output, filters))
-
-
-on_change(_plan.cache_clear)
-
-
-def _lookup(*key: Any) -> _Planned:
-    try:
-        return _plan(*key)
-    except TypeError as error:
-        if "unhashable" not in str(error):
-            raise
-    return _plan.__wrapped__(*key)  # an option given as a list: right, but planned anew at every call
 
 
 def local_conv2d(
@@ -127,7 +114,7 @@ def local_conv2d(
     x = backend.dense(x, "x", 4)
     weight = backend.dense(weight, "weight", 6)
     same_dtype(x, "x", weight, "weight")
-    plan = _lookup(backend, "forward", x.shape, weight.shape, x.dtype, stride, padding, dilation, layout)
+    plan = _plan(backend, "forward", x.shape, weight.shape, x.dtype, stride, padding, dilation, layout)
     if bias is not None:
         bias = backend.dense(bias, "bias", 3)
         same_dtype(x, "x", bias, "bias")
@@ -197,7 +184,7 @@ def local_conv2d_backward(
     options = (x.shape, weight.shape, x.dtype, stride, padding, dilation, layout)
     needs_x, needs_weight, needs_bias = check_needs(needs)
     dx = dweight = dbias = None
-    plan = _lookup(backend, "backward_input", *options)
+    plan = _plan(backend, "backward_input", *options)
     if dy.shape != plan.y_shape:
         raise ValueError(f"dy: expected the result's shape {plan.y_shape}, got {dy.shape}")
     if needs_x:
@@ -206,5 +193,5 @@ def local_conv2d_backward(
     if needs_weight or needs_bias:
         dweight = backend.empty(weight.shape, x.dtype) if needs_weight else None
         dbias = backend.empty(plan.bias_shape, x.dtype) if needs_bias else None
-        _lookup(backend, "backward_weight", *options).run(x, dweight, dbias, dy)
+        _plan(backend, "backward_weight", *options).run(x, dweight, dbias, dy)
     return dx, dweight, dbias

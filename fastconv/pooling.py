@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from dataclasses import replace
 from types import ModuleType
@@ -10,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastconv.backends import backend_of, on_change
+from fastconv.backends import backend_of, planned
 from fastconv.geometry import Window, axes, check_layout, window
 
 __all__ = [
@@ -62,7 +61,7 @@ def pool_place(
     return window(spatial, kernel, kernel if stride is None else stride, padding, dilation, ceil_mode=bool(ceil_mode))
 
 
-@functools.lru_cache(maxsize=1024, typed=True)
+@planned
 def _plan(
     backend: ModuleType,
     x_shape: tuple[int, ...],
@@ -86,7 +85,7 @@ def _plan(
     return _Planned(run, (x_shape[0], *output, channels) if channels_last else (x_shape[0], channels, *output))
 
 
-@functools.lru_cache(maxsize=1024, typed=True)
+@planned
 def _scatter_plan(
     backend: ModuleType,
     x_shape: tuple[int, ...],
@@ -109,19 +108,6 @@ def _scatter_plan(
     return backend.pool_plan(dtype.name, channels_last, x_shape[0], channels, place, False, wide)
 
 
-on_change(_plan.cache_clear)
-on_change(_scatter_plan.cache_clear)
-
-
-def _lookup(*key: Any) -> _Planned:
-    try:
-        return _plan(*key)
-    except TypeError as error:
-        if "unhashable" not in str(error):
-            raise
-    return _plan.__wrapped__(*key)  # an option given as a list: right, but planned anew at every call
-
-
 def _input_shape(value: Any, rank: int, name: str = "input_shape") -> tuple[int, ...]:
     if not hasattr(value, "__len__") or len(value) != rank + 2:
         raise ValueError(f"{name}: expected the {rank + 2} axes of the pooled array, got {value!r}")
@@ -142,7 +128,7 @@ def _max_pool(
 ) -> Any:
     backend = backend_of(x, function)
     x = backend.dense(x, "x", rank + 2)
-    plan = _lookup(backend, x.shape, x.dtype, kernel_size, stride, padding, dilation, ceil_mode, False, layout)
+    plan = _plan(backend, x.shape, x.dtype, kernel_size, stride, padding, dilation, ceil_mode, False, layout)
     y = backend.empty(plan.y_shape, x.dtype)
     switches = backend.empty(plan.y_shape, plan.run.switch_dtype) if return_switches else None
     plan.run.max(x, y, switches)
@@ -198,7 +184,7 @@ def _avg_pool(
 ) -> Any:
     backend = backend_of(x, function)
     x = backend.dense(x, "x", rank + 2)
-    plan = _lookup(backend, x.shape, x.dtype, kernel_size, stride, padding, 1, ceil_mode, count_include_pad, layout)
+    plan = _plan(backend, x.shape, x.dtype, kernel_size, stride, padding, 1, ceil_mode, count_include_pad, layout)
     y = backend.empty(plan.y_shape, x.dtype)
     plan.run.avg(x, y)
     return y
@@ -219,7 +205,7 @@ def _avg_pool_backward(
     backend = backend_of(dy, function)
     dy = backend.dense(dy, "dy", rank + 2)
     shape = _input_shape(input_shape, rank)
-    plan = _lookup(backend, shape, dy.dtype, kernel_size, stride, padding, 1, ceil_mode, count_include_pad, layout)
+    plan = _plan(backend, shape, dy.dtype, kernel_size, stride, padding, 1, ceil_mode, count_include_pad, layout)
     if dy.shape != plan.y_shape:
         raise ValueError(f"dy: expected the result's shape {plan.y_shape}, got {dy.shape}")
     dx = backend.empty(shape, dy.dtype)

@@ -6,19 +6,16 @@ engine's with the parts of input and output exchanged; so all three run on convo
 
 from __future__ import annotations
 
-import functools
 import math
 from types import ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastconv import tuning
 from fastconv.arrays import check_needs, same_dtype
-from fastconv.backends import backend_of, on_change
-from fastconv.conv import Problem, plan_problem
+from fastconv.backends import backend_of, planned
+from fastconv.conv import Problem, modes, plan_problem
 from fastconv.geometry import axes, check_layout, transposed_window, window
-from fastconv.runtime import get_precision
 
 __all__ = [
     "conv_transpose1d",
@@ -39,7 +36,7 @@ class _Planned(NamedTuple):
     inside: tuple[slice, ...] | None  # the part of the result that windows reach, where that is not all
 
 
-@functools.lru_cache(maxsize=1024, typed=True)
+@planned
 def _plan(
     backend: ModuleType,
     which: str,
@@ -101,27 +98,13 @@ def _plan(
     return _Planned(run, (x_shape[0], filters, *size), 1, inside)
 
 
-on_change(_plan.cache_clear)
-tuning.on_change(_plan.cache_clear)
-
-
-def _lookup(*options: Any) -> _Planned:
-    key = (*options, get_precision(), tuning.measuring())
-    try:
-        return _plan(*key)
-    except TypeError as error:
-        if "unhashable" not in str(error):
-            raise
-    return _plan.__wrapped__(*key)  # an option given as a list: right, but planned anew at every call
-
-
 def _forward(function: str, ndim: int, x: Any, weight: Any, bias: Any, options: tuple[Any, ...], out: Any) -> Any:
     """Any of the three; options are stride, padding, output_padding, dilation, groups, algorithm, layout."""
     backend = backend_of(x, function)
     x = backend.dense(x, "x", ndim)
     weight = backend.dense(weight, "weight", ndim)
     same_dtype(x, "x", weight, "weight")
-    plan = _lookup(backend, "backward_input", x.shape, weight.shape, x.dtype, *options)
+    plan = _plan(backend, "backward_input", x.shape, weight.shape, x.dtype, *options, *modes())
     if bias is not None:
         filters = plan.y_shape[plan.channel_axis]
         bias = backend.dense(bias, "bias", 1)
@@ -153,14 +136,14 @@ def _backward(
     same_dtype(x, "x", weight, "weight")
     same_dtype(x, "x", dy, "dy")
     needs_x, needs_weight, needs_bias = check_needs(needs)
-    key = (x.shape, weight.shape, x.dtype, *options)
+    key = (x.shape, weight.shape, x.dtype, *options, *modes())
     dx = dweight = dbias = None
-    plan = _lookup(backend, "forward", *key)
+    plan = _plan(backend, "forward", *key)
     if dy.shape != plan.y_shape:
         raise ValueError(f"dy: expected the result's shape {plan.y_shape}, got {dy.shape}")
     if needs_bias:
         dbias = backend.empty(dy.shape[plan.channel_axis], x.dtype)
-        _lookup(backend, "bias", *key).run(None, None, dbias, dy)
+        _plan(backend, "bias", *key).run(None, None, dbias, dy)
     if plan.inside is not None:
         dy = backend.dense(dy[plan.inside], "dy")
     if needs_x:
@@ -168,7 +151,7 @@ def _backward(
         plan.run(dy, weight, None, dx)
     if needs_weight:
         dweight = backend.empty(weight.shape, x.dtype)
-        _lookup(backend, "backward_weight", *key).run(dy, dweight, None, x)
+        _plan(backend, "backward_weight", *key).run(dy, dweight, None, x)
     return dx, dweight, dbias
 
 

@@ -33,7 +33,7 @@ def save_wisdom(path: Path) -> None:
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     fc.save_wisdom(os.path.join(folder, "wisdom.json"))
     """
-    entries = [{"problem": problem, "algorithm": name} for problem, name in tuning.known().items()]
+    entries = [{"problem": problem, "algorithm": name} for problem, name in list(tuning.known().items())]
     with replacing(path) as name, open(name, "w", encoding="utf-8") as file:
         json.dump({"format": _FORMAT, "known": entries}, file, indent=1)
 

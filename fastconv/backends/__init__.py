@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
+from fastconv import tuning
 from fastconv.backends import cpu
 
-__all__ = ["backend_of", "on_change"]
+__all__ = ["backend_of", "planned"]
+
+_Plan = TypeVar("_Plan")
 
 
 def backend_of(array: Any, function: str) -> ModuleType:
@@ -31,6 +35,19 @@ def backend_of(array: Any, function: str) -> ModuleType:
     return cpu
 
 
-def on_change(forget: Callable[[], None]) -> None:
-    """Have `forget` called when a backend would no longer make the plans that it made: who caches them drops them."""
-    cpu.on_change(forget)
+def planned(plan: Callable[..., _Plan]) -> Callable[..., _Plan]:
+    """Keep what `plan` returned for the same arguments, until a backend would plan differently or `tuning` has news."""
+    cached = functools.lru_cache(maxsize=1024, typed=True)(plan)
+    cpu.on_change(cached.cache_clear)
+    tuning.on_change(cached.cache_clear)
+
+    @functools.wraps(plan)
+    def lookup(*key: Any) -> _Plan:
+        try:
+            return cached(*key)
+        except TypeError as error:
+            if "unhashable" not in str(error):
+                raise
+        return plan(*key)  # an option given as a list: right, but planned anew at every call
+
+    return lookup
