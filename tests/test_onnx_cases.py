@@ -24,8 +24,8 @@ Attributes = dict[str, Any]
 
 
 def function(name: str) -> Callable[..., Any]:
-    """The function of this name, if it is there."""
-    if not hasattr(fc, name):
+    """The function of this name; only those that there are not yet may be missing."""
+    if name in ("lp_pool1d", "lp_pool3d"):
         pytest.skip(f"fastconv has no {name}")
     found: Callable[..., Any] = getattr(fc, name)
     return found

@@ -83,6 +83,7 @@ def test_really_measured() -> None:
         y = fc.conv2d(x, w)
         z = fc.conv_transpose2d(y, w)
     assert z.shape == x.shape
+    assert len(tuning.known()) == 2
     assert set(tuning.known().values()) <= {"direct", "im2col", "winograd"}
 
 

@@ -31,7 +31,7 @@ def all_cnn_c(
     ----------
     num_classes, in_channels : int
     dropout : float, default 0.5
-        Behind the two layers with strides; the input's is 0.2.
+        Behind the two layers with strides; the input's is 0.2, or 0 if this is 0.
     dtype : dtype, default float32
     rng : numpy.random.Generator, int or None
         A seed for the initial weights.

@@ -33,11 +33,11 @@ typedef struct array {
 /* Aligned to its element and, with `shifted`, to nothing more. */
 static array new_array(ptrdiff_t elements, fc_dtype dtype, bool shifted)
 {
-    size_t element = dtype == FC_FLOAT32 ? sizeof(float) : sizeof(double);
-    array a = {.bytes = (size_t)elements * element};
-    a.memory = malloc(a.bytes + (shifted ? element : 0) + (a.bytes == 0));
+    size_t size = dtype == FC_FLOAT32 ? sizeof(float) : sizeof(double);
+    array a = {.bytes = (size_t)elements * size};
+    a.memory = malloc(a.bytes + (shifted ? size : 0) + (a.bytes == 0));
     CHECK(a.memory != NULL);
-    a.data = (char *)a.memory + (shifted ? element : 0);
+    a.data = (char *)a.memory + (shifted ? size : 0);
     memset(a.data, 0xff, a.bytes);
     return a;
 }
@@ -53,22 +53,22 @@ static void fill(array a, fc_dtype dtype)
             ((double *)a.data)[i] = (double)(below(5) - 2);
 }
 
-static double element(array a, fc_dtype dtype, size_t i)
+static double element(array a, fc_dtype dtype, ptrdiff_t i)
 {
     return dtype == FC_FLOAT32 ? ((float *)a.data)[i] : ((double *)a.data)[i];
 }
 
-/* tolerance: of the largest element */
+/* tolerance: of the largest element, or of 1, which is what whole numbers are made of */
 static bool same(array a, array b, fc_dtype dtype, double tolerance)
 {
-    size_t n = a.bytes / (dtype == FC_FLOAT32 ? sizeof(float) : sizeof(double));
-    double largest = 0;
-    for (size_t i = 0; i < n; i++)
+    ptrdiff_t n = (ptrdiff_t)(a.bytes / (dtype == FC_FLOAT32 ? sizeof(float) : sizeof(double)));
+    double largest = 1;
+    for (ptrdiff_t i = 0; i < n; i++)
         largest = fmax(largest, fabs(element(b, dtype, i)));
-    for (size_t i = 0; i < n; i++) {
+    for (ptrdiff_t i = 0; i < n; i++) {
         double left = element(a, dtype, i), right = element(b, dtype, i);
         if (!(fabs(left - right) <= tolerance * largest)) { /* also where either is NaN */
-            printf("element %zu is %g, the reference says %g\n", i, left, right);
+            printf("element %td is %g, the reference says %g\n", i, left, right);
             return false;
         }
     }

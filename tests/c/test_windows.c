@@ -47,11 +47,6 @@ static void print_problem(const fc_conv_problem *p)
     printf(" on %s\n", fc_isa());
 }
 
-static double load(array a, fc_dtype dtype, ptrdiff_t i)
-{
-    return dtype == FC_FLOAT32 ? ((float *)a.data)[i] : ((double *)a.data)[i];
-}
-
 /* whole numbers: exact in either type */
 static void add(array a, fc_dtype dtype, ptrdiff_t i, double value)
 {
@@ -118,11 +113,11 @@ static void local_visit(void *context, ptrdiff_t n, ptrdiff_t c, ptrdiff_t place
         const ptrdiff_t w = ((place * p->out_channels + k) * p->in_channels + c) * l->taps + tap,
                         y = y_at(l, n, k, place);
         if (p->pass == FC_FORWARD)
-            add(l->of[3], p->dtype, y, load(l->of[0], p->dtype, x) * load(l->of[1], p->dtype, w));
+            add(l->of[3], p->dtype, y, element(l->of[0], p->dtype, x) * element(l->of[1], p->dtype, w));
         else if (p->pass == FC_BACKWARD_INPUT)
-            add(l->of[0], p->dtype, x, load(l->of[3], p->dtype, y) * load(l->of[1], p->dtype, w));
+            add(l->of[0], p->dtype, x, element(l->of[3], p->dtype, y) * element(l->of[1], p->dtype, w));
         else
-            add(l->of[1], p->dtype, w, load(l->of[0], p->dtype, x) * load(l->of[3], p->dtype, y));
+            add(l->of[1], p->dtype, w, element(l->of[0], p->dtype, x) * element(l->of[3], p->dtype, y));
     }
 }
 
@@ -144,9 +139,9 @@ static void check_local(const fc_conv_problem *p)
             for (ptrdiff_t place = 0; place < l.places; place++) {
                 const ptrdiff_t y = y_at(&l, n, k, place), b = place * p->out_channels + k;
                 if (p->pass == FC_FORWARD)
-                    add(l.of[3], p->dtype, y, load(l.of[2], p->dtype, b));
+                    add(l.of[3], p->dtype, y, element(l.of[2], p->dtype, b));
                 else
-                    add(l.of[2], p->dtype, b, load(l.of[3], p->dtype, y));
+                    add(l.of[2], p->dtype, b, element(l.of[3], p->dtype, y));
             }
     const char *isa;
     for (int i = 0; (isa = fc_isa_available(i)) != NULL; i++)
@@ -190,7 +185,7 @@ static void columns_visit(void *context, ptrdiff_t n, ptrdiff_t c, ptrdiff_t pla
                              ? ((n * p->in_channels + c) * m->taps + tap) * m->places + place
                              : ((n * m->places + place) * m->taps + tap) * p->in_channels + c;
     if (x >= 0)
-        add(m->to, p->dtype, m->back ? x : at, load(m->from, p->dtype, m->back ? at : x));
+        add(m->to, p->dtype, m->back ? x : at, element(m->from, p->dtype, m->back ? at : x));
 }
 
 static void check_columns(const fc_conv_problem *p)
