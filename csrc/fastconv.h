@@ -184,8 +184,8 @@ typedef enum fc_map {
     FC_ELU_BACKWARD,       /* a where b > 0, a (b + p[0]) elsewhere; b is the result */
     FC_SOFTPLUS,           /* log(1 + e^(p[0] a)) / p[0] */
     FC_SOFTPLUS_BACKWARD,  /* a / (1 + e^(-p[0] b)) */
-    FC_POWER,              /* |a|^p[0], and 0 for a = 0 */
-    FC_POWER_TIMES,        /* a |b|^p[0], and 0 for b = 0 */
+    FC_POWER,              /* |a|^p[0]; of 0 it is 0, or 1 for p[0] = 0 */
+    FC_POWER_TIMES,        /* a |b|^p[0], alike */
     FC_SIGNED_POWER_TIMES, /* the same with b's sign */
     FC_MAPS
 } fc_map;

@@ -47,7 +47,7 @@ typedef struct local_call {
     ptrdiff_t element;
 } local_call;
 
-/* Where the taps of a place lie in the image: calls for each tap inside it. */
+/* Where a place's taps start, and which of them lie in the image. */
 typedef struct local_taps {
     ptrdiff_t start[3];
     fc_taps inside[3];

@@ -121,7 +121,7 @@ fc_status fc_dropout(fc_dtype dtype, const void *a, void *out, ptrdiff_t n, doub
 {
     if (!(p >= 0 && p <= 1))
         return FC_INVALID;
-    const double cut = p * 0x1p32 + 0.5; /* 2^32 and above keep nothing */
+    const double cut = p * 0x1p32 + 0.5; /* from 2^32 on only the largest number is kept, and for p = 1 times 0 */
     map_call call = {.draws = kernels_of(dtype)->dropout, .a = a, .b = a, .out = out, .n = n};
     call.draw = (fc_draw){.key = fc_mix(seed), .high = p < 1 ? 1 / (1 - p) : 0};
     call.draw.threshold = cut < 0x1p32 ? (uint32_t)cut : UINT32_MAX;

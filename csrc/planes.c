@@ -44,10 +44,10 @@ typedef struct planes {
 
 enum {
     PACKED_BYTES = 768 << 10, /* of the image's block: it stays in the second-level cache beside the rest */
-    LATE_BYTES = 1 << 10,     /* of a plane, at most, if tiles are packed one by one, each when it is first needed */
-    ROWS_AHEAD = 4,           /* that are fetched while longer ones are packed */
     WHOLE_BYTES = 1 << 20,    /* the same of a whole reduction, */
     WHOLE_TILES = 8,          /* if there is room for as many tiles */
+    LATE_BYTES = 1 << 10,     /* of a plane, at most, if tiles are packed one by one, each when it is first needed */
+    ROWS_AHEAD = 4,           /* that are fetched while longer ones are packed */
 };
 
 /* The input gradient of a kernel of one tap: filters lie side by side as they are. */

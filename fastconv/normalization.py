@@ -26,6 +26,8 @@ def channels_seen(shape: tuple[int, ...], layout: Any) -> tuple[int, int, int]:
     ndim = len(shape)
     if ndim < 2:
         raise ValueError(f"x: expected shape (N, C), (N, C, W), (N, C, H, W) or (N, C, D, H, W), got {shape}")
+    if ndim == 2 and (layout in _LAST or layout in _FIRST):  # both alike
+        return shape[0], shape[1], 1
     if layout == "NHWC" or (layout in _LAST and _LAST[layout] == ndim):
         return math.prod(shape[:-1]), shape[-1], 1
     if layout == "NCHW" or (layout in _FIRST and _FIRST[layout] == ndim):
@@ -45,10 +47,14 @@ def _per_channel(backend: Any, value: Any, name: str, x: Any, channels: int) -> 
     return value
 
 
-def _eps(eps: Any) -> float:
-    number = float(eps)
-    if not (math.isfinite(number) and number >= 0):
-        raise ValueError(f"eps: expected a finite number of at least 0, got {eps}")
+def _number(value: Any, name: str, most: float = math.inf) -> float:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise TypeError(f"{name}: expected a number, got {value!r}") from None
+    if not (math.isfinite(number) and 0 <= number <= most):
+        limits = "of at least 0" if most == math.inf else f"from 0 to {most:g}"
+        raise ValueError(f"{name}: expected a finite number {limits}, got {value}")
     return number
 
 
@@ -123,7 +129,7 @@ def batch_norm(
     seen = outer, channels, inner = channels_seen(x.shape, layout)
     weight = _per_channel(backend, weight, "weight", x, channels)
     bias = _per_channel(backend, bias, "bias", x, channels)
-    eps = _eps(eps)
+    eps, momentum = _number(eps, "eps"), _number(momentum, "momentum", 1)
     running = [("running_mean", running_mean), ("running_var", running_var)]
     for name, value in running:
         if value is None and not training:
@@ -131,6 +137,8 @@ def batch_norm(
         if value is not None and getattr(value, "shape", None) != (channels,):
             shape = getattr(value, "shape", None)
             raise ValueError(f"{name}: expected an array of shape ({channels},), one for each channel, got {shape}")
+        if value is not None and training and not (value.dtype.kind == "f" and value.flags.writeable):
+            raise ValueError(f"{name}: training updates it: expected an array of floats that can be written to")
     if training and outer * inner == 1:
         raise ValueError(f"x: training needs more than one value per channel, got shape {x.shape}")
     if training:
@@ -219,7 +227,7 @@ def batch_norm_backward(
         statistics.append(value.astype("float64"))
     wanted = check_needs(needs)
     gradients: tuple[Any, Any, Any] = backend.batch_norm_backward(
-        dy, x, weight, bias, *statistics, seen, _eps(eps), bool(training), bool(relu), wanted
+        dy, x, weight, bias, *statistics, seen, _number(eps, "eps"), bool(training), bool(relu), wanted
     )
     return gradients
 

@@ -211,7 +211,7 @@ def prelu_backward(
     """
     backend, dy, x = _two(dy, x, "dy", "x", "prelu_backward")
     weight, seen = _weights(backend, weight, x, layout)
-    wanted = check_needs((*needs, False) if hasattr(needs, "__len__") else needs)
+    wanted = check_needs(needs, ("dx", "dweight"))
     dx = backend.prelu(dy, x, weight, seen) if wanted[0] else None
     if not wanted[1]:
         return dx, None

@@ -21,6 +21,7 @@ from fastconv.layers import (
     GlobalMaxPool2d,
     Layer,
     Linear,
+    Maxout,
     MaxPool2d,
     Parameter,
 )
@@ -178,7 +179,7 @@ def _leaves(model: Sequential) -> Any:
 
 def _rebuilt(model: Sequential, swaps: dict[int, Layer | None]) -> Sequential:
     layers: dict[str, Layer] = {}
-    for name, layer in model.named_children():
+    for name, layer in model._layers.items():  # not its heads, which are of no use here
         swapped = _rebuilt(layer, swaps) if isinstance(layer, Sequential) else swaps.get(id(layer), layer)
         if swapped is not None:
             layers[name] = swapped
@@ -188,8 +189,9 @@ def _rebuilt(model: Sequential, swaps: dict[int, Layer | None]) -> Sequential:
 def _guess(leaves: list[Layer], features: int, layout: str) -> tuple[int, ...]:
     """The shape of one image's map before the head, from the layer that made its channels."""
     channels = None
+    sized = any(type(layer) in _POOLS_TO_SIZE for layer in leaves)  # their windows depend on the image
     for layer in reversed(leaves):
-        if type(layer) in _POOLS_TO_SIZE or list(layer.named_children()):
+        if sized or isinstance(layer, Maxout) or list(layer.named_children()):
             break
         channels = getattr(layer, "out_channels", getattr(layer, "channels", None))
         if channels is not None:

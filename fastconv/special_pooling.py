@@ -662,7 +662,7 @@ def stochastic_pool2d(
             raise ValueError("return_switches: there are none unless training")
         options = {"stride": stride, "padding": padding, "ceil_mode": ceil_mode, "layout": layout}
         first, second = _moments(relu(x), kernel_size, options)
-        return np.divide(second, first, out=np.zeros_like(first), where=first > 0)
+        return np.divide(second, first, out=np.zeros_like(first), where=first != 0)
     if seed is None:
         raise TypeError("seed: expected an integer, training draws at random")
     place = pool_place(x.shape, kernel_size, stride, padding, ceil_mode, layout)
@@ -730,8 +730,8 @@ def stochastic_pool2d_backward(
     first, second = _moments(rectified, kernel_size, options)
     if dy.shape != first.shape:
         raise ValueError(f"dy: expected the result's shape {first.shape}, got {dy.shape}")
-    share = np.divide(dy, first, out=np.zeros_like(first), where=first > 0)
-    ratio = np.divide(second, first, out=np.zeros_like(first), where=first > 0)
+    share = np.divide(dy, first, out=np.zeros_like(first), where=first != 0)
+    ratio = np.divide(second, first, out=np.zeros_like(first), where=first != 0)
     spread = avg_pool2d_backward(share, x.shape, kernel_size, **options)
     less = avg_pool2d_backward(share * ratio, x.shape, kernel_size, **options)
     return np.where(x > 0, 2 * rectified * spread - less, 0)
