@@ -283,7 +283,8 @@ def conv2d(
     groups : int
         Filters in `groups` equal parts see equal parts of the channels; C groups make it depthwise.
     algorithm : {"auto", "direct", "im2col", "winograd", "depthwise", "reference"}
-        How to compute it; "auto" takes the cheapest by `explain`'s estimate.
+        How to compute it; "auto" takes what `autotune` measured to be fastest, or the cheapest by
+        `explain`'s estimate.
     layout : {"NCHW", "NHWC"}
         Order of x's and the result's axes.
     out : array, optional
@@ -417,7 +418,8 @@ def conv1d(
     groups : int
         Filters in `groups` equal parts see equal parts of the channels; C groups make it depthwise.
     algorithm : {"auto", "direct", "im2col", "winograd", "depthwise", "reference"}
-        How to compute it; "auto" takes the cheapest by `explain`'s estimate.
+        How to compute it; "auto" takes what `autotune` measured to be fastest, or the cheapest by
+        `explain`'s estimate.
     layout : {"NCW", "NWC"}
         Order of x's and the result's axes.
     out : array, optional
@@ -541,7 +543,8 @@ def conv3d(
     groups : int
         Filters in `groups` equal parts see equal parts of the channels; C groups make it depthwise.
     algorithm : {"auto", "direct", "im2col", "winograd", "depthwise", "reference"}
-        How to compute it; "auto" takes the cheapest by `explain`'s estimate.
+        How to compute it; "auto" takes what `autotune` measured to be fastest, or the cheapest by
+        `explain`'s estimate.
     layout : {"NCDHW", "NDHWC"}
         Order of x's and the result's axes.
     out : array, optional

@@ -419,3 +419,27 @@ def test_bad_dy_of_lrn() -> None:
         fc.local_response_norm_backward(X, X.astype(float), 5)
     with pytest.raises(ValueError, match="size: expected at least 1"):
         fc.local_response_norm_backward(X, X, 0)
+
+
+@pytest.mark.parametrize("momentum", [np.nan, -0.1, 1.5])
+def test_a_wrong_momentum(momentum):
+    with pytest.raises(ValueError, match=r"^momentum: "):
+        fc.batch_norm(np.ones((2, 3)), training=True, momentum=momentum)
+    with pytest.raises(TypeError, match=r"^momentum: "):
+        fc.batch_norm(np.ones((2, 3)), training=True, momentum=None)
+
+
+def test_running_averages_that_cannot_be_updated():
+    fixed = np.ones(3)
+    fixed.flags.writeable = False
+    for wrong in (fixed, np.ones(3, int)):
+        mean = np.zeros(3)
+        with pytest.raises(ValueError, match=r"^running_var: training updates it"):
+            fc.batch_norm(np.array([[1.0, 2, 3], [3, 2, 1]]), mean, wrong, training=True)
+        assert not mean.any()
+
+
+@pytest.mark.parametrize("layout", ["NCW", "NWC", "NCHW", "NHWC"])
+def test_rows_of_features_in_any_layout(layout):
+    x = np.array([[1.0, 10.0], [3.0, 30.0]])
+    np.testing.assert_allclose(fc.batch_norm(x, training=True, eps=0, layout=layout), [[-1, -1], [1, 1]])

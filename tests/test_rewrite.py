@@ -18,6 +18,7 @@ from fastconv.layers import (
     GlobalAvgPool2d,
     Identity,
     Linear,
+    Maxout,
     MaxPool2d,
     ReLU,
     Sigmoid,
@@ -114,6 +115,24 @@ def test_pooling_to_a_given_size_becomes_a_window(size: int, stride: int) -> Non
         assert not any("AvgPool" in type(layer).__name__ for layer in fc.as_convolution(model, (3, 6, 6)))
         with pytest.raises(NotImplementedError, match="AdaptiveAvgPool2d"):  # windows of 2 and of 3
             fc.as_convolution(model, (3, 12, 12))
+
+
+def test_layers_without_names_of_their_own_are_all_kept() -> None:
+    """Those whose names begin with _ share the name that their parameters see."""
+    model = Sequential(
+        _a=Sequential(conv1=Conv2d(3, 4, 3, dtype=np.float64, rng=0)),
+        _b=Sequential(conv2=Conv2d(4, 6, 3, dtype=np.float64, rng=1)),
+        flatten=Flatten(),
+        fc=Linear(6 * 4 * 4, 3, dtype=np.float64, rng=2),
+    )
+    image = np.random.default_rng(0).standard_normal((1, 3, 10, 11))
+    check_crops(model, fc.as_convolution(model, (3, 8, 8)), image, (8, 8), 1, "NCHW")
+
+
+def test_channels_that_a_layer_merges_are_not_guessed() -> None:
+    model = Sequential(Conv2d(3, 8, 3, rng=0), Maxout(4), Flatten(), Linear(2 * 4 * 4, 3, rng=1))
+    with pytest.raises(ValueError, match=r"^input_shape: cannot tell"):
+        fc.as_convolution(model)
 
 
 def test_branches_need_the_image() -> None:
