@@ -197,8 +197,7 @@ def _set_threads(options: argparse.Namespace) -> None:
 def _train(options: argparse.Namespace) -> int:
     import numpy as np
 
-    from fastconv import data, runtime
-    from fastconv import loss as losses
+    from fastconv import data, loss as losses, runtime
     from fastconv.files import replacing, save
     from fastconv.models import get_model
     from fastconv.optim import SGD
@@ -342,8 +341,7 @@ def _load(path: str) -> tuple[Sequential, dict[str, Any], Preparation]:
 
 
 def _eval(options: argparse.Namespace) -> int:
-    from fastconv import data
-    from fastconv import loss as losses
+    from fastconv import data, loss as losses
     from fastconv.train import evaluate
 
     _set_threads(options)

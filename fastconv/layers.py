@@ -40,9 +40,9 @@ from fastconv.adaptive import (
 )
 from fastconv.arrays import FLOATS
 from fastconv.conv import conv1d, conv1d_backward, conv2d, conv2d_backward, conv3d, conv3d_backward
+from fastconv.dense import linear, linear_backward
 from fastconv.geometry import LAYOUTS, axes, check_layout, window
 from fastconv.init import Rng, uniform_fan_in
-from fastconv.linear import linear, linear_backward
 from fastconv.local import local_conv2d, local_conv2d_backward
 from fastconv.normalization import (
     batch_norm,

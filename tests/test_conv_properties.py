@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 from conv_cases import ISAS, LAYOUTS, PASSES, Case, algorithms, assert_right, compute, data_for, instruction_set
-from hypothesis import HealthCheck, assume, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, assume, given, settings, strategies as st
 
 import fastconv as fc
 

@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conv_cases import ISAS, PASSES, instruction_set
-from hypothesis import assume, given, settings
-from hypothesis import strategies as st
+from hypothesis import assume, given, settings, strategies as st
 
 import fastconv as fc
 from fastconv import geometry

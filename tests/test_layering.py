@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+import fastconv as fc
+
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "fastconv"
 CSRC = ROOT / "csrc"
@@ -23,7 +25,7 @@ LEVELS = [
         "activation",
         "adaptive",
         "conv",
-        "linear",
+        "dense",
         "loss",
         "normalization",
         "pooling",
@@ -32,7 +34,7 @@ LEVELS = [
         "special_pooling",
     },
     {"columns", "convolve", "local", "separable", "transposed"},
-    {"gradcheck", "init"},
+    {"gradients", "init"},
     {"layers", "containers"},
     {"models", "rewrite"},
     {"data", "files", "optim", "plot", "summaries", "train", "wisdom"},
@@ -51,7 +53,7 @@ MAY_SEE = {
         "columns",
         "conv",
         "convolve",
-        "linear",
+        "dense",
         "local",
         "loss",
         "normalization",
@@ -142,6 +144,28 @@ def test_python_imports(path: Path) -> None:
 def test_python_violations_are_seen(module: str, package: str, source: str) -> None:
     siblings = SIBLINGS | {name for level in LEVELS for name in level}
     assert python_violations(module, imported(source, package, siblings)) != []
+
+
+# ---- the public names -------------------------------------------------------------------------------------------
+
+
+def test_stub_lists_the_public_names() -> None:
+    """`__init__.pyi`, which type checkers read, has every public name from where `__init__.py` finds it."""
+    stub = {}
+    for node in ast.parse((PACKAGE / "__init__.pyi").read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.ImportFrom):
+            stub.update(dict.fromkeys((alias.name for alias in node.names), node.module))
+    places = {
+        name: "fastconv" if name in fc._MODULES else f"fastconv.{fc._MODULE_OF.get(name, 'runtime')}"
+        for name in fc.__all__
+    }
+    assert stub == places
+    assert len(fc.__all__) == len(set(fc.__all__))
+
+
+def test_no_module_hides_a_function() -> None:
+    """Importing a module makes it an attribute of the package, whatever stood there before."""
+    assert SIBLINGS & set(fc.__all__) == set(fc._MODULES)
 
 
 # ---- C ---------------------------------------------------------------------------------------------------------

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 import scipy.special
 from conv_cases import ISAS, instruction_set
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 import fastconv as fc
 

@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conv_cases import ISAS, instruction_set
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 import fastconv as fc
 from fastconv import _native
