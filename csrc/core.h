@@ -297,6 +297,10 @@ typedef struct fc_depthwise {
     ptrdiff_t in_pitch;
     const ptrdiff_t *offsets;
     ptrdiff_t slices, width;
+    /* or, where they lie: column 0 of each row from the first place's first tap's on, its first tap's column, and how many
+     * columns there are; the others count as zeros, whatever is there */
+    const void *const *lines;
+    ptrdiff_t origin, size;
     ptrdiff_t rows, columns;
     fc_ahead ahead[2]; /* bytes for each row */
     void *
@@ -403,6 +407,8 @@ typedef struct fc_kernels {     /* one real type on one instruction set */
     void (*drain)(void *sums, ptrdiff_t count, double *totals);
     void (*depthwise[FC_WINDOWS])(const fc_depthwise *);
     void (*depthwise_sum[FC_WINDOWS])(const fc_depthwise *);
+    void (*depthwise_lines[2])(const fc_depthwise *); /* 3x3, [step - 1] */
+    void (*depthwise_lines_sum[2])(const fc_depthwise *);
     void (*pixels[FC_WINDOWS])(const fc_depthwise_pixels *);
     void (*pixels_sum[FC_WINDOWS])(const fc_depthwise_pixels *);
     void (*dots)(const fc_dots *);
