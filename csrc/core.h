@@ -75,7 +75,7 @@ typedef struct fc_run {
 #define FC_SLACK 64 /* elements that a kernel may read or write past the end of a workspace array */
 
 #define FC_MAX_ROWS 16                           /* bounds every table's rows */
-enum { FC_NARROW, FC_WIDE, FC_SLIM, FC_WIDTHS }; /* FC_SLIM: one vector; A by rows and B packed only */
+enum { FC_NARROW, FC_WIDE, FC_SLIM, FC_WIDTHS }; /* FC_SLIM: one vector; B packed only */
 
 /* ---- pooling (kernels/pool.inc) ---------------------------------------------------------------------------- */
 
@@ -361,7 +361,7 @@ typedef struct fc_kernels {     /* one real type on one instruction set */
     /* [.][rows - 1]; FC_WIDE serves few rows, where a narrow tile would wait for its own sums */
     fc_tile_kernel *const *tile_rows[FC_WIDTHS];     /* A by rows, B packed   */
     fc_tile_kernel *const *tile_indirect[FC_WIDTHS]; /* A by rows, B indirect */
-    fc_tile_kernel *const *tile_panel;               /* A panel,   B packed, narrow */
+    fc_tile_kernel *const *tile_panel[FC_WIDTHS];    /* A panel,   B packed; none wide */
     /* to[j * to_pitch + i] = from[i * from_pitch + j] for i < rows, j < columns */
     void (*transpose)(const void *from, ptrdiff_t from_pitch, void *to, ptrdiff_t to_pitch, ptrdiff_t rows,
                       ptrdiff_t columns);

@@ -274,7 +274,7 @@ static void sum_last(const weights *p, const block *b, ptrdiff_t chunk0, ptrdiff
                              .c = sums + (i * h->block_columns + j) * element,
                              .ldc = h->block_columns,
                              .accumulate = chunk > chunk0};
-                kernels->tile_panel[fc_min(h->panel_rows, b->rows - i) - 1](&t);
+                kernels->tile_panel[FC_NARROW][fc_min(h->panel_rows, b->rows - i) - 1](&t);
             }
         }
     }
