@@ -152,8 +152,9 @@ static ptrdiff_t list_runs(const fc_sweep *s, const fc_stage *stage, bool packed
             }
     ptrdiff_t slots = 0;
     for (ptrdiff_t t = 0; t <= last; t++) {
-        const bool whole = tiles[t].columns == width || tiles[t].columns == slim;
-        tiles[t].slot = tiles[t].runs == 1 && whole && ax[2].output_step == 1 ? -1 : slots++;
+        const ptrdiff_t length = tiles[t].runs == 1 ? out[tiles[t].first_run].length : 0;
+        const bool whole = (length == width || length == slim) && length == tiles[t].columns;
+        tiles[t].slot = whole && ax[2].output_step == 1 ? -1 : slots++;
     }
     return last + 1;
 }
