@@ -54,9 +54,9 @@ _PLACES = {
     "rewrite": "as_convolution",
     "separable": "depthwise_conv2d depthwise_conv2d_backward separable_conv2d separable_conv2d_backward",
     "special_pooling": """
-        channel_max_pool channel_max_pool_backward gaussian_pool2d gaussian_pool2d_backward lp_pool2d
-        lp_pool2d_backward max_unpool2d max_unpool2d_backward maxout maxout_backward stochastic_pool2d
-        stochastic_pool2d_backward
+        channel_max_pool channel_max_pool_backward gaussian_pool2d gaussian_pool2d_backward lp_pool1d
+        lp_pool1d_backward lp_pool2d lp_pool2d_backward lp_pool3d lp_pool3d_backward max_unpool2d max_unpool2d_backward
+        maxout maxout_backward stochastic_pool2d stochastic_pool2d_backward
     """,
     "summaries": "summary",
     "train": "evaluate fit",

@@ -311,9 +311,10 @@ def spatial_pyramid_pool2d(x: Any, levels: Any, *, return_switches: bool = False
     >>> fc.spatial_pyramid_pool2d(np.arange(9.0).reshape(1, 1, 3, 3), (1, 2))
     array([[8., 4., 5., 7., 8.]])
     """
-    pairs = [adaptive_max_pool2d(x, level, return_switches=True, layout=layout) for level in _levels(levels)]
-    y = np.concatenate([maxima.reshape(maxima.shape[0], math.prod(maxima.shape[1:])) for maxima, _ in pairs], axis=1)
-    return (y, [switches for _, switches in pairs]) if return_switches else y
+    grids = [adaptive_max_pool2d(x, n, return_switches=return_switches, layout=layout) for n in _levels(levels)]
+    maxima = [grid[0] for grid in grids] if return_switches else grids
+    y = np.concatenate([grid.reshape(grid.shape[0], math.prod(grid.shape[1:])) for grid in maxima], axis=1)
+    return (y, [switches for _, switches in grids]) if return_switches else y
 
 
 def spatial_pyramid_pool2d_backward(

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-__all__ = ["FLOATS", "check_needs", "check_out", "dense", "same_dtype"]
+__all__ = ["FLOATS", "check_needs", "check_number", "check_out", "dense", "same_dtype"]
 
 FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 
@@ -78,6 +79,51 @@ def check_needs(needs: Any, names: Sequence[str] = ("dx", "dweight", "dbias")) -
         count = {2: "two", 3: "three", 4: "four"}.get(len(names), len(names))
         raise ValueError(f"needs: expected {count} booleans ({', '.join(names)}), got {needs!r}")
     return tuple(map(bool, needs))
+
+
+def check_number(
+    value: Any,
+    name: str,
+    least: float = -math.inf,
+    most: float = math.inf,
+    *,
+    above: float = -math.inf,
+    kind: str = "finite number",
+) -> float:
+    """Return a number option as a float.
+
+    Parameters
+    ----------
+    value : float
+        What the user passed.
+    name : str
+        The argument's name, for errors.
+    least, most, above : float
+        It must be from `least` to `most`, and larger than `above`.
+    kind : str
+        What it is, for errors.
+
+    Raises
+    ------
+    TypeError
+        If it is not a number.
+    ValueError
+        If it is not finite or out of range.
+    """
+    try:
+        number = math.nan if isinstance(value, (str, bytes)) else float(value)
+    except OverflowError:  # an integer of hundreds of digits
+        number = math.inf
+    except (TypeError, ValueError):
+        number = None
+    if number is None or isinstance(value, (str, bytes)):
+        raise TypeError(f"{name}: expected a {kind}, got {value!r} of type {type(value).__name__}")
+    if not (math.isfinite(number) and least <= number <= most and number > above):
+        limits = f" above {above:g}" if above > -math.inf else ""
+        if least > -math.inf:
+            limits = f" of at least {least:g}" if most == math.inf else f" from {least:g} to {most:g}"
+        raise ValueError(f"{name}: expected a {kind}{limits}, got {value!r}")
+    return number
 
 
 def check_out(out: Any, shape: tuple[int, ...], dtype: np.dtype, *inputs: np.ndarray) -> np.ndarray:

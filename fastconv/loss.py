@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from typing import Any, Literal, overload
 
-from fastconv.arrays import same_dtype
+from fastconv.arrays import check_number, same_dtype
 from fastconv.backends import backend_of
 
 __all__ = ["auxiliary_loss", "cross_entropy", "mse_loss", "multiclass_hinge_loss", "rbf_loss"]
@@ -167,7 +167,7 @@ def rbf_loss(scores: Any, target: Any, *, j: float = 5.0, reduction: str = "mean
         raise ValueError(f"target: expected class indices from 0 to {classes - 1}, got {target.max()}")
     wider = backend.empty((rows, classes + 1), scores.dtype)
     wider[:, :classes] = scores
-    wider[:, classes] = -j
+    wider[:, classes] = -check_number(j, "j")
     if not return_grad:
         return cross_entropy(wider, target, reduction=reduction)
     loss, dwider = cross_entropy(wider, target, reduction=reduction, return_grad=True)
@@ -281,8 +281,7 @@ def multiclass_hinge_loss(
     if not shape:
         raise ValueError("scores: expected shape (N, C), (N, C, ...) or (C,), got ()")
     _check_reduction(reduction)
-    if not math.isfinite(margin):
-        raise ValueError(f"margin: expected a finite number, got {margin}")
+    margin = check_number(margin, "margin")
     axis = 1 if len(shape) > 1 else 0
     outer, classes, inner = math.prod(shape[:axis]), shape[axis], math.prod(shape[axis + 1 :])
     if classes < 1:
@@ -294,7 +293,7 @@ def multiclass_hinge_loss(
             f"target: expected class indices of shape {positions} for scores of shape {shape}, got {indices.shape}"
         )
     scale = 1 / max(outer * inner, 1) if reduction == "mean" else 1.0
-    result = backend.hinge(scores, indices, float(margin), scale, bool(return_grad), outer, classes, inner)
+    result = backend.hinge(scores, indices, margin, scale, bool(return_grad), outer, classes, inner)
     if result is None:
         raise ValueError(
             f"target: expected class indices from 0 to {classes - 1}, got {indices.min()} to {indices.max()}"
