@@ -2,6 +2,11 @@
 
 Functions take and return plain arrays (`conv2d`, `max_pool2d`, `cross_entropy`, ...); `layers` and `containers` build
 networks of them, `models` has the classic ones, `fit` trains, `save` and `load` keep the weights.
+
+Arrays are of float32 or float64, all of a call of the same; of float16 or (`ml_dtypes`') bfloat16, too, which are read
+and written as such and computed in float32: a result is what float32 gives, rounded once, and so within half a unit in
+its last place, and float32's own error, of what is right. That takes a float32 copy of each array for as long as the
+call lasts, three times the arrays' memory in all.
 """
 
 from __future__ import annotations

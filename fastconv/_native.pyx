@@ -507,7 +507,7 @@ def activate(int kind, x, y, int threads):
     cdef void *py = data_of(y, type_number(dtype), n, True)
     cdef fc_status status
     check_threads(threads)
-    if py == NULL or not FC_RELU <= kind <= FC_TANH:
+    if py == NULL or not 0 <= kind <= <int>FC_TANH:
         raise ValueError("kind must be RELU, SIGMOID or TANH, and y an array")
     with nogil:
         status = fc_activate(<fc_activation>kind, dtype, px, py, n, threads)
@@ -523,7 +523,7 @@ def activate_backward(int kind, dy, y, dx, int threads):
     cdef void *pdx = data_of(dx, type_number(dtype), n, True)
     cdef fc_status status
     check_threads(threads)
-    if pdy == NULL or pdx == NULL or not FC_RELU <= kind <= FC_TANH:
+    if pdy == NULL or pdx == NULL or not 0 <= kind <= <int>FC_TANH:
         raise ValueError("kind must be RELU, SIGMOID or TANH, and dy and dx arrays")
     with nogil:
         status = fc_activate_backward(<fc_activation>kind, dtype, pdy, py, pdx, n, threads)
@@ -937,7 +937,7 @@ def widen(int kind, bits, to, int threads):
     cdef void *pt = data_of(to, cnp.NPY_FLOAT32, n, True)
     cdef fc_status status
     check_threads(threads)
-    if pt == NULL or not FC_FLOAT16 <= kind <= FC_BFLOAT16:
+    if pt == NULL or not 0 <= kind <= <int>FC_BFLOAT16:
         raise ValueError("kind must be FLOAT16 or BFLOAT16, and to an array")
     with nogil:
         status = fc_widen(<fc_storage>kind, pb, <float *>pt, n, threads)
@@ -951,7 +951,7 @@ def narrow(int kind, values, bits, int threads):
     cdef void *pb = data_of(bits, cnp.NPY_UINT16, n, True)
     cdef fc_status status
     check_threads(threads)
-    if pb == NULL or not FC_FLOAT16 <= kind <= FC_BFLOAT16:
+    if pb == NULL or not 0 <= kind <= <int>FC_BFLOAT16:
         raise ValueError("kind must be FLOAT16 or BFLOAT16, and bits an array")
     with nogil:
         status = fc_narrow(<fc_storage>kind, <float *>pv, pb, n, threads)

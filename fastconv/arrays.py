@@ -8,13 +8,14 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["FLOATS", "check_needs", "check_number", "check_out", "dense", "same_dtype"]
+__all__ = ["FLOATS", "STORAGE", "check_needs", "check_number", "check_out", "dense", "same_dtype"]
 
 FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
+STORAGE = ("float16", "bfloat16")  # kept in arrays, computed in float32; bfloat16 is ml_dtypes', which is not imported
 
 
 def dense(value: Any, name: str, ndim: int | None = None) -> np.ndarray:
-    """Return `value` as a C-contiguous, aligned, native-endian float32 or float64 array, copied only if it must be.
+    """Return `value` as a C-contiguous, aligned, native-endian array of floats, copied only if it must be.
 
     Parameters
     ----------
@@ -37,11 +38,13 @@ def dense(value: Any, name: str, ndim: int | None = None) -> np.ndarray:
     dtype = value.dtype
     if dtype not in FLOATS:
         native = dtype.newbyteorder("=")
-        if native not in FLOATS:
+        if native not in FLOATS and native.name not in STORAGE:
             raise TypeError(
-                f"{name}: expected dtype float32 or float64, got {dtype}; convert it with .astype(np.float32)"
+                f"{name}: expected dtype float32 or float64 (or float16, bfloat16), got {dtype}; "
+                "convert it with .astype(np.float32)"
             )
-        value = value.astype(native)
+        if native != dtype:
+            value = value.astype(native)
     if ndim is not None and value.ndim != ndim:
         raise ValueError(f"{name}: expected {ndim} axes, got {value.ndim} (shape {value.shape})")
     if not (value.flags.c_contiguous and value.flags.aligned):
@@ -56,7 +59,13 @@ def _from_protocol(value: Any, name: str) -> np.ndarray:
             raise TypeError(f"{name}: masked arrays are not supported, use .filled(value)")
         return value.view(np.ndarray)
     if hasattr(value, "__dlpack__") and hasattr(value, "__dlpack_device__") and not isinstance(value, np.generic):
-        return np.from_dlpack(value)
+        try:
+            return np.from_dlpack(value)
+        except (BufferError, RuntimeError, TypeError) as error:  # another device, or a dtype that NumPy has not
+            dtype = getattr(value, "dtype", "unknown dtype")
+            raise TypeError(
+                f"{name}: NumPy cannot share a {type(value).__name__} of {dtype} ({error}); convert it first"
+            ) from None
     if hasattr(value, "__array__"):
         return np.asarray(value)
     raise TypeError(

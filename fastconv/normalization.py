@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from fastconv.arrays import check_needs, check_number, same_dtype
+from fastconv.arrays import STORAGE, check_needs, check_number, same_dtype
 from fastconv.backends import backend_of
 from fastconv.geometry import LAYOUTS
 
@@ -126,7 +126,8 @@ def batch_norm(
         if value is not None and getattr(value, "shape", None) != (channels,):
             shape = getattr(value, "shape", None)
             raise ValueError(f"{name}: expected an array of shape ({channels},), one for each channel, got {shape}")
-        if value is not None and training and not (value.dtype.kind == "f" and value.flags.writeable):
+        is_float = value is not None and (value.dtype.kind == "f" or value.dtype.name in STORAGE)
+        if value is not None and training and not (is_float and value.flags.writeable):
             raise ValueError(f"{name}: training updates it: expected an array of floats that can be written to")
     if training and outer * inner == 1:
         raise ValueError(f"x: training needs more than one value per channel, got shape {x.shape}")
@@ -141,7 +142,7 @@ def batch_norm(
         n = outer * inner
         for (_, value), batch in zip(running, (mean, var * (n / (n - 1))), strict=True):
             if value is not None:
-                value += momentum * (batch - value)
+                value[...] = value + momentum * (batch - value.astype("float64"))
     return (y, mean, var) if return_statistics else y
 
 

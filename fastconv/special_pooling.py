@@ -9,7 +9,7 @@ import numpy as np
 
 from fastconv.activation import relu, relu_backward
 from fastconv.arrays import check_number, same_dtype
-from fastconv.backends import backend_of
+from fastconv.backends import backend_of, narrowed, widened
 from fastconv.conv import conv2d, conv2d_backward
 from fastconv.geometry import axes, check_axis, check_layout
 from fastconv.normalization import channels_seen
@@ -173,11 +173,13 @@ def _lp_pool(
     layout: Any,
 ) -> Any:
     backend = backend_of(x, function)
-    x, p = backend.dense(x, "x", rank + 2), check_number(norm_type, "norm_type", above=0)
-    options = _whole_windows(x.shape, kernel_size, stride, padding, ceil, layout)
+    stored, p = backend.dense(x, "x", rank + 2), check_number(norm_type, "norm_type", above=0)
+    options = _whole_windows(stored.shape, kernel_size, stride, padding, ceil, layout)
+    x = widened(stored)
+    backend = backend_of(x, function)
     mean = _AVERAGES[rank][0](backend.map_elements("power", x, x, p), **options)
     y = backend.map_elements("power", mean, mean, 1 / p)
-    return backend.map_elements("mix", y, y, math.prod(options["kernel_size"]) ** (1 / p))
+    return narrowed(backend.map_elements("mix", y, y, math.prod(options["kernel_size"]) ** (1 / p)), stored.dtype)
 
 
 def _lp_pool_backward(
@@ -201,12 +203,15 @@ def _lp_pool_backward(
     if dy.shape != y.shape:
         raise ValueError(f"y: expected dy's shape {dy.shape}, got {y.shape}")
     options = _whole_windows(x.shape, kernel_size, stride, padding, ceil, layout)
+    dtype = dy.dtype
+    dy, x, y = widened(dy), widened(x), widened(y)
+    backend = backend_of(dy, function)
     dmean = backend.map_elements("power_times", dy, y, 1 - p)
     dx = _AVERAGES[rank][1](dmean, x.shape, **options)
     dx = backend.map_elements("signed_power_times", dx, x, p - 1)
     if p == 1:  # 0 has no sign, and 0**0 is 1
         dx = relu_backward(dx, backend.map_elements("power", x, x, 1))
-    return backend.map_elements("mix", dx, dx, math.prod(options["kernel_size"]))
+    return narrowed(backend.map_elements("mix", dx, dx, math.prod(options["kernel_size"])), dtype)
 
 
 def lp_pool2d(
@@ -501,9 +506,10 @@ def gaussian_pool2d(
     >>> fc.gaussian_pool2d(np.array([0.0, 4.0, 0.0]).reshape(1, 1, 1, 3), (1, 3), sigma=1.0).round(3).ravel()
     array([1.807])
     """
-    x = backend_of(x, "gaussian_pool2d").dense(x, "x", 4)
+    stored = backend_of(x, "gaussian_pool2d").dense(x, "x", 4)
+    x = widened(stored)
     bank, options = _gaussian_conv(x, kernel_size, stride, padding, sigma, layout)
-    return conv2d(x, bank, **options)
+    return narrowed(conv2d(x, bank, **options), stored.dtype)
 
 
 def gaussian_pool2d_backward(
@@ -544,13 +550,14 @@ def gaussian_pool2d_backward(
     >>> fc.gaussian_pool2d_backward(np.ones((1, 1, 1, 1)), (1, 1, 1, 3), (1, 3), sigma=1.0).round(3).ravel()
     array([0.274, 0.452, 0.274])
     """
-    dy = backend_of(dy, "gaussian_pool2d_backward").dense(dy, "dy", 4)
+    stored = backend_of(dy, "gaussian_pool2d_backward").dense(dy, "dy", 4)
+    dy = widened(stored)
     if not hasattr(input_shape, "__len__") or len(input_shape) != 4:
         raise ValueError(f"input_shape: expected the 4 axes of the pooled array, got {input_shape!r}")
     shape = axes(input_shape, "input_shape", 4, 0)
     x = np.broadcast_to(np.zeros((), dy.dtype), shape)  # its values do not matter
     bank, options = _gaussian_conv(x, kernel_size, stride, padding, sigma, layout)
-    return conv2d_backward(dy, x, bank, needs=(True, False, False), **options)[0]
+    return narrowed(conv2d_backward(dy, x, bank, needs=(True, False, False), **options)[0], stored.dtype)
 
 
 # ---- over channels --------------------------------------------------------------------------------------------------
@@ -839,8 +846,10 @@ def stochastic_pool2d(
         if return_switches:
             raise ValueError("return_switches: there are none unless training")
         options = {"stride": stride, "padding": padding, "ceil_mode": ceil_mode, "layout": layout}
-        first, second = _moments(backend, relu(x), kernel_size, options)
-        return _quotient(backend, second, first)
+        wide = widened(x)
+        backend = backend_of(wide, "stochastic_pool2d")
+        first, second = _moments(backend, relu(wide), kernel_size, options)
+        return narrowed(_quotient(backend, second, first), x.dtype)
     if seed is None:
         raise TypeError("seed: expected an integer, training draws at random")
     place = pool_place(x.shape, kernel_size, stride, padding, ceil_mode, layout)
@@ -910,6 +919,9 @@ def stochastic_pool2d_backward(
     if switches is not None:
         return max_pool2d_backward(dy, switches, x.shape, layout=layout)
     options = {"stride": stride, "padding": padding, "ceil_mode": ceil_mode, "layout": layout}
+    dtype = dy.dtype
+    dy, x = widened(dy), widened(x)
+    backend = backend_of(dy, "stochastic_pool2d_backward")
     rectified = relu(x)
     first, second = _moments(backend, rectified, kernel_size, options)
     if dy.shape != first.shape:
@@ -919,4 +931,4 @@ def stochastic_pool2d_backward(
     spread = avg_pool2d_backward(share, x.shape, kernel_size, **options)
     less = avg_pool2d_backward(backend.map_elements("power_times", share, y, 1), x.shape, kernel_size, **options)
     more = backend.map_elements("power_times", spread, rectified, 1)
-    return relu_backward(backend.map_elements("mix", more, less, 2, -1), rectified)
+    return narrowed(relu_backward(backend.map_elements("mix", more, less, 2, -1), rectified), dtype)
