@@ -35,9 +35,13 @@ def backend_of(array: Any, function: str) -> ModuleType:
     if type(array).__module__.partition(".")[0] == "cupy":
         raise NotImplementedError(f"{function}: CuPy arrays have no backend yet; pass NumPy arrays (cupy.asnumpy(x))")
     dtype = getattr(array, "dtype", None)
-    if getattr(dtype, "itemsize", 0) == 2 and (getattr(dtype, "name", "") or str(dtype)).split(".")[-1] in STORAGE:
-        return half
-    return cpu
+    return half if getattr(dtype, "itemsize", 0) == 2 and _is_storage(dtype) else cpu
+
+
+@functools.cache
+def _is_storage(dtype: Any) -> bool:
+    """Whether a dtype, NumPy's or another library's, is one of those that are kept in 16 bits."""
+    return (getattr(dtype, "name", "") or str(dtype)).split(".")[-1] in STORAGE
 
 
 def planned(plan: Callable[..., _Plan]) -> Callable[..., _Plan]:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from fastconv._library import _native
-from fastconv.arrays import STORAGE, check_out, dense
+from fastconv.arrays import check_out, dense
 from fastconv.backends import cpu
 from fastconv.backends.cpu import APPROXIMATE, empty, holds_integers, instruction_set, integers, on_change
 from fastconv.geometry import Window
@@ -60,8 +60,14 @@ _KINDS = {"float16": _native.FLOAT16, "bfloat16": _native.BFLOAT16}
 _BITS, _WIDE = np.dtype(np.uint16), np.dtype(np.float32)
 
 
+@functools.cache
+def _kind(dtype: np.dtype) -> int:
+    """What the kernels call a dtype, -1 if it is not one of theirs. (Its name takes NumPy longer than a small call.)"""
+    return _KINDS.get(dtype.name, -1)
+
+
 def _is_stored(value: Any) -> bool:
-    return isinstance(value, np.ndarray) and value.dtype.itemsize == 2 and value.dtype.name in STORAGE
+    return isinstance(value, np.ndarray) and value.dtype.itemsize == 2 and _kind(value.dtype) >= 0
 
 
 def widened(value: Any) -> Any:
@@ -69,12 +75,12 @@ def widened(value: Any) -> Any:
     if not _is_stored(value):
         return value
     wide = np.empty(value.shape, _WIDE)
-    _native.widen(_KINDS[value.dtype.name], value.view(_BITS), wide, get_num_threads())
+    _native.widen(_kind(value.dtype), value.view(_BITS), wide, get_num_threads())
     return wide
 
 
 def _narrow(wide: np.ndarray, out: np.ndarray) -> None:
-    _native.narrow(_KINDS[out.dtype.name], wide, out.view(_BITS), get_num_threads())
+    _native.narrow(_kind(out.dtype), wide, out.view(_BITS), get_num_threads())
 
 
 def narrowed(value: Any, dtype: np.dtype) -> Any:
