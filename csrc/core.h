@@ -427,9 +427,12 @@ typedef struct fc_kernels {     /* one real type on one instruction set */
     fc_pool_kernel *stochastic_pool[2];                /* [layout] */
 } fc_kernels;
 
+typedef void fc_convert_kernel(const void *from, void *to, ptrdiff_t n);
+
 typedef struct fc_isa_table {
     const char *name;
-    const fc_kernels *kernels[2]; /* by fc_dtype */
+    const fc_kernels *kernels[2];            /* by fc_dtype */
+    fc_convert_kernel *widen[2], *narrow[2]; /* by fc_storage */
 } fc_isa_table;
 
 extern const fc_isa_table fc_isa_generic, fc_isa_avx2, fc_isa_avx512, fc_isa_neon;

@@ -2,6 +2,11 @@
 
 Functions take and return plain arrays (`conv2d`, `max_pool2d`, `cross_entropy`, ...); `layers` and `containers` build
 networks of them, `models` has the classic ones, `fit` trains, `save` and `load` keep the weights.
+
+Arrays are of float32 or float64, all of a call of the same; of float16 or (`ml_dtypes`') bfloat16, too, which are read
+and written as such and computed in float32: a result is what float32 gives, rounded once, and so within half a unit in
+its last place, and float32's own error, of what is right. That takes a float32 copy of each array for as long as the
+call lasts, three times the arrays' memory in all.
 """
 
 from __future__ import annotations
@@ -54,9 +59,9 @@ _PLACES = {
     "rewrite": "as_convolution",
     "separable": "depthwise_conv2d depthwise_conv2d_backward separable_conv2d separable_conv2d_backward",
     "special_pooling": """
-        channel_max_pool channel_max_pool_backward gaussian_pool2d gaussian_pool2d_backward lp_pool2d
-        lp_pool2d_backward max_unpool2d max_unpool2d_backward maxout maxout_backward stochastic_pool2d
-        stochastic_pool2d_backward
+        channel_max_pool channel_max_pool_backward gaussian_pool2d gaussian_pool2d_backward lp_pool1d
+        lp_pool1d_backward lp_pool2d lp_pool2d_backward lp_pool3d lp_pool3d_backward max_unpool2d max_unpool2d_backward
+        maxout maxout_backward stochastic_pool2d stochastic_pool2d_backward
     """,
     "summaries": "summary",
     "train": "evaluate fit",

@@ -1,4 +1,4 @@
-"""The backend seam: the type of an array decides who computes."""
+"""The backend seam: the type of an array, and its dtype, decide who computes."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from types import ModuleType
 from typing import Any, TypeVar
 
 from fastconv import tuning
-from fastconv.backends import cpu
+from fastconv.arrays import STORAGE
+from fastconv.backends import cpu, half
+from fastconv.backends.half import narrowed, widened
 
-__all__ = ["backend_of", "planned"]
+__all__ = ["backend_of", "narrowed", "planned", "widened"]
 
 _Plan = TypeVar("_Plan")
 
@@ -32,7 +34,14 @@ def backend_of(array: Any, function: str) -> ModuleType:
     """
     if type(array).__module__.partition(".")[0] == "cupy":
         raise NotImplementedError(f"{function}: CuPy arrays have no backend yet; pass NumPy arrays (cupy.asnumpy(x))")
-    return cpu
+    dtype = getattr(array, "dtype", None)
+    return half if getattr(dtype, "itemsize", 0) == 2 and _is_storage(dtype) else cpu
+
+
+@functools.cache
+def _is_storage(dtype: Any) -> bool:
+    """Whether a dtype, NumPy's or another library's, is one of those that are kept in 16 bits."""
+    return (getattr(dtype, "name", "") or str(dtype)).split(".")[-1] in STORAGE
 
 
 def planned(plan: Callable[..., _Plan]) -> Callable[..., _Plan]:
