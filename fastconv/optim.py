@@ -120,9 +120,12 @@ class Optimizer:
         if arrays:
             raise ValueError(f"state: {', '.join(arrays)} belong to no parameter here")
         for name, value in {**options, **kept}.items():
-            if isinstance(value, list) and len(value) != len(self.parameters):
-                raise ValueError(f"state: {name} is for {len(value)} parameters, expected {len(self.parameters)}")
-            options[name] = tuple(value) if isinstance(getattr(self, name), tuple) else value  # JSON made it a list
+            now = getattr(self, name)
+            if isinstance(value, (list, tuple)) != isinstance(now, (list, tuple)) or isinstance(value, (str, dict)):
+                raise ValueError(f"state: {name} is {value!r}, expected what {now!r} is")
+            if isinstance(now, list) and len(value) != len(now):
+                raise ValueError(f"state: {name} is for {len(value)} parameters, expected {len(now)}")
+            options[name] = tuple(value) if isinstance(now, tuple) else value  # JSON made it a list
         self._lr, self.initial_lr = options.pop("lr"), options.pop("initial_lr")
         for name, value in options.items():
             setattr(self, name, value)

@@ -37,7 +37,10 @@ LEVELS = [
     {"gradients", "init"},
     {"layers", "containers"},
     {"models", "rewrite"},
-    {"data", "files", "optim", "plot", "summaries", "train", "wisdom"},
+    {"data", "files", "metrics", "optim", "summaries", "wisdom"},
+    {"checkpoints", "history"},
+    {"train"},
+    {"plot"},
     {"cli"},
     {"__init__", "__main__"},
 ]
