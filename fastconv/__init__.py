@@ -67,7 +67,21 @@ _PLACES = {
     "tuning": "autotune",
     "wisdom": "forget_wisdom load_wisdom save_wisdom",
 }
-_MODULES = ("containers", "data", "files", "geometry", "init", "layers", "models", "optim", "plot", "train")
+_MODULES = (
+    "checkpoints",
+    "containers",
+    "data",
+    "files",
+    "geometry",
+    "history",
+    "init",
+    "layers",
+    "metrics",
+    "models",
+    "optim",
+    "plot",
+    "train",
+)
 _MODULE_OF = {name: module for module, names in _PLACES.items() for name in names.split()}
 
 __all__ = [
