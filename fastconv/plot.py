@@ -153,7 +153,7 @@ def confusion_figure(confusion: np.ndarray, classes: Sequence[str], *, title: st
         raise ValueError(f"confusion: expected shape ({len(classes)}, {len(classes)}), got {confusion.shape}")
     side = float(np.clip(2 + 0.42 * len(classes), 4.5, 12))
     with _figure(side, side, title) as figure:
-        band = figure.add_gridspec(1, 1, left=0.16, right=0.97, top=0.84 if title else 0.92, bottom=0.14)
+        band = figure.add_gridspec(1, 1, left=0.16, right=0.97, top=0.84 if title else 0.92, bottom=0.18)
         _confusion(figure.add_subplot(band[0]), confusion, classes)
     return figure
 
@@ -371,7 +371,7 @@ def saliency_figure(
     >>> photo = np.random.default_rng(0).random((3, 36, 36), np.float32)
     >>> figure = saliency_figure(model, photo, 3, layer="conv")
     >>> [axes.get_title(loc="left") for axes in figure.axes]
-    ['Image', 'How much each pixel matters', 'Brighter there: more (red) or less (blue)']
+    ['Image', 'How much each pixel matters', 'Brighter there: more (red), less (blue)']
     """
     gradient = saliency(model, image, unit, layer=layer)
     size = np.abs(gradient).max(axis=0)  # over the channels, as the paper does
@@ -384,7 +384,7 @@ def saliency_figure(
         seen = _seen(image)
         _picture(figure, cells[0], seen, "Image", **({} if seen.ndim == 3 else {"cmap": "gray"}))
         _picture(figure, cells[1], size, "How much each pixel matters", cmap="magma", vmin=0, vmax=shown[0])
-        text = "Brighter there: more (red) or less (blue)"
+        text = "Brighter there: more (red), less (blue)"
         _picture(figure, cells[2], signed, text, cmap="RdBu_r", vmin=-shown[1], vmax=shown[1])
     return figure
 

@@ -40,7 +40,8 @@ LEVELS = [
     {"data", "files", "metrics", "optim", "summaries", "wisdom"},
     {"checkpoints", "history"},
     {"train"},
-    {"plot"},
+    {"benchmark", "plot"},
+    {"jobs"},
     {"cli"},
     {"__init__", "__main__"},
 ]

@@ -240,7 +240,7 @@ def test_saliency_of_a_unit_within():
 
 def test_saliency_figure():
     pytest.importorskip("matplotlib")
-    titles = ["Image", "How much each pixel matters", "Brighter there: more (red) or less (blue)"]
+    titles = ["Image", "How much each pixel matters", "Brighter there: more (red), less (blue)"]
     assert drawn(saliency_figure(small(), PHOTO, title="A photograph")) == titles
     assert drawn(saliency_figure(small(), PHOTO, (1, 3, 3), layer="conv")) == titles
     dead = Sequential(conv=Conv2d(3, 1, 1, rng=0), relu=ReLU())
