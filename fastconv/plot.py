@@ -240,11 +240,12 @@ def feature_maps_figure(
 
     Examples
     --------
+    >>> from fastconv.data import photograph
     >>> from fastconv.layers import ReLU
-    >>> model = Sequential(conv=Conv2d(3, 8, 5, rng=0), relu=ReLU(), pool=MaxPool2d(2))
-    >>> photo = np.random.default_rng(0).random((3, 36, 36), np.float32)
-    >>> [axes.get_title(loc="left") for axes in feature_maps_figure(model, photo).axes]
-    ['Image', 'conv: 8@32×32', 'pool: 8@16×16']
+    >>> model = Sequential(conv=Conv2d(3, 8, 5, padding=2, rng=0), relu=ReLU(), pool=MaxPool2d(2))
+    >>> figure = feature_maps_figure(model, photograph("china") / np.float32(255))
+    >>> [axes.get_title(loc="left") for axes in figure.axes]
+    ['Image', 'conv: 8@427×640', 'pool: 8@213×320']
     """
     if most < 1 or stages < 1:
         raise ValueError(f"most, stages: expected at least 1 of each, got {most} and {stages}")
@@ -367,9 +368,9 @@ def saliency_figure(
 
     Examples
     --------
+    >>> from fastconv.data import photograph
     >>> model = Sequential(conv=Conv2d(3, 8, 5, rng=0), pool=MaxPool2d(2))
-    >>> photo = np.random.default_rng(0).random((3, 36, 36), np.float32)
-    >>> figure = saliency_figure(model, photo, 3, layer="conv")
+    >>> figure = saliency_figure(model, photograph("flower") / np.float32(255), 3, layer="conv")
     >>> [axes.get_title(loc="left") for axes in figure.axes]
     ['Image', 'How much each pixel matters', 'Brighter there: more (red), less (blue)']
     """

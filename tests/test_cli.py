@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fastconv import cli
+from fastconv import cli, runtime
 
 for package in ("sklearn", "tqdm", "PIL", "safetensors", "matplotlib"):
     pytest.importorskip(package)
@@ -335,7 +335,12 @@ def places(tmp_path_factory):
             picture = np.full((40, 50, 3), 30 + i, np.uint8)
             picture[..., label] = 220
             Image.fromarray(picture).save(root / "folder" / name / f"{i}.png")
-    return {"mnist": root / "mnist", "fashion-mnist": root / "mnist", "cifar10": root / "cifar10", "folder": root / "folder"}
+    return {
+        "mnist": root / "mnist",
+        "fashion-mnist": root / "mnist",
+        "cifar10": root / "cifar10",
+        "folder": root / "folder",
+    }
 
 
 @pytest.mark.parametrize(
@@ -343,19 +348,19 @@ def places(tmp_path_factory):
     [
         ("mnist", "lenet5", ["--variant", "modern"]),
         ("fashion-mnist", "lenet5", ["--variant", "modern", "--optimizer", "adam", "--lr-schedule", "step"]),
-        ("cifar10", "resnet20", ["--lr-schedule", "plateau", "--clip", "5"]),
+        ("cifar10", "lenet5", ["--variant", "modern", "--lr-schedule", "plateau", "--clip", "5"]),
         ("folder", "lenet5", ["--variant", "modern", "--size", "32", "--lr-schedule", "constant", "--warmup", "0.5"]),
     ],
 )
 def test_train_eval_and_predict_on_ones_own_data(places, tmp_path, capsys, kind, network, options):
     place, out = str(places[kind]), tmp_path / "run"
-    few = ["--epochs", "3" if kind == "cifar10" else "12", "--batch-size", "10", "--no-augment"]
+    few = ["--epochs", "12", "--batch-size", "10", "--no-augment"]
     log = ["--log", str(tmp_path / "log.csv")]
     assert cli.main(["train", network, "--data", kind, place, "--out", str(out), *few, *options, *log]) == 0
     assert sorted(os.listdir(out)) == FILES
     written = json.loads((out / "log.json").read_text())
     assert written["data"] == kind
-    assert kind == "cifar10" or written["accuracy"] > 0.9
+    assert written["accuracy"] > 0.9
     assert len((tmp_path / "log.csv").read_text().splitlines()) == 1 + len(written["epochs"])
     weights = str(out / "weights.safetensors")
     capsys.readouterr()
@@ -414,7 +419,9 @@ def test_mistakes_with_data(places, tmp_path, capsys):
     assert "a sub-folder for each class" in failed([*train, "--data", "folder", tmp_path], capsys)
     text = failed(["train", "resnet20", "--variant", "paper", "--epochs", 1, "--out", tmp_path / "run"], capsys)
     assert "--variant: resnet20 comes in one form only" in text
-    text = failed(["train", "vgg11", "--data", "folder", places["folder"], "--size", 8, "--out", tmp_path / "run"], capsys)
+    text = failed(
+        ["train", "vgg11", "--data", "folder", places["folder"], "--size", 8, "--out", tmp_path / "run"], capsys
+    )
     assert "features" in text
     assert not (tmp_path / "run").exists()
     bad = tmp_path / "bad"
@@ -426,7 +433,7 @@ def test_mistakes_with_data(places, tmp_path, capsys):
 
 # ---- going on ----
 
-QUICK = ["train", "lenet5", "--variant", "modern", "--epochs", "4"]
+QUICK = ["train", "lenet5", "--variant", "modern", "--no-augment", "--epochs", "4"]
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Ctrl-C cannot be sent to one process on Windows")
@@ -484,17 +491,13 @@ def test_plot(quick, pictures, tmp_path, capsys):
     digit = pictures[0][3]
     for i, arguments in enumerate(
         (
-            [log], [log, "--kind", "confusion"], [weights], [weights, "--layer", "c3"], [weights, digit],
-            [weights, digit, "--kind", "saliency"], [weights, digit, "--kind", "saliency", "--unit", "3", "--title", "3"],
-            [weights, digit, "--kind", "saliency", "--layer", "c1", "--unit", "2,5,5"], [weights, "china"],
+            [log], [log, "--kind", "confusion"], [weights], [weights, "--layer", "conv2"], [weights, digit],
+            [weights, digit, "--kind", "saliency"],
+            [weights, digit, "--kind", "saliency", "--unit", "3", "--title", "3"],
+            [weights, digit, "--kind", "saliency", "--layer", "conv1", "--unit", "2,5,5"], [weights, "china"],
         )
     ):  # fmt: skip
         out = tmp_path / f"{i}.png"
-        if "c1" in arguments or "c3" in arguments:
-            from fastconv.models import lenet5
-
-            names = [name for name, _ in lenet5(variant="modern").named_children() if "1" in name or "3" in name]
-            arguments = [next((n for n in names if n[-1] == a[-1]), a) if a in ("c1", "c3") else a for a in arguments]
         assert cli.main(["plot", *map(str, arguments), "--out", str(out)]) == 0, capsys.readouterr().err
         assert out.read_bytes().startswith(b"\x89PNG")
         assert capsys.readouterr().out == f"{out}\n"
@@ -524,7 +527,9 @@ def test_plots_mistakes(quick, pictures, tmp_path, capsys):
     assert "none.png: No such file" in failed(["plot", weights, tmp_path / "none.png"], capsys)
     (tmp_path / "odd.json").write_text("[]")
     assert "odd.json: not a log" in failed(["plot", tmp_path / "odd.json"], capsys)
-    assert "odd.json: holds no confusion matrix" in failed(["plot", tmp_path / "odd.json", "--kind", "confusion"], capsys)
+    assert "odd.json: holds no confusion matrix" in failed(
+        ["plot", tmp_path / "odd.json", "--kind", "confusion"], capsys
+    )
     assert "layer: expected one of" in failed(["plot", weights, "--layer", "none"], capsys)
     text = failed(["plot", weights, pictures[0][0], "--kind", "saliency", "--unit", "10"], capsys)
     assert "unit: expected one of an output of shape (10,), got 10" in text
@@ -540,7 +545,7 @@ def test_plot_without_matplotlib_says_what_to_do(quick, capsys, monkeypatch):
 
 def test_bench(capsys):
     arguments = ["bench", "--layers", "lenet", "--seconds", "0.001", "--threads", "1"]
-    before = fastconv_threads()
+    before = runtime.get_num_threads()
     try:
         assert cli.main(arguments) == 0
         text = capsys.readouterr().out
@@ -550,7 +555,10 @@ def test_bench(capsys):
         assert "weight grad ms" in text
         assert cli.main([*arguments, "--json", "--forward-only", "--batch-size", "2"]) == 0
         results = json.loads(capsys.readouterr().out)["results"]
-        assert [(entry["layer"], entry["which"]) for entry in results] == [("lenet:c1", "forward"), ("lenet:c3", "forward")]
+        assert [(entry["layer"], entry["which"]) for entry in results] == [
+            ("lenet:c1", "forward"),
+            ("lenet:c3", "forward"),
+        ]
         for entry in results:
             assert entry["rounds"] >= 3
             assert 0 < entry["best_milliseconds"] <= entry["milliseconds"]
@@ -558,16 +566,4 @@ def test_bench(capsys):
         assert results[0]["gflops"] * results[0]["milliseconds"] * 1e6 == pytest.approx(2 * 2 * 28 * 28 * 6 * 25)
         assert "--layers: there is no vgg:9" in failed(["bench", "--layers", "vgg:9"], capsys)
     finally:
-        set_fastconv_threads(before)
-
-
-def fastconv_threads():
-    from fastconv.runtime import get_num_threads
-
-    return get_num_threads()
-
-
-def set_fastconv_threads(n):
-    from fastconv.runtime import set_num_threads
-
-    set_num_threads(n)
+        runtime.set_num_threads(before)
