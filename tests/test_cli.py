@@ -302,7 +302,7 @@ def test_an_environment_that_makes_no_sense_is_one_line_and_status_2(command, na
 
 @pytest.fixture(scope="module")
 def places(tmp_path_factory):
-    """Small data sets of each kind: by name, the folder. Bright figures of ten kinds, so that there is what to learn."""
+    """Small data sets of each kind: by name, the folder. Bars at ten heights, so that there is what to learn."""
     import struct
 
     from PIL import Image

@@ -37,6 +37,19 @@ def cifar10(folder: str | os.PathLike[str]) -> Dataset:
         If a file is missing.
     ValueError
         If one is damaged, or shorter than the others; the message names it and the byte.
+
+    Examples
+    --------
+    Of files as the makers', with a black airplane each:
+
+    >>> import os, tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     for name in ("data_batch_1", "data_batch_2", "data_batch_3", "data_batch_4", "data_batch_5", "test_batch"):
+    ...         with open(os.path.join(folder, f"{name}.bin"), "wb") as file:
+    ...             _ = file.write(bytes(1 + 3072))
+    ...     dataset = cifar10(folder)
+    >>> dataset.x_train.shape, dataset.classes[dataset.y_test[0]]
+    ((5, 3, 32, 32), 'airplane')
     """
     below = ["cifar-10-batches-bin"]
     names = [*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"]
@@ -77,6 +90,17 @@ def cifar100(folder: str | os.PathLike[str], *, coarse: bool = False) -> Dataset
         If a file is missing.
     ValueError
         If one is damaged, or shorter than it should be beside the other; the message names it and the byte.
+
+    Examples
+    --------
+    >>> import os, tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     for name, n in (("train", 5), ("test", 1)):
+    ...         with open(os.path.join(folder, f"{name}.bin"), "wb") as file:
+    ...             _ = file.write(bytes(n * (2 + 3072)))
+    ...     dataset = cifar100(folder)
+    >>> dataset.x_train.shape, len(dataset.classes)
+    ((5, 3, 32, 32), 100)
     """
     below, which = ["cifar-100-binary"], 0 if coarse else 1
     paths = [_path(folder, below, name, "cifar-100-binary.tar.gz") for name in ("train", "test")]

@@ -93,6 +93,23 @@ def mnist(folder: str | os.PathLike[str], *, pad: int = 2) -> Dataset:
         If one of them is missing.
     ValueError
         If a file is damaged or does not go with the others; the message names it and the byte.
+
+    Examples
+    --------
+    Of files as the makers', with six blank images:
+
+    >>> import os, tempfile
+    >>> def write(folder, name, shape):
+    ...     header = bytes([0, 0, 8, len(shape)]) + np.array(shape, ">u4").tobytes()
+    ...     with open(os.path.join(folder, name), "wb") as file:
+    ...         _ = file.write(header + bytes(math.prod(shape)))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     for part, n in (("train", 4), ("t10k", 2)):
+    ...         write(folder, f"{part}-images-idx3-ubyte", (n, 28, 28))
+    ...         write(folder, f"{part}-labels-idx1-ubyte", (n,))
+    ...     dataset = mnist(folder)
+    >>> dataset.x_train.shape, dataset.x_test.shape, dataset.y_test.tolist()
+    ((4, 1, 32, 32), (2, 1, 32, 32), [0, 0])
     """
     return _mnist("mnist", folder, "MNIST", tuple("0123456789"), pad, figure=20)
 
