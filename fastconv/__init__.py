@@ -14,17 +14,6 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-from fastconv.runtime import (
-    __version__,
-    get_num_threads,
-    get_precision,
-    precision,
-    set_num_threads,
-    set_precision,
-    show_config,
-    threads,
-)
-
 # Where each public name lives. A module is imported when a name of it is first asked for, so that `import fastconv`
 # costs little beside NumPy's own; no module bears the name of a function in it, or would hide it once imported.
 # `__init__.pyi` says the same to type checkers.
@@ -57,6 +46,9 @@ _PLACES = {
     """,
     "regularization": "dropout dropout_backward",
     "rewrite": "as_convolution",
+    "runtime": """
+        __version__ get_num_threads get_precision precision set_num_threads set_precision show_config threads
+    """,
     "separable": "depthwise_conv2d depthwise_conv2d_backward separable_conv2d separable_conv2d_backward",
     "special_pooling": """
         channel_max_pool channel_max_pool_backward gaussian_pool2d gaussian_pool2d_backward lp_pool1d
@@ -72,18 +64,24 @@ _PLACES = {
     "tuning": "autotune",
     "wisdom": "forget_wisdom load_wisdom save_wisdom",
 }
-_MODULES = ("containers", "data", "files", "geometry", "init", "layers", "models", "optim", "plot", "train")
+_MODULES = (
+    "checkpoints",
+    "containers",
+    "data",
+    "files",
+    "geometry",
+    "history",
+    "init",
+    "layers",
+    "metrics",
+    "models",
+    "optim",
+    "plot",
+    "train",
+)
 _MODULE_OF = {name: module for module, names in _PLACES.items() for name in names.split()}
 
 __all__ = [
-    "__version__",
-    "get_num_threads",
-    "get_precision",
-    "precision",
-    "set_num_threads",
-    "set_precision",
-    "show_config",
-    "threads",
     *_MODULE_OF,
     *_MODULES,
 ]

@@ -1,12 +1,15 @@
 # The public names, as `__init__.py` lists them: a test compares the two.
 
 from fastconv import (
+    checkpoints as checkpoints,
     containers as containers,
     data as data,
     files as files,
     geometry as geometry,
+    history as history,
     init as init,
     layers as layers,
+    metrics as metrics,
     models as models,
     optim as optim,
     plot as plot,

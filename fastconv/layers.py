@@ -387,6 +387,33 @@ class Layer:
             if isinstance(layer, _Random):
                 layer._start(generator)
 
+    def random_state(self) -> dict[str, list[int]]:
+        """Return where the random layers of this one and all below are in what they draw, by path; for checkpoints."""
+        return {path: [layer._key, layer._calls] for path, layer in self.walk() if isinstance(layer, _Random)}
+
+    def load_random_state(self, state: Mapping[str, list[int]]) -> None:
+        """Let the random layers go on where `random_state` was asked for.
+
+        Raises
+        ------
+        ValueError
+            If it is of other layers; then none has changed.
+
+        Examples
+        --------
+        >>> layer, x = Dropout(0.5, rng=0), np.ones((4, 4), np.float32)
+        >>> state = layer.random_state()
+        >>> first = layer.forward(x)[0]
+        >>> layer.load_random_state(state)
+        >>> bool((layer.forward(x)[0] == first).all())
+        True
+        """
+        layers = {path: layer for path, layer in self.walk() if isinstance(layer, _Random)}
+        if set(layers) != set(state) or not all(len(numbers) == 2 for numbers in state.values()):
+            raise ValueError(f"state: is of the random layers {', '.join(state)}, expected {', '.join(layers)}")
+        for path, layer in layers.items():
+            layer._key, layer._calls = (int(number) for number in state[path])
+
     # ---- printing ----
 
     def _options(self) -> str:
