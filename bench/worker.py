@@ -1,9 +1,9 @@
 """One side of the comparison, in a process of its own: reads a request a line (JSON) and answers with a line.
 
 ``python worker.py SIDE`` where SIDE is ``fastconv``, ``fastconv-ALGORITHM`` (that one alone), ``torch-nchw``,
-``torch-nhwc``, ``numpy`` or ``machine`` (the multiply-add and copy speeds). It works only between a request and its answer, and answers only when its process has
-come to rest: the threads of an OpenMP pool spin for some milliseconds after their work, and would be taken from the
-next side's time.
+``torch-nhwc``, ``numpy`` or ``machine`` (the multiply-add and copy speeds). It works only between a request and its
+answer, and answers only when its process has come to rest: the threads of an OpenMP pool spin for some milliseconds
+after their work, and would be taken from the next side's time.
 """
 
 from __future__ import annotations
