@@ -20,9 +20,9 @@ typedef struct shape {
     ptrdiff_t spare, spares[2];        /* elements of a copied row; rows copied at either end of the array */
     ptrdiff_t part_rows, parts;        /* rows of a task's output; tasks of a plane */
     ptrdiff_t lines;                   /* of a task */
-    ptrdiff_t task_planes, blocks,
-        splits;            /* weight gradient: channels of a task, tasks side by side, parts of the images */
-    size_t worker, shared; /* bytes */
+    ptrdiff_t task_planes;             /* weight gradient: channels of a task, */
+    ptrdiff_t blocks, splits;          /* tasks side by side, parts of the images */
+    size_t worker, shared;             /* bytes */
 } shape;
 
 static fc_sweep sweep_of(const fc_conv_plan *plan)
@@ -83,9 +83,9 @@ static shape shape_of(const fc_conv_plan *plan, const fc_sweep *s)
 typedef struct desk {
     const shape *shape;
     const char *in;
-    ptrdiff_t pitch; /* bytes of a row */
+    ptrdiff_t pitch, spare; /* bytes of a row, and of a copied one */
     const void **lines;
-    char *zeros, *copies, *sums, *temp; /* zeros, copies: of column 0 */
+    char *zeros, *copies, *sums, *temp;
 } desk;
 
 static desk desk_of(const fc_conv_plan *plan, const shape *h, const char *in, char *space)
@@ -93,20 +93,26 @@ static desk desk_of(const fc_conv_plan *plan, const shape *h, const char *in, ch
     const ptrdiff_t element = (ptrdiff_t)fc_size_of(plan->problem.dtype);
     desk d = {.shape = h, .in = in, .pitch = h->columns->input * element};
     d.lines = fc_take(&space, h->lines * (ptrdiff_t)sizeof(void *));
-    const ptrdiff_t bytes = (1 + h->spares[0] + h->spares[1]) * h->spare * element;
-    d.zeros = fc_take(&space, bytes);
-    memset(d.zeros, 0, (size_t)bytes);
-    d.zeros -= h->low * element;
-    d.copies = d.zeros + h->spare * element;
+    d.spare = h->spare * element;
+    d.zeros = fc_take(&space, (1 + h->spares[0] + h->spares[1]) * d.spare);
+    memset(d.zeros, 0, (size_t)d.spare);
+    d.copies = d.zeros + d.spare;
     d.sums = space;
     d.temp = d.sums + h->task_planes * h->outputs * 9 * plan->kernels->lanes * element;
     return d;
 }
 
-static const char *copy_line(const desk *d, const char *line, ptrdiff_t spare)
+/* Column 0 of a row that may be read as far as vectors reach. */
+static const char *column_0(const desk *d, const char *spare)
 {
-    char *copy = d->copies + spare * (d->copies - d->zeros);
-    return memcpy(copy, line, (size_t)d->pitch);
+    return spare - d->shape->low * (d->pitch / d->shape->columns->input);
+}
+
+static const char *copy_line(const desk *d, const char *line, ptrdiff_t index)
+{
+    char *spare = memset(d->copies + index * d->spare, 0, (size_t)d->spare);
+    memcpy(spare + (column_0(d, spare) - spare), line, (size_t)d->pitch);
+    return column_0(d, spare);
 }
 
 /* Points to the rows that places of rows first .. first + count - 1 of a plane read. */
@@ -118,12 +124,12 @@ static void list_lines(const desk *d, ptrdiff_t plane, ptrdiff_t first, ptrdiff_
     const ptrdiff_t begin = fc_min(fc_max(-start, 0), lines), end = fc_max(fc_min(size - start, lines), begin);
     const ptrdiff_t index = plane * size + start; /* of line 0 among the rows of all planes */
     for (ptrdiff_t i = 0; i < begin; i++)
-        d->lines[i] = d->zeros;
+        d->lines[i] = column_0(d, d->zeros);
     const char *row = d->in + (index + begin) * d->pitch;
     for (ptrdiff_t i = begin; i < end; i++, row += d->pitch)
         d->lines[i] = row;
     for (ptrdiff_t i = end; i < lines; i++)
-        d->lines[i] = d->zeros;
+        d->lines[i] = column_0(d, d->zeros);
     for (ptrdiff_t i = begin; i < fc_min(end, h->spares[0] - index); i++)
         d->lines[i] = copy_line(d, d->lines[i], index + i);
     for (ptrdiff_t i = fc_max(begin, all - h->spares[1] - index); i < end; i++)
@@ -175,7 +181,7 @@ static void run_task(void *context, ptrdiff_t index, int worker)
     const ptrdiff_t first = block * j->task_planes, last = fc_min(first + j->task_planes, h->planes);
     const desk d = desk_of(j->plan, h, j->in, j->workspace + (size_t)worker * h->worker);
     fc_depthwise task = job_of(j->plan, &d, rows);
-    double turned[9]; /* or floats */
+    _Alignas(double) char turned[9 * sizeof(double)]; /* or floats */
     ptrdiff_t filter = first % groups * h->outputs;
     char *out = j->out + first * h->outputs * places + row * h->columns->places * element;
     for (ptrdiff_t plane = first; plane < last; plane++) {
