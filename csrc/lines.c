@@ -83,7 +83,8 @@ static shape shape_of(const fc_conv_plan *plan, const fc_sweep *s)
 typedef struct desk {
     const shape *shape;
     const char *in;
-    ptrdiff_t pitch, spare; /* bytes of a row, and of a copied one */
+    ptrdiff_t pitch;         /* bytes of a row */
+    ptrdiff_t spare, margin; /* of one that may be read as far as vectors reach, and of it before column 0 */
     const void **lines;
     char *zeros, *copies, *sums, *temp;
 } desk;
@@ -94,6 +95,7 @@ static desk desk_of(const fc_conv_plan *plan, const shape *h, const char *in, ch
     desk d = {.shape = h, .in = in, .pitch = h->columns->input * element};
     d.lines = fc_take(&space, h->lines * (ptrdiff_t)sizeof(void *));
     d.spare = h->spare * element;
+    d.margin = -h->low * element;
     d.zeros = fc_take(&space, (1 + h->spares[0] + h->spares[1]) * d.spare);
     memset(d.zeros, 0, (size_t)d.spare);
     d.copies = d.zeros + d.spare;
@@ -102,17 +104,10 @@ static desk desk_of(const fc_conv_plan *plan, const shape *h, const char *in, ch
     return d;
 }
 
-/* Column 0 of a row that may be read as far as vectors reach. */
-static const char *column_0(const desk *d, const char *spare)
-{
-    return spare - d->shape->low * (d->pitch / d->shape->columns->input);
-}
-
 static const char *copy_line(const desk *d, const char *line, ptrdiff_t index)
 {
     char *spare = memset(d->copies + index * d->spare, 0, (size_t)d->spare);
-    memcpy(spare + (column_0(d, spare) - spare), line, (size_t)d->pitch);
-    return column_0(d, spare);
+    return memcpy(spare + d->margin, line, (size_t)d->pitch);
 }
 
 /* Points to the rows that places of rows first .. first + count - 1 of a plane read. */
@@ -124,12 +119,12 @@ static void list_lines(const desk *d, ptrdiff_t plane, ptrdiff_t first, ptrdiff_
     const ptrdiff_t begin = fc_min(fc_max(-start, 0), lines), end = fc_max(fc_min(size - start, lines), begin);
     const ptrdiff_t index = plane * size + start; /* of line 0 among the rows of all planes */
     for (ptrdiff_t i = 0; i < begin; i++)
-        d->lines[i] = column_0(d, d->zeros);
+        d->lines[i] = d->zeros + d->margin;
     const char *row = d->in + (index + begin) * d->pitch;
     for (ptrdiff_t i = begin; i < end; i++, row += d->pitch)
         d->lines[i] = row;
     for (ptrdiff_t i = end; i < lines; i++)
-        d->lines[i] = column_0(d, d->zeros);
+        d->lines[i] = d->zeros + d->margin;
     for (ptrdiff_t i = begin; i < fc_min(end, h->spares[0] - index); i++)
         d->lines[i] = copy_line(d, d->lines[i], index + i);
     for (ptrdiff_t i = fc_max(begin, all - h->spares[1] - index); i < end; i++)
