@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastconv.backends import backend_of, planned
+from fastconv.devices import library_of
 from fastconv.geometry import axes, check_layout, window
 from fastconv.pooling import max_pool2d_backward
 
@@ -312,7 +313,9 @@ def spatial_pyramid_pool2d(x: Any, levels: Any, *, return_switches: bool = False
     array([[8., 4., 5., 7., 8.]])
     """
     pairs = [adaptive_max_pool2d(x, level, return_switches=True, layout=layout) for level in _levels(levels)]
-    y = np.concatenate([maxima.reshape(maxima.shape[0], math.prod(maxima.shape[1:])) for maxima, _ in pairs], axis=1)
+    y = library_of(x).concatenate(
+        [maxima.reshape(maxima.shape[0], math.prod(maxima.shape[1:])) for maxima, _ in pairs], axis=1
+    )
     return (y, [switches for _, switches in pairs]) if return_switches else y
 
 

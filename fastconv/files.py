@@ -12,6 +12,7 @@ from typing import IO, Any, NamedTuple, TypeAlias
 
 import numpy as np
 
+from fastconv.devices import host
 from fastconv.layers import Layer, check_state
 
 __all__ = ["load", "read_metadata", "replacing", "save"]
@@ -57,7 +58,7 @@ def save(model: Layer, path: Path, metadata: Mapping[str, Any] | None = None) ->
     # One text, because safetensors writes several in any order, and equal weights should be equal files.
     text = {_METADATA: json.dumps(metadata)} if metadata else {}
     arrays = {
-        name: np.asarray(item.value, item.value.dtype.newbyteorder("="), order="C")
+        name: np.asarray(host(item.value), item.value.dtype.newbyteorder("="), order="C")
         for name, item in model.named_state()
     }
     with replacing(path) as temporary:

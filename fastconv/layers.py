@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, ClassVar, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
@@ -41,6 +41,7 @@ from fastconv.adaptive import (
 from fastconv.arrays import FLOATS
 from fastconv.conv import conv1d, conv1d_backward, conv2d, conv2d_backward, conv3d, conv3d_backward
 from fastconv.dense import linear, linear_backward
+from fastconv.devices import host, library_of, placed
 from fastconv.geometry import LAYOUTS, axes, check_layout, window
 from fastconv.init import Rng, uniform_fan_in
 from fastconv.local import local_conv2d, local_conv2d_backward
@@ -96,6 +97,9 @@ from fastconv.transposed import (
     conv_transpose3d,
     conv_transpose3d_backward,
 )
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 __all__ = [
     "ELU",
@@ -246,6 +250,7 @@ class Layer:
 
     elementwise: ClassVar[bool] = False  # whether it does the same to each element, by itself, whatever the axes
     fuses_relu = False  # whether both calls take ``relu=True``: the ReLU after the layer, in the same pass
+    _arrays: tuple[str, ...] = ()  # attributes that are arrays but no part of the state: they move with it
     _ignored: tuple[str, ...] = ()  # names in published states that this layer has no use for
     _old_names: ClassVar[Mapping[str, str]] = {}  # names in older published states, and what they are called now
 
@@ -326,8 +331,8 @@ class Layer:
         return current
 
     def state_dict(self) -> dict[str, np.ndarray]:
-        """Return copies of all parameters' and buffers' values by path."""
-        return {path: item.value.copy() for path, item in self.named_state()}
+        """Return copies of all parameters' and buffers' values by path: NumPy arrays, wherever the layer is."""
+        return {path: host(item.value.copy()) for path, item in self.named_state()}
 
     def load_state_dict(self, state: Mapping[str, ArrayLike]) -> None:
         """Set all parameters' and buffers' values, in place; on an error none has changed.
@@ -346,13 +351,55 @@ class Layer:
             If an entry is not of a floating-point dtype.
         """
         items, ignored, current = dict(self.named_state()), self.ignored_names(), self.current_names(state)
-        arrays = {path: np.asarray(state[name]) for name, path in current.items() if path not in ignored}
+        arrays = {path: host(state[name]) for name, path in current.items() if path not in ignored}
         check_state({path: array.shape for path, array in arrays.items()}, self)
         for path, array in arrays.items():
             if not np.issubdtype(array.dtype, np.floating):
                 raise TypeError(f"state: {path} is of dtype {array.dtype}, expected a floating-point one")
         for path, array in arrays.items():
-            items[path].value[...] = array
+            target = items[path].value
+            target[...] = library_of(target).asarray(array, target.dtype)
+
+    def to(self, device: str) -> Self:
+        """Move all parameters and buffers of this layer and all below to a device, in place.
+
+        Parameters
+        ----------
+        device : str
+            "cpu", "cuda" (CuPy's current GPU) or "cuda:1". What the layer is then given has to be there too: NumPy
+            arrays on the CPU, CuPy arrays on a GPU.
+
+        Returns
+        -------
+        Layer
+            This one.
+
+        Raises
+        ------
+        ValueError
+            If there is no such device.
+        ImportError, RuntimeError
+            If CuPy is missing; if there is no GPU or no driver.
+
+        Examples
+        --------
+        >>> Linear(3, 2).to("cpu")
+        Linear(3, 2)
+        """
+        moved: dict[int, Array] = {}  # first everything, then the layer: if memory runs out, nothing has changed
+        for _, item in self.named_state():
+            moved[id(item)] = placed(item.value, device)
+        gradients = [(p, placed(p.grad, device)) for p in self.parameters() if p.grad is not None]
+        arrays = [
+            (layer, name, placed(getattr(layer, name), device)) for _, layer in self.walk() for name in layer._arrays
+        ]
+        for _, item in self.named_state():
+            item.value = moved[id(item)]
+        for parameter, gradient in gradients:
+            parameter.grad = gradient
+        for layer, name, array in arrays:
+            setattr(layer, name, array)
+        return self
 
     def seed(self, rng: Rng) -> None:
         """Seed all random layers (dropout and its like) of this one and all below: what they draw repeats.
@@ -1062,6 +1109,8 @@ class TableConv2d(Conv2d):
     (1, 2, 10, 10)
     """
 
+    _arrays = ("_rows", "_columns")
+
     def __init__(
         self,
         table: ArrayLike,
@@ -1081,6 +1130,7 @@ class TableConv2d(Conv2d):
                 "table: expected booleans of shape (out_channels, in_channels) with a True in every row, "
                 f"got dtype {self.table.dtype}, shape {self.table.shape}"
             )
+        self._rows, self._columns = np.nonzero(self.table)
         out_channels, in_channels = self.table.shape
         super().__init__(
             in_channels,
@@ -1102,12 +1152,13 @@ class TableConv2d(Conv2d):
             self.bias.value *= scale
 
     def dense_weight(self) -> Array:
-        dense = np.zeros((self.out_channels, self.in_channels, *self.kernel_size), self.weight.value.dtype)
-        dense[self.table] = self.weight.value
+        xp = library_of(self.weight.value)
+        dense = xp.zeros((self.out_channels, self.in_channels, *self.kernel_size), self.weight.value.dtype)
+        dense[self._rows, self._columns] = self.weight.value
         return dense
 
     def _parameter_grad(self, dweight: Array) -> Array:
-        return np.asarray(dweight[self.table])
+        return dweight[self._rows, self._columns]
 
     def _options(self) -> str:
         return f"{super()._options()}, connections={int(self.table.sum())}"
@@ -1191,6 +1242,8 @@ class RBF(Layer):
     [[0.0, -4.0]]
     """
 
+    _arrays = ("codes",)
+
     def __init__(self, codes: ArrayLike, *, dtype: DTypeLike = np.float32) -> None:
         self.codes = np.array(codes, _float_dtype(dtype))
         if self.codes.ndim != 2 or not self.codes.size:
@@ -1198,8 +1251,8 @@ class RBF(Layer):
 
     def __call__(self, x: Array) -> Array:
         # |x - c|^2 = x.x - 2 x.c + c.c, so that the product does the work.
-        products = linear(x, 2 * self.codes, -np.square(self.codes).sum(axis=1))
-        return products - np.square(x).sum(axis=1, keepdims=True)
+        products = linear(x, 2 * self.codes, -(self.codes * self.codes).sum(axis=1))
+        return products - (x * x).sum(axis=1, keepdims=True)
 
     def forward(self, x: Array, *, training: bool = True) -> tuple[Array, Backward]:
         def backward(dy: Array, needs_dx: bool = True) -> Array | None:
@@ -1664,9 +1717,10 @@ class Subsample2d(Layer):
         average, shape = self._average(x), x.shape
 
         def backward(dy: Array, needs_dx: bool = True) -> Array | None:
+            xp = library_of(dy)
             sums = "nchw,nchw->c" if self.layout == "NCHW" else "nhwc,nhwc->c"
-            self.weight.add_grad(np.einsum(sums, dy, average) * self._area)
-            self.bias.add_grad(np.einsum(sums.replace(",nchw", "").replace(",nhwc", ""), dy))
+            self.weight.add_grad(xp.einsum(sums, dy, average) * self._area)
+            self.bias.add_grad(xp.einsum(sums.replace(",nchw", "").replace(",nhwc", ""), dy))
             if not needs_dx:
                 return None
             daverage = dy * (self.weight.value * self._area).reshape(self._channel_shape)

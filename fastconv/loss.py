@@ -20,10 +20,14 @@ def _check_reduction(reduction: Any) -> None:
 def _reduce(losses: Any, positions: tuple[int, ...], reduction: str) -> Any:
     if reduction == "none":
         return losses.reshape(positions)
-    total = losses.sum(dtype="float64")
+    return _scalar(losses.sum(dtype="float64"), losses, reduction)
+
+
+def _scalar(total: Any, like: Any, reduction: str) -> Any:
+    """The sum or the mean of what `like` holds: a scalar of its dtype, or an array of no axes on its device."""
     if reduction == "mean":
-        total = total / losses.size if losses.size else math.nan
-    return losses.dtype.type(total)
+        total = total / like.size if like.size else total * math.nan
+    return total.astype(like.dtype)
 
 
 @overload
@@ -163,7 +167,7 @@ def rbf_loss(scores: Any, target: Any, *, j: float = 5.0, reduction: str = "mean
     if not backend.holds_integers(target):
         raise TypeError("target: expected class indices, integers")
     target = backend.integers(target, "target", "int64")
-    if target.size and target.max() >= classes:
+    if target.size and int(target.max()) >= classes:
         raise ValueError(f"target: expected class indices from 0 to {classes - 1}, got {target.max()}")
     wider = backend.empty((rows, classes + 1), scores.dtype)
     wider[:, :classes] = scores
@@ -220,9 +224,7 @@ def mse_loss(x: Any, target: Any, *, reduction: str = "mean", return_grad: bool 
     _check_reduction(reduction)
     scale = 2 / max(x.size, 1) if reduction == "mean" else 2.0
     total, squares, dx = backend.squared_error(x, target, scale, reduction == "none", bool(return_grad))
-    if reduction == "mean":
-        total = total / x.size if x.size else math.nan
-    loss = squares if reduction == "none" else x.dtype.type(total)
+    loss = squares if reduction == "none" else _scalar(total, x, reduction)
     return (loss, dx) if return_grad else loss
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from types import ModuleType
 from typing import Any
-
-import numpy as np
 
 from fastconv.arrays import same_dtype
 from fastconv.backends import backend_of
+from fastconv.devices import library_of
 from fastconv.layers import Parameter
 
 __all__ = ["SGD", "Adam", "CosineAnnealingLR"]
@@ -39,6 +39,7 @@ class SGD:
 
     Examples
     --------
+    >>> import numpy as np
     >>> p = Parameter("weight", np.array([1.0]))
     >>> optimizer = SGD([p], lr=0.1)
     >>> p.grad = np.array([2.0])
@@ -66,28 +67,14 @@ class SGD:
 
     def step(self) -> None:
         """Move every parameter that has a gradient. The gradients are not changed."""
-        for i, parameter in enumerate(self.parameters):
-            if parameter.grad is None:
-                continue
-            backend = backend_of(parameter.value, "SGD")
-            value = backend.dense(parameter.value, parameter.name)
-            gradient = backend.dense(parameter.grad, f"{parameter.name}'s gradient")
-            same_dtype(value, parameter.name, gradient, "its gradient")
-            if gradient.shape != value.shape:
-                raise ValueError(f"{parameter.name}: has shape {value.shape}, its gradient {gradient.shape}")
-            if self.momentum and self._velocities[i] is None:
-                self._velocities[i] = np.zeros_like(value)
-            backend.sgd_step(
-                value,
-                gradient,
-                self._velocities[i],
-                self.lr,
-                self.momentum,
-                self.weight_decay,
-                self.nesterov,
-            )
-            if value is not parameter.value:  # a copy: the parameter was no dense array
-                parameter.value[...] = value
+        backend, moved, values, gradients = _prepared(self.parameters, "SGD")
+        if backend is None:
+            return
+        velocities = [
+            _state(backend, self._velocities, i, values[k]) if self.momentum else None for k, i in enumerate(moved)
+        ]
+        backend.sgd_step(values, gradients, velocities, self.lr, self.momentum, self.weight_decay, self.nesterov)
+        _write_back(self.parameters, moved, values)
 
     def zero_grad(self) -> None:
         """Forget all gradients (they become None)."""
@@ -117,6 +104,7 @@ class Adam:
 
     Examples
     --------
+    >>> import numpy as np
     >>> p = Parameter("weight", np.array([1.0]))
     >>> optimizer = Adam([p], lr=0.1)
     >>> p.grad = np.array([2.0])
@@ -146,22 +134,16 @@ class Adam:
 
     def step(self) -> None:
         """Move every parameter that has a gradient. The gradients are not changed."""
-        slow, slower = self.betas
-        for i, parameter in enumerate(self.parameters):
-            gradient = parameter.grad
-            if gradient is None:
-                continue
-            if self.weight_decay:
-                gradient = gradient + self.weight_decay * parameter.value
-            if self._means[i] is None:
-                self._means[i], self._squares[i] = np.zeros_like(gradient), np.zeros_like(gradient)
-            mean, square = self._means[i], self._squares[i]
-            mean += (1 - slow) * (gradient - mean)
-            square += (1 - slower) * (gradient * gradient - square)
+        backend, moved, values, gradients = _prepared(self.parameters, "Adam")
+        if backend is None:
+            return
+        means = [_state(backend, self._means, i, values[k]) for k, i in enumerate(moved)]
+        squares = [_state(backend, self._squares, i, values[k]) for k, i in enumerate(moved)]
+        for i in moved:
             self._steps[i] += 1
-            # Both means start at zero, and are too small by these factors.
-            size = np.sqrt(square / (1 - slower ** self._steps[i])) + self.eps
-            parameter.value -= self.lr / (1 - slow ** self._steps[i]) * mean / size
+        steps = [self._steps[i] for i in moved]
+        backend.adam_step(values, gradients, means, squares, steps, self.lr, self.betas, self.eps, self.weight_decay)
+        _write_back(self.parameters, moved, values)
 
     def zero_grad(self) -> None:
         """Forget all gradients (they become None)."""
@@ -182,6 +164,7 @@ class CosineAnnealingLR:
 
     Examples
     --------
+    >>> import numpy as np
     >>> optimizer = SGD([Parameter("weight", np.zeros(1))], lr=1.0)
     >>> schedule = CosineAnnealingLR(optimizer, T_max=4)
     >>> for _ in range(4):
@@ -207,6 +190,38 @@ class CosineAnnealingLR:
         self._steps = min(self._steps + 1, self.T_max)
         share = (1 + math.cos(math.pi * self._steps / self.T_max)) / 2
         self.optimizer.lr = self.eta_min + (self._start - self.eta_min) * share
+
+
+def _prepared(parameters: list[Parameter], function: str) -> tuple[ModuleType | None, list[int], list[Any], list[Any]]:
+    """Which parameters have a gradient, and both as dense arrays; everything is checked before anything is changed."""
+    backend, moved, values, gradients = None, [], [], []
+    for i, parameter in enumerate(parameters):
+        if parameter.grad is None:
+            continue
+        backend = backend or backend_of(parameter.value, function)
+        value = backend.dense(parameter.value, parameter.name)
+        gradient = backend.dense(parameter.grad, f"{parameter.name}'s gradient")
+        same_dtype(value, parameter.name, gradient, "its gradient")
+        if gradient.shape != value.shape:
+            raise ValueError(f"{parameter.name}: has shape {value.shape}, its gradient {gradient.shape}")
+        moved.append(i)
+        values.append(value)
+        gradients.append(gradient)
+    return backend, moved, values, gradients
+
+
+def _state(backend: ModuleType, kept: list[Any], i: int, value: Any) -> Any:
+    """What an optimiser keeps of parameter i: at first zeros."""
+    if kept[i] is None:
+        kept[i] = library_of(value).zeros_like(value)
+    backend.check_home(kept[i], "the optimizer's state")
+    return kept[i]
+
+
+def _write_back(parameters: list[Parameter], moved: list[int], values: list[Any]) -> None:
+    for i, value in zip(moved, values, strict=True):
+        if value is not parameters[i].value:  # a copy: the parameter was no dense array
+            parameters[i].value[...] = value
 
 
 def _checked(parameters: Iterable[Parameter], **numbers: float) -> list[Parameter]:

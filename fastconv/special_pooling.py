@@ -12,6 +12,7 @@ from fastconv.activation import relu
 from fastconv.arrays import same_dtype
 from fastconv.backends import backend_of
 from fastconv.conv import conv2d, conv2d_backward
+from fastconv.devices import library_of
 from fastconv.geometry import axes, check_axis, check_layout
 from fastconv.normalization import channels_seen
 from fastconv.pooling import (
@@ -258,7 +259,7 @@ def lp_pool2d_backward(
     dmean = backend.map_elements("power_times", dy, y, 1 - p)
     dx = avg_pool2d_backward(dmean, x.shape, **options)
     dx *= math.prod(options["kernel_size"])
-    return dx * np.sign(x) if p == 1 else backend.map_elements("signed_power_times", dx, x, p - 1)
+    return dx * library_of(x).sign(x) if p == 1 else backend.map_elements("signed_power_times", dx, x, p - 1)
 
 
 # ---- Gaussian -------------------------------------------------------------------------------------------------------
@@ -280,7 +281,8 @@ def _gaussian(kernel_size: Any, sigma: Any) -> np.ndarray:
 def _gaussian_conv(x: Any, kernel_size: Any, stride: Any, padding: Any, sigma: Any, layout: Any) -> Any:
     weights = _gaussian(kernel_size, sigma)
     channels = x.shape[3 if check_layout(layout, 2) else 1]
-    bank = np.ascontiguousarray(np.broadcast_to(weights.astype(x.dtype), (channels, 1, *weights.shape)))
+    xp = library_of(x)
+    bank = xp.ascontiguousarray(xp.broadcast_to(xp.asarray(weights.astype(x.dtype)), (channels, 1, *weights.shape)))
     stride = weights.shape if stride is None else stride
     return bank, {"stride": stride, "padding": padding, "groups": max(channels, 1), "layout": layout}
 
@@ -377,7 +379,7 @@ def gaussian_pool2d_backward(
     if not hasattr(input_shape, "__len__") or len(input_shape) != 4:
         raise ValueError(f"input_shape: expected the 4 axes of the pooled array, got {input_shape!r}")
     shape = axes(input_shape, "input_shape", 4, 0)
-    x = np.broadcast_to(np.zeros((), dy.dtype), shape)  # its values do not matter
+    x = library_of(dy).broadcast_to(library_of(dy).zeros((), dy.dtype), shape)  # its values do not matter
     bank, options = _gaussian_conv(x, kernel_size, stride, padding, sigma, layout)
     return conv2d_backward(dy, x, bank, needs=(True, False, False), **options)[0]
 
@@ -405,7 +407,8 @@ def _pool_channels(x: Any, seen: tuple[int, int, int], axis: int, size: int, str
     count = (seen[1] - size) // stride + 1
     shape = (*x.shape[:axis], count, *x.shape[axis + 1 :])
     if not x.size:
-        return np.zeros(shape, x.dtype), np.zeros(shape, np.int32)
+        xp = library_of(x)
+        return xp.zeros(shape, x.dtype), xp.zeros(shape, np.int32)
     planes, options = _planes(seen, size, stride)
     y, switches = max_pool2d(x.reshape(planes), return_switches=True, **options)
     return y.reshape(shape), switches.reshape(shape)
@@ -423,7 +426,7 @@ def _unpool_channels(
     if switches.shape != dy.shape:
         raise ValueError(f"switches: expected dy's shape {dy.shape}, got {switches.shape}")
     if not dy.size:
-        return np.zeros(shape, dy.dtype)
+        return library_of(dy).zeros(shape, dy.dtype)
     planes, _ = _planes(seen, 1, 1)
     count = dy.shape[axis]
     pooled = (1, 1, planes[2], count) if seen[2] == 1 else (planes[0], 1, count, planes[3])
@@ -662,7 +665,7 @@ def stochastic_pool2d(
             raise ValueError("return_switches: there are none unless training")
         options = {"stride": stride, "padding": padding, "ceil_mode": ceil_mode, "layout": layout}
         first, second = _moments(relu(x), kernel_size, options)
-        return np.divide(second, first, out=np.zeros_like(first), where=first != 0)
+        return _ratio(second, first)
     if seed is None:
         raise TypeError("seed: expected an integer, training draws at random")
     place = pool_place(x.shape, kernel_size, stride, padding, ceil_mode, layout)
@@ -674,6 +677,12 @@ def stochastic_pool2d(
     y, switches = backend.empty(shape, x.dtype), backend.empty(shape, plan.switch_dtype)
     plan.stochastic(x, y, switches, check_seed(seed))
     return (y, switches) if return_switches else y
+
+
+def _ratio(a: Any, b: Any) -> Any:
+    """a / b, and 0 where b is."""
+    xp = library_of(b)
+    return xp.where(b != 0, a / xp.where(b != 0, b, 1), 0).astype(a.dtype)
 
 
 def _moments(rectified: Any, kernel_size: Any, options: dict[str, Any]) -> tuple[Any, Any]:
@@ -730,8 +739,7 @@ def stochastic_pool2d_backward(
     first, second = _moments(rectified, kernel_size, options)
     if dy.shape != first.shape:
         raise ValueError(f"dy: expected the result's shape {first.shape}, got {dy.shape}")
-    share = np.divide(dy, first, out=np.zeros_like(first), where=first != 0)
-    ratio = np.divide(second, first, out=np.zeros_like(first), where=first != 0)
+    share, ratio = _ratio(dy, first), _ratio(second, first)
     spread = avg_pool2d_backward(share, x.shape, kernel_size, **options)
     less = avg_pool2d_backward(share * ratio, x.shape, kernel_size, **options)
-    return np.where(x > 0, 2 * rectified * spread - less, 0)
+    return library_of(x).where(x > 0, 2 * rectified * spread - less, 0)
