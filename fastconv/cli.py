@@ -86,6 +86,7 @@ def _parser() -> argparse.ArgumentParser:
         help="as published in 1998 (60,000 parameters), or as taught today (default: paper)",
     )
     train.add_argument("--epochs", type=_positive, metavar="N", help="passes over the training digits (default: 40)")
+    train.add_argument("--device", metavar="DEVICE", help='"cpu", "cuda" or "cuda:1" (default: cpu)')
     train.add_argument("--batch-size", type=_positive, metavar="N", help="digits per step (default: 64)")
     train.add_argument(
         "--lr", type=_positive_float, metavar="RATE", help="highest learning rate (default: 0.003 or 0.02, by variant)"
@@ -233,6 +234,7 @@ def _train(options: argparse.Namespace) -> int:
             loss=getattr(losses, recipe["loss"]),
             augment=None if options.no_augment else data.random_affine(),
             rng=fit_rng,
+            device=options.device,
         )
     except BaseException:
         folder.remove_if_new()

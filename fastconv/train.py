@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from fastconv.devices import host, library_of, placed
 from fastconv.init import Rng
 from fastconv.layers import Layer
 from fastconv.loss import cross_entropy
@@ -107,7 +108,9 @@ def evaluate(
     [[1, 0], [1, 1]]
     """
     _check_data(x, y, "x", "y")
-    scores = np.concatenate([model(x[i : i + batch_size]) for i in range(0, len(x), batch_size)])
+    like = next((item.value for _, item in model.named_state()), x)  # batches go where the model is
+    parts = [model(library_of(like).asarray(x[i : i + batch_size])) for i in range(0, len(x), batch_size)]
+    scores = np.concatenate([host(part) for part in parts])
     predicted = scores.argmax(axis=1)
     confusion = np.zeros((scores.shape[1],) * 2, np.int64)
     np.add.at(confusion, (y, predicted), 1)
@@ -127,6 +130,7 @@ def fit(
     loss: Callable[..., Any] = cross_entropy,
     augment: Callable[[np.ndarray, Rng], np.ndarray] | None = None,
     rng: Rng = None,
+    device: str | None = None,
     progress: bool = True,
     on_epoch: Callable[[Epoch], None] | None = None,
 ) -> list[Epoch]:
@@ -152,6 +156,9 @@ def fit(
         ``augment(x, rng)`` for every batch, such as `fastconv.data.random_affine` makes.
     rng : numpy.random.Generator, int or None
         Seeds the order, the augmentation and the model's random layers.
+    device : str, optional
+        Where to train: the model is moved there (`Layer.to`) and stays there, batches follow it. "cpu", "cuda" or
+        "cuda:1"; unless given, where the model is, which has to be where `x` and `y` are.
     progress : bool
         Show a progress bar on the terminal's error stream (needs tqdm).
     on_epoch : callable, optional
@@ -183,6 +190,8 @@ def fit(
         if value < 1:
             raise ValueError(f"{name}: expected at least 1, got {value}")
     rng = np.random.default_rng(rng)
+    if device is not None:
+        model.to(device)
     model.seed(rng)
     if optimizer is None:
         optimizer = SGD(model.parameters(), lr, momentum=0.9, nesterov=True, weight_decay=5e-4)
@@ -200,6 +209,8 @@ def fit(
                 inputs, target = x[chosen], y[chosen]
                 if augment is not None:
                     inputs = augment(inputs, rng)
+                if device is not None:
+                    inputs, target = placed(inputs, device), placed(target, device)
                 scores, backward = model.forward(inputs)
                 value, dscores = loss(scores, target, return_grad=True)
                 if not np.isfinite(value):

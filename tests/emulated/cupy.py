@@ -108,7 +108,23 @@ for _name in ("sum", "max", "min", "mean", "argmax", "any", "all", "ravel"):
         _name,
         lambda self, *args, _name=_name, **options: _fresh(getattr(self._a, _name)(*args, **options)),
     )
-for _name in "add sub mul truediv floordiv mod pow eq ne lt le gt ge and or".split():
+for _name in [
+    "add",
+    "sub",
+    "mul",
+    "truediv",
+    "floordiv",
+    "mod",
+    "pow",
+    "eq",
+    "ne",
+    "lt",
+    "le",
+    "gt",
+    "ge",
+    "and",
+    "or",
+]:
     for _form in ("__%s__", "__r%s__") if _name not in ("eq", "ne", "lt", "le", "gt", "ge") else ("__%s__",):
 
         def _operator(self, other, _method=_form % _name):
@@ -202,7 +218,20 @@ def _made(name):
     return function
 
 
-for _name in "zeros ones full zeros_like concatenate split where sign einsum matmul broadcast_to moveaxis".split():
+for _name in [
+    "zeros",
+    "ones",
+    "full",
+    "zeros_like",
+    "concatenate",
+    "split",
+    "where",
+    "sign",
+    "einsum",
+    "matmul",
+    "broadcast_to",
+    "moveaxis",
+]:
     globals()[_name] = _made(_name)
 
 

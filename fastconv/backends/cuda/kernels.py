@@ -9,7 +9,18 @@ from typing import Any
 import cupy
 import numpy as np
 
-__all__ = ["COEFFICIENTS", "REALS", "SOURCES", "THREADS", "blocks_for", "compile_options", "each", "launch", "source"]
+__all__ = [
+    "COEFFICIENTS",
+    "REALS",
+    "SOURCES",
+    "THREADS",
+    "WIDE",
+    "blocks_for",
+    "compile_options",
+    "each",
+    "launch",
+    "source",
+]
 
 SOURCES = ("conv", "elementwise", "norm", "pool", "softmax")
 REALS = {"float32": 0, "float64": 1, "float16": 2, "bfloat16": 3}  # what FC_REAL says
@@ -17,7 +28,7 @@ THREADS = 256
 COEFFICIENTS = 5  # norm.cu's
 # Sums that blocks leave are added up in an order that depends on how many there are: the same on every device.
 _MOST_BLOCKS = 8192
-_WIDE = 2**31  # what is larger is indexed by 64 bits
+WIDE = 2**31  # what is larger is indexed by 64 bits
 _FOLDER = Path(__file__).parent
 
 
@@ -71,7 +82,7 @@ def launch(
     threads : int
         Of a block.
     """
-    _function(name, kernel, np.dtype(dtype).name, size >= _WIDE)(grid, (threads,), arguments)
+    _function(name, kernel, np.dtype(dtype).name, size >= WIDE)(grid, (threads,), arguments)
 
 
 def each(name: str, kernel: str, dtype: Any, n: int, *arguments: Any, size: int = 0) -> None:

@@ -8,7 +8,7 @@ import cupy
 import numpy as np
 
 from fastconv.backends.cuda.arrays import sound, struct
-from fastconv.backends.cuda.kernels import each, launch
+from fastconv.backends.cuda.kernels import WIDE, each, launch
 from fastconv.geometry import Window
 
 __all__ = ["PoolPlan", "mix", "plane_means", "plane_means_backward", "pool_plan", "spatial"]
@@ -48,7 +48,7 @@ class PoolPlan:
     def max_backward(self, dy: Any, switches: Any, dx: Any) -> bool:
         """False if a switch lies outside its plane; dx is not to be used then."""
         bad = cupy.zeros(1, "int32")
-        link = "int64" if max(dy.size, dx.size) >= 2**31 else "int32"
+        link = "int64" if max(dy.size, dx.size) >= WIDE else "int32"
         head, after = cupy.full(dx.size, -1, link), cupy.empty(dy.size, link)
         at = (self._shape, *self._switches(switches))
         each("pool", "chain", dy.dtype, dy.size, *at, head, after, dy.size, bad, size=dx.size)
