@@ -18,8 +18,8 @@ def check_home(value: Any, name: str) -> None:
     """Raise TypeError if an array is CuPy's: only those whose first array is one are computed on the GPU."""
     if on_gpu(value):
         raise TypeError(
-            f"{name}: expected a NumPy array, as the first one is, got a CuPy array; move it with cupy.asnumpy({name}), "
-            "or the others with cupy.asarray"
+            f"{name}: expected a NumPy array, as the first one is, got a CuPy array; move it with "
+            f"cupy.asnumpy({name}), or the others with cupy.asarray"
         )
 
 

@@ -162,7 +162,7 @@ def plan_problem(
     """Plan one pass of a convolution that has been checked, by the algorithm that the user named."""
     if algorithm not in ALGORITHMS:
         raise ValueError(f"algorithm: expected one of {', '.join(map(repr, ALGORITHMS))}, got {algorithm!r}")
-    if algorithm not in ("auto", *(name for name, _, _ in backend.conv_algorithms(which, *problem))):
+    if algorithm not in ("auto", *backend.conv_names(which, *problem)):
         raise NotImplementedError(f"algorithm: {algorithm!r} is not implemented for this backend yet")
     if algorithm == "auto" and (precision != "fast" or measure or tuning.known()):
         algorithm = _best(backend, which, problem, precision, measure)

@@ -31,11 +31,9 @@ def _cupy() -> Any:
     try:
         count = cupy.cuda.runtime.getDeviceCount()
     except cupy.cuda.runtime.CUDARuntimeError as error:
-        raise RuntimeError(
-            f"device: no GPU can be used ({error}); `nvidia-smi` tells whether the driver works"
-        ) from error
+        raise OSError(f"device: no GPU can be used ({error}); `nvidia-smi` tells whether the driver works") from error
     if not count:
-        raise RuntimeError("device: there is no GPU")
+        raise OSError("device: there is no GPU")
     return cupy
 
 
@@ -53,7 +51,7 @@ def check_device(device: Any) -> tuple[Any, int]:
         If it is none of these, or there is no such GPU.
     ImportError
         If CuPy is missing, with the command that installs it.
-    RuntimeError
+    OSError
         If there is no GPU or no driver.
     """
     kind, colon, number = device.partition(":") if isinstance(device, str) else ("", "", "")

@@ -41,7 +41,7 @@ from fastconv.adaptive import (
 from fastconv.arrays import FLOATS
 from fastconv.conv import conv1d, conv1d_backward, conv2d, conv2d_backward, conv3d, conv3d_backward
 from fastconv.dense import linear, linear_backward
-from fastconv.devices import host, library_of, placed
+from fastconv.devices import check_device, host, library_of, placed
 from fastconv.geometry import LAYOUTS, axes, check_layout, window
 from fastconv.init import Rng, uniform_fan_in
 from fastconv.local import local_conv2d, local_conv2d_backward
@@ -378,7 +378,7 @@ class Layer:
         ------
         ValueError
             If there is no such device.
-        ImportError, RuntimeError
+        ImportError, OSError
             If CuPy is missing; if there is no GPU or no driver.
 
         Examples
@@ -386,6 +386,7 @@ class Layer:
         >>> Linear(3, 2).to("cpu")
         Linear(3, 2)
         """
+        check_device(device)
         moved: dict[int, Array] = {}  # first everything, then the layer: if memory runs out, nothing has changed
         for _, item in self.named_state():
             moved[id(item)] = placed(item.value, device)

@@ -27,6 +27,7 @@ __all__ = [
     "check_home",
     "check_out",
     "conv_algorithms",
+    "conv_names",
     "conv_plan",
     "cross_entropy",
     "dense",
@@ -108,6 +109,11 @@ def conv_plan(
 
 
 NEEDS = {"winograd": "fast"}  # the precision without which an algorithm is not to be taken
+
+
+def conv_names(which: str, *problem: Any) -> list[str]:
+    """Names of the algorithms that `conv_algorithms` examines, which is more work."""
+    return [name for name, _, _ in conv_algorithms(which, *problem)]
 
 
 def conv_algorithms(which: str, *problem: Any) -> list[tuple[str, str | None, float]]:

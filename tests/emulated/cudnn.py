@@ -1,7 +1,7 @@
 """As much of cuDNN's Python front end as fastconv uses: graphs of one convolution, computed on the CPU.
 
-It takes pointers, and finds the elements by the lengths and strides that the graph was given: what is wrong with those is
-seen in the result. Calls out of order are errors.
+It takes pointers, and finds the elements by the lengths and strides that the graph was given: what is wrong with those
+is seen in the result. Calls out of order are errors.
 """
 
 from __future__ import annotations

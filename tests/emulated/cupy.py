@@ -108,24 +108,9 @@ for _name in ("sum", "max", "min", "mean", "argmax", "any", "all", "ravel"):
         _name,
         lambda self, *args, _name=_name, **options: _fresh(getattr(self._a, _name)(*args, **options)),
     )
-for _name in [
-    "add",
-    "sub",
-    "mul",
-    "truediv",
-    "floordiv",
-    "mod",
-    "pow",
-    "eq",
-    "ne",
-    "lt",
-    "le",
-    "gt",
-    "ge",
-    "and",
-    "or",
-]:
-    for _form in ("__%s__", "__r%s__") if _name not in ("eq", "ne", "lt", "le", "gt", "ge") else ("__%s__",):
+_COMPARISONS = ("eq", "ne", "lt", "le", "gt", "ge")
+for _name in (*_COMPARISONS, "add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "and", "or"):
+    for _form in ("__%s__", "__r%s__") if _name not in _COMPARISONS else ("__%s__",):
 
         def _operator(self, other, _method=_form % _name):
             return _fresh(getattr(np.asarray(self._a), _method)(_operand(other)))
@@ -218,20 +203,8 @@ def _made(name):
     return function
 
 
-for _name in [
-    "zeros",
-    "ones",
-    "full",
-    "zeros_like",
-    "concatenate",
-    "split",
-    "where",
-    "sign",
-    "einsum",
-    "matmul",
-    "broadcast_to",
-    "moveaxis",
-]:
+_JOINING = ("concatenate", "split", "where", "sign", "einsum", "matmul", "broadcast_to", "moveaxis")
+for _name in ("zeros", "ones", "full", "zeros_like", *_JOINING):
     globals()[_name] = _made(_name)
 
 

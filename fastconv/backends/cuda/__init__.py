@@ -12,7 +12,15 @@ from typing import Any
 import cupy
 
 from fastconv.backends.cuda.arrays import check_home, check_out, dense, empty, holds_integers, integers, sound
-from fastconv.backends.cuda.convolution import NEEDS, ConvPlan, LocalPlan, conv_algorithms, conv_plan, local_plan
+from fastconv.backends.cuda.convolution import (
+    NEEDS,
+    ConvPlan,
+    LocalPlan,
+    conv_algorithms,
+    conv_names,
+    conv_plan,
+    local_plan,
+)
 from fastconv.backends.cuda.kernels import COEFFICIENTS, blocks_for, each, launch
 from fastconv.backends.cuda.pooling import PoolPlan, mix, plane_means, plane_means_backward, pool_plan
 from fastconv.backends.cuda.steps import adam_step, sgd_step
@@ -31,6 +39,7 @@ __all__ = [
     "check_home",
     "check_out",
     "conv_algorithms",
+    "conv_names",
     "conv_plan",
     "cross_entropy",
     "dense",

@@ -106,7 +106,7 @@ def integers(value: Any, name: str, dtype: str = "") -> Any:
 
 
 def sound(bad: Any) -> bool:
-    """Whether no kernel has set this flag: waits for the device, but not while a graph is captured, where nobody may."""
+    """Whether no kernel has set this flag. It waits for the device, but where a graph is captured, when nobody may."""
     return bool(cupy.cuda.get_current_stream().is_capturing()) or not int(bad[0])
 
 

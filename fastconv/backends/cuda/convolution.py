@@ -13,7 +13,7 @@ from fastconv.backends.cuda.kernels import each, launch
 from fastconv.backends.cuda.pooling import spatial
 from fastconv.geometry import Window
 
-__all__ = ["NEEDS", "ConvPlan", "LocalPlan", "conv_algorithms", "conv_plan", "local_plan"]
+__all__ = ["NEEDS", "ConvPlan", "LocalPlan", "conv_algorithms", "conv_names", "conv_plan", "local_plan"]
 
 NEEDS = {"cudnn_tf32": "tf32"}  # the precision without which an algorithm is not to be taken
 _TILE = 64  # conv.cu's
@@ -195,29 +195,29 @@ def _declined(which: str, s: _Shape, name: str) -> str | None:
     return None
 
 
-def conv_algorithms(
-    which: str,
-    dtype: str,
-    channels_last: bool,
-    batch: int,
-    in_channels: int,
-    out_channels: int,
-    groups: int,
-    window: Window,
-) -> list[tuple[str, str | None, float]]:
-    """Name, reason for declining or None, and estimated seconds of every algorithm there is."""
-    problem = (dtype, channels_last, batch, in_channels, out_channels, groups, window)
+def conv_names(which: str, *problem: Any) -> list[str]:
+    """Names of the algorithms that `conv_algorithms` examines, which is more work."""
+    return [*_RATES, "reference"]
+
+
+def _examined(name: str, which: str, problem: tuple[Any, ...]) -> tuple[str, str | None, float]:
+    """Name, reason for declining or None, and estimated seconds of one algorithm."""
     shape = _Shape(*problem)
     rows, columns, depth = shape.product(which)
-    work = 2.0 * rows * columns * depth * groups
-    tiled = 2.0 * (-(-rows // _TILE) * -(-columns // _TILE)) * _TILE**2 * depth * groups
-    found = []
-    for name, rate in _RATES.items():
-        declined = _declined(which, shape, name)
-        if declined is None and name in ("cudnn", "cudnn_tf32"):
-            declined = frontend.declined(which, *problem, name == "cudnn_tf32")
-        found.append((name, declined, (tiled if name == "im2col" else work) / rate + _LAUNCH))
-    return [*found, ("reference", None, work / 1e10 + 1)]
+    work = 2.0 * rows * columns * depth * shape.groups
+    if name == "reference":
+        return name, None, work / 1e10 + 1
+    declined = _declined(which, shape, name)
+    if declined is None and name in ("cudnn", "cudnn_tf32"):
+        declined = frontend.declined(which, *problem, name == "cudnn_tf32")
+    if name == "im2col":
+        work = 2.0 * (-(-rows // _TILE) * -(-columns // _TILE)) * _TILE**2 * depth * shape.groups
+    return name, declined, work / _RATES[name] + _LAUNCH
+
+
+def conv_algorithms(which: str, *problem: Any) -> list[tuple[str, str | None, float]]:
+    """Name, reason for declining or None, and estimated seconds of every algorithm there is."""
+    return [_examined(name, which, problem) for name in conv_names(which)]
 
 
 def conv_plan(
@@ -235,9 +235,8 @@ def conv_plan(
     """Plan one pass ("forward", "backward_input", "backward_weight") of a convolution."""
     problem = (dtype, channels_last, batch, in_channels, out_channels, groups, window)
     if algorithm == "auto":
-        costs = conv_algorithms(which, *problem)
-        fitting = {name: cost for name, declined, cost in costs if declined is None and name not in NEEDS}
-        algorithm = min(fitting, key=fitting.__getitem__)
+        costs = (_examined(name, which, problem) for name in conv_names(which) if name not in NEEDS)
+        algorithm = min((cost, name) for name, declined, cost in costs if declined is None)[1]
     shape = _Shape(*problem, relu)
     reason = _declined(which, shape, algorithm)
     if reason is not None:
