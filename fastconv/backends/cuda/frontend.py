@@ -137,6 +137,7 @@ class Graph:
         policy = cudnn.build_plan_policy
         graph.build_plans(policy.ALL if measure else policy.HEURISTICS_CHOICE)
         self._graph, self._parts = graph, parts
+        self.measured = measure
         self._plan: int | None = None
         self._workspace = int(graph.get_workspace_size())
         if measure:
@@ -181,12 +182,12 @@ def _graph(*problem: Any) -> Any:
     if isinstance(cudnn, str):
         return cudnn
     measure = tuning.measuring()
-    key = (int(cupy.cuda.get_device_id()), threading.get_ident(), measure, *problem)
+    key = (int(cupy.cuda.get_device_id()), threading.get_ident(), *problem)
     with _lock:
-        if key in _graphs:
+        made = _graphs.get(key)
+        if made is not None and (not measure or isinstance(made, str) or made.measured):
             _graphs.move_to_end(key)
-            return _graphs[key]
-    made: Any
+            return made
     try:
         made = Graph(cudnn, measure, *problem)
     except MemoryError:
@@ -195,6 +196,7 @@ def _graph(*problem: Any) -> Any:
         made = f"cuDNN declines: {str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__}"
     with _lock:
         _graphs[key] = made
+        _graphs.move_to_end(key)
         while len(_graphs) > _MOST_GRAPHS:
             _graphs.popitem(last=False)
     return made
