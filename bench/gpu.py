@@ -39,6 +39,8 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 Call = Callable[[], Any]
 BATCH = 32  # of the classic layers
+LARGE = (64, 64, 112, 112)  # what only reads and writes
+IMAGE = 224  # the side of what ResNet trains on
 
 
 def main() -> int:
@@ -302,13 +304,13 @@ def convolutions(table: Table) -> None:
 
 
 def memory_bound(table: Table) -> None:
-    """On large arrays: (64, 64, 112, 112) of float32."""
+    """On large arrays of float32."""
     import fastconv as fc
 
     torch = table.torch
-    shape = (64, 64, 112, 112)
+    shape = LARGE
     x, dy = numbers(table, *shape), numbers(table, *shape, dtype="float32") * 0.5
-    weight, bias = numbers(table, 64), numbers(table, 64)
+    weight, bias = numbers(table, shape[1]), numbers(table, shape[1])
     n = x.nbytes
     xt, dyt, wt, bt = shared(table, x, dy, weight, bias) if torch is not None else (None,) * 4
     functional = torch.nn.functional if torch is not None else None
@@ -380,7 +382,7 @@ def memory_bound(table: Table) -> None:
     ]
     rows = x.reshape(-1)[: x.size // 1000 * 1000].reshape(-1, 1000)
     rows_t = shared(table, rows)[0] if torch is not None else None
-    table.heading("pooling, normalization, activations on (64, 64, 112, 112)")
+    table.heading(f"pooling, normalization, activations on {shape}")
     for name, size, ours, theirs in lines:
         table.line("memory-bound", name, lambda a=ours, b=theirs: (a, None if torch is None else b), size)
 
@@ -439,7 +441,7 @@ def training(table: Table) -> None:
 
     for name, ours, theirs, shape in (
         ("lenet5", fc.models.lenet5, lenet, (64, 1, 32, 32)),
-        ("resnet50", fc.models.resnet50, resnet, (64, 3, 224, 224)),
+        ("resnet50", fc.models.resnet50, resnet, (64, 3, IMAGE, IMAGE)),
     ):
         x, target = numbers(table, *shape), cupy.arange(64) % 10
 

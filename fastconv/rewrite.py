@@ -48,6 +48,7 @@ class PerPixel(Layer):
     Examples
     --------
     >>> from fastconv.layers import RBF
+    >>> import numpy as np
     >>> layer = PerPixel(RBF([[1.0, 1.0], [-1.0, 1.0], [0.0, 0.0]]))
     >>> layer(np.ones((1, 2, 4, 5), np.float32)).shape
     (1, 3, 4, 5)

@@ -726,9 +726,7 @@ def test_autotune(cudnn: Any, cupy: Any) -> None:
         built = len(cudnn.graphs)
         fc.conv2d(x, w, algorithm="cudnn", **PROBLEMS[4][2])  # by what was measured, though now nothing is
         assert len(cudnn.graphs) == built
-        graph, index = cudnn.executed[-1]
-        assert graph.policy == "ALL"
-        assert index in (1, 2)
+        assert cudnn.executed[-1][1] in (1, 2)
 
 
 # ---- the sources -----------------------------------------------------------------------------------------------------

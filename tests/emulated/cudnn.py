@@ -7,9 +7,7 @@ is seen in the result. Calls out of order are errors.
 from __future__ import annotations
 
 import ctypes
-import sys
 import types
-from itertools import count
 
 import numpy as np
 
@@ -17,7 +15,7 @@ import fastconv as fc
 
 data_type = types.SimpleNamespace(FLOAT="float32", DOUBLE="float64", HALF="float16", BFLOAT16="bfloat16")
 heur_mode = types.SimpleNamespace(A="A", B="B", FALLBACK="FALLBACK")
-build_plan_policy = types.SimpleNamespace(ALL="ALL", HEURISTICS_CHOICE="HEURISTICS_CHOICE")
+build_plan_policy = types.SimpleNamespace(HEURISTICS_CHOICE="HEURISTICS_CHOICE")
 numerical_note = types.SimpleNamespace(
     NONDETERMINISTIC="NONDETERMINISTIC", TENSOR_CORE="TENSOR_CORE", DOWN_CONVERT_INPUTS="DOWN_CONVERT_INPUTS"
 )
@@ -80,7 +78,7 @@ class pygraph:
     def __init__(self, io_data_type, intermediate_data_type, compute_data_type, handle):
         assert compute_data_type == intermediate_data_type
         assert (compute_data_type == "float64") == (io_data_type == "float64")
-        self.notes, self.policy, self._done, self._ids = [], None, 0, count()
+        self.notes, self.plans, self._done = [], set(), 0
 
     def _step(self, name):
         assert STEPS.index(name) in (self._done, self._done - 1), name
@@ -140,7 +138,7 @@ class pygraph:
 
     def build_plans(self, policy):
         self._step("build_plans")
-        self.policy = policy
+        assert policy == "HEURISTICS_CHOICE"
         graphs.append(self)
 
     def get_workspace_size(self):
@@ -149,13 +147,17 @@ class pygraph:
     def get_execution_plan_count(self):
         return 3
 
-    def get_workspace_size_plan_at_index(self, index):
+    def build_plan_at_index(self, index):
         if index == 0:
-            raise RuntimeError("this plan was not built")
+            raise cudnnGraphNotSupportedError("this plan cannot be built")
+        self.plans.add(index)
+
+    def get_workspace_size_plan_at_index(self, index):
+        assert index in self.plans
         return 0
 
     def execute_plan_at_index(self, tensors, workspace, index, handle):
-        assert self.policy == "ALL"
+        assert index in self.plans
         self._run(tensors, workspace, index, handle)
 
     def execute(self, tensors, workspace, handle):
@@ -179,8 +181,3 @@ class pygraph:
             x[...] = backward(y_, np.zeros_like(x_), w_, needs=(True, False, False), **options)[0]
         else:
             w[...] = backward(y_, x_, np.zeros_like(w_), needs=(False, True, False), **options)[1]
-
-
-def install():
-    """Stand in for cuDNN's front end."""
-    sys.modules["cudnn"] = sys.modules[__name__]

@@ -22,6 +22,7 @@ __all__ = ["Runner", "declined", "forget"]
 
 _MOST_GRAPHS = 512  # kept; the one that was used longest ago goes first
 _MOST_WORKSPACE = 1 << 30  # bytes
+_MOST_PLANS = 10  # that are measured
 _graphs: OrderedDict[tuple[Any, ...], Any] = OrderedDict()
 _lock = threading.RLock()
 _own = threading.local()  # handles: cuDNN's belong to one thread and one device
@@ -134,8 +135,7 @@ class Graph:
         graph.deselect_numeric_notes(notes)
         graph.deselect_workspace_greater_than(_MOST_WORKSPACE)
         graph.check_support()
-        policy = cudnn.build_plan_policy
-        graph.build_plans(policy.ALL if measure else policy.HEURISTICS_CHOICE)
+        graph.build_plans(cudnn.build_plan_policy.HEURISTICS_CHOICE)
         self._graph, self._parts = graph, parts
         self.measured = measure
         self._plan: int | None = None
@@ -145,11 +145,12 @@ class Graph:
             self._choose(cudnn, {name: cupy.zeros(size, dtype) for name, size in sizes.items()})
 
     def _choose(self, cudnn: Any, arrays: dict[str, Any]) -> None:
-        """Keep the plan that runs fastest on such arrays."""
+        """Keep the plan that runs fastest on such arrays, of those that the heuristics think most of."""
         best = math.inf
         pointers = {name: int(array.data.ptr) for name, array in arrays.items()}
-        for index in range(self._graph.get_execution_plan_count()):
+        for index in range(min(self._graph.get_execution_plan_count(), _MOST_PLANS)):
             try:
+                self._graph.build_plan_at_index(index)
                 workspace = int(self._graph.get_workspace_size_plan_at_index(index))
                 for turn in range(4):  # the first one is not counted
                     cupy.cuda.get_current_stream().synchronize()
@@ -159,8 +160,10 @@ class Graph:
                     seconds = time.perf_counter() - start
                     if turn and seconds < best:
                         best, self._plan, self._workspace = seconds, index, workspace
-            except (RuntimeError, cudnn.cudnnGraphNotSupportedError):
-                continue  # a plan that was not built, or cannot run
+            except (RuntimeError, ValueError, cudnn.cudnnGraphNotSupportedError):
+                continue  # a plan that cannot be built, was deselected, or cannot run
+        if self._plan is None:
+            raise RuntimeError("none of its plans runs")
 
     def _execute(self, cudnn: Any, pointers: dict[str, int], plan: int | None, workspace: int) -> None:
         handle = _handle(cudnn)
