@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from gpu import emulated_cupy, moved, provide, same
+from gpu import emulated_cupy, moved, provide, real_cupy, same
 
 import fastconv as fc
 from fastconv import devices, layers, optim
@@ -778,6 +778,17 @@ def test_no_sum_depends_on_chance() -> None:
         text = re.sub(r"/\*.*?\*/", "", path.read_text(), flags=re.DOTALL)
         assert not re.search(r"^\s*#\s*include", text, re.MULTILINE), path.name
         assert set(re.findall(r"\batomic\w+", text)) <= {"atomicExch", "atomicMax"}, path.name
+
+
+def test_the_bench_says_that_there_is_no_gpu() -> None:
+    script = ROOT / "bench" / "gpu.py"
+    if not script.is_file():
+        pytest.skip("the sources are not beside the tests")
+    if real_cupy() is not None:
+        pytest.skip("there is one")
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2
+    assert "no GPU can be used" in done.stderr
 
 
 def test_the_emulator_sees_mistakes(tmp_path: Path) -> None:
