@@ -22,6 +22,7 @@ from fastconv import devices, layers, optim
 from fastconv.backends import cpu
 
 ROOT = Path(__file__).parent.parent
+HAS_GPU = real_cupy() is not None  # asked before anything stands in for CuPy
 FOLDER = Path(fc.__file__).parent / "backends" / "cuda"
 TOLERANCE = {"float32": 2e-5, "float64": 1e-11, "float16": 4e-3, "bfloat16": 3e-2}
 
@@ -784,7 +785,7 @@ def test_the_bench_says_that_there_is_no_gpu() -> None:
     script = ROOT / "bench" / "gpu.py"
     if not script.is_file():
         pytest.skip("the sources are not beside the tests")
-    if real_cupy() is not None:
+    if HAS_GPU:
         pytest.skip("there is one")
     done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=120)
     assert done.returncode == 2
