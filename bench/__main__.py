@@ -3,6 +3,8 @@
     python bench                          the whole list, every pass, on 1 thread and on all
     python bench --rows 'vgg:*' --passes forward --threads 1
     python bench product --dtype float64  the matrix product alone
+    python bench memory                   pooling, normalization, ReLU, cross entropy, gradient descent
+    python bench family                   convolutions of one and three axes, transposed, depthwise, dilated
     python bench --isa avx2               every side limited to AVX2
 
 It prints a table and writes runs/bench.json and runs/bench.png.
@@ -99,7 +101,10 @@ def cells_to_measure(args: argparse.Namespace) -> Iterator[tuple[str, Any, str, 
         patterns = args.rows.split(",")
         for problem in problems_of(name, args.list):
             if any(fnmatch.fnmatchcase(problem.name, pattern) for pattern in patterns):
-                yield from ((name, problem, pass_, count) for pass_ in passes for count in counts)
+                has = getattr(family, "has", lambda *_: True)
+                yield from (
+                    (name, problem, pass_, count) for pass_ in passes if has(problem, pass_) for count in counts
+                )
 
 
 def with_progress(items: list[Any]) -> Iterable[Any]:

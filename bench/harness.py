@@ -298,7 +298,7 @@ class Harness:
                 del seconds[side]
         ours = results.pop("fastconv", None)
         if ours is not None and options.layout == "NHWC":
-            ours = [a.transpose(0, 3, 1, 2) if a.ndim == 4 and pass_ != "weight" else a for a in ours]
+            ours = [np.moveaxis(a, -1, 1) if a.ndim > 2 and pass_ != "weight" else a for a in ours]
         difference = {side: relative_difference(ours, theirs) for side, theirs in results.items()} if ours else {}
         return Cell(
             family=family_name,

@@ -1,6 +1,7 @@
 /* algo_depthwise.c -- one input channel for each group: windows over planes, no matrix product.
  *
  * There is next to nothing to compute for each element that is read, so everything is about touching memory once.
+ * Windows of 3x3 over planes have a driver of their own, lines.c.
  * Planes: a plane, or some of its rows, is staged with its padding (a cheap copy), strides resolved as in stage.c;
  * kernels run along rows. Pixels: channels-last arrays are read where they lie, through pointers, those of the padding
  * to zeros; kernels run along channels. Channels-last arrays with several outputs for each channel, or with fewer
@@ -518,9 +519,7 @@ typedef struct gradient {
     strides x_strides, y_strides;
     const char *x, *dy;
     char *workspace;
-    double *totals; /* [split][filter][tap], or, pitch being not 0, [split][tap][pitch] */
-    ptrdiff_t splits, taps, pitch;
-    void *dweight;
+    double *totals;
 } gradient;
 
 static void run_gradient(void *context, ptrdiff_t index, int worker)
@@ -596,11 +595,17 @@ static void run_gradient(void *context, ptrdiff_t index, int worker)
     }
 }
 
-/* Adds the splits in order, to the first, and writes the gradients. */
+typedef struct sums {
+    const fc_conv_plan *plan;
+    double *totals;
+    ptrdiff_t splits, taps, pitch;
+    void *dweight;
+} sums;
+
 static void add_splits(void *context, ptrdiff_t index, int worker)
 {
     (void)worker;
-    const gradient *p = context;
+    const sums *p = context;
     const ptrdiff_t taps = p->taps, filters = p->plan->problem.out_channels, lanes = p->plan->kernels->lanes;
     const ptrdiff_t first = index * ADD_FILTERS, last = fc_min(first + ADD_FILTERS, filters), pitch = p->pitch;
     const ptrdiff_t rows = pitch ? taps : 1, size = taps * (pitch ? pitch : filters);
@@ -625,22 +630,29 @@ static void add_splits(void *context, ptrdiff_t index, int worker)
     }
 }
 
+void fc_depthwise_add(const fc_conv_plan *plan, double *totals, ptrdiff_t splits, ptrdiff_t pitch, void *dweight,
+                      int threads)
+{
+    const ptrdiff_t *kernel = plan->problem.kernel;
+    sums s = {.plan = plan,
+              .totals = totals,
+              .splits = splits,
+              .taps = kernel[0] * kernel[1] * kernel[2],
+              .pitch = pitch,
+              .dweight = dweight};
+    fc_parallel(threads, fc_ceil_div(plan->problem.out_channels, ADD_FILTERS), add_splits, &s);
+}
+
 static void gradient_run(const fc_conv_plan *plan, const fc_conv_arrays *arrays, char *space, int threads)
 {
     shape h = shape_of(plan);
-    gradient p = {.plan = plan,
-                  .shape = &h,
-                  .x = arrays->x,
-                  .dy = arrays->y,
-                  .dweight = arrays->weight,
-                  .splits = h.splits,
-                  .taps = h.taps};
+    gradient p = {.plan = plan, .shape = &h, .x = arrays->x, .dy = arrays->y};
     p.x_strides = strides_of_x(&plan->problem);
     p.y_strides = strides_of_y(plan);
     p.totals = fc_take(&space, (ptrdiff_t)h.shared);
     p.workspace = space;
     fc_parallel(threads, h.blocks * h.splits, run_gradient, &p);
-    fc_parallel(threads, fc_ceil_div(plan->problem.out_channels, ADD_FILTERS), add_splits, &p);
+    fc_depthwise_add(plan, p.totals, h.splits, 0, arrays->weight, threads);
 }
 
 /* ---- pixels ------------------------------------------------------------------------------------------------------ */
@@ -877,13 +889,7 @@ static void pixels_gradient_run(const fc_conv_plan *plan, const fc_conv_arrays *
     p.workspace = space;
     memset(p.zeros, 0, (size_t)(channels * element));
     fc_parallel(threads, h.splits, run_pixels_gradient, &p);
-    gradient g = {.plan = plan,
-                  .totals = p.totals,
-                  .splits = h.splits,
-                  .taps = h.taps,
-                  .pitch = h.pitch,
-                  .dweight = arrays->weight};
-    fc_parallel(threads, fc_ceil_div(channels, ADD_FILTERS), add_splits, &g);
+    fc_depthwise_add(plan, p.totals, h.splits, h.pitch, arrays->weight, threads);
 }
 
 /* ---- the algorithm ----------------------------------------------------------------------------------------------- */
@@ -892,7 +898,9 @@ static const char *decline(const fc_conv_plan *plan)
 {
     if (plan->problem.in_channels != plan->problem.groups)
         return "it takes one input channel for each group";
-    size_t worker = by_pixels(plan) ? pixels_shape_of(plan).worker : shape_of(plan).worker;
+    size_t worker = fc_lines_fit(plan) ? fc_lines_workspace(plan, 1)
+                    : by_pixels(plan)  ? pixels_shape_of(plan).worker
+                                       : shape_of(plan).worker;
     return worker > plan->limit ? "what it stages would not fit into the workspace" : NULL;
 }
 
@@ -909,7 +917,7 @@ static double cost(const fc_conv_plan *plan)
     if (!by_pixels(plan)) {
         shape h = shape_of(plan);
         vectors = (double)fc_ceil_div(plan->output[2], plan->kernels->lanes);
-        moved = (double)h.staged / lanes * 2;
+        moved = fc_lines_fit(plan) ? 0 : (double)h.staged / lanes * 2;
         if (p->layout == FC_CHANNELS_LAST)
             moved += (double)(back ? p->input[0] * p->input[1] * p->input[2] : 0) +
                      rows * (double)(plan->output[2] * h.inputs * h.outputs) * 4;
@@ -920,6 +928,8 @@ static double cost(const fc_conv_plan *plan)
 
 static size_t workspace(const fc_conv_plan *plan, int threads)
 {
+    if (fc_lines_fit(plan))
+        return fc_lines_workspace(plan, threads);
     if (by_pixels(plan)) {
         pixels_shape h = pixels_shape_of(plan);
         return h.worker * (size_t)threads + h.shared + 2 * FC_ALIGNMENT;
@@ -931,7 +941,9 @@ static size_t workspace(const fc_conv_plan *plan, int threads)
 static void run(const fc_conv_plan *plan, const fc_conv_arrays *arrays, void *space, int threads)
 {
     bool gradient = plan->problem.pass == FC_BACKWARD_WEIGHT;
-    if (by_pixels(plan))
+    if (fc_lines_fit(plan))
+        fc_lines_run(plan, arrays, space, threads);
+    else if (by_pixels(plan))
         (gradient ? pixels_gradient_run : pixels_run)(plan, arrays, space, threads);
     else
         (gradient ? gradient_run : planes_run)(plan, arrays, space, threads);

@@ -75,7 +75,7 @@ typedef struct fc_run {
 #define FC_SLACK 64 /* elements that a kernel may read or write past the end of a workspace array */
 
 #define FC_MAX_ROWS 16                           /* bounds every table's rows */
-enum { FC_NARROW, FC_WIDE, FC_SLIM, FC_WIDTHS }; /* FC_SLIM: one vector; A by rows and B packed only */
+enum { FC_NARROW, FC_WIDE, FC_SLIM, FC_WIDTHS }; /* FC_SLIM: one vector; B packed only */
 
 /* ---- pooling (kernels/pool.inc) ---------------------------------------------------------------------------- */
 
@@ -297,6 +297,10 @@ typedef struct fc_depthwise {
     ptrdiff_t in_pitch;
     const ptrdiff_t *offsets;
     ptrdiff_t slices, width;
+    /* or, where they lie: column 0 of each row from the first place's first tap's on, its first tap's column, and how many
+     * columns there are; the others count as zeros, whatever is there */
+    const void *const *lines;
+    ptrdiff_t origin, size;
     ptrdiff_t rows, columns;
     fc_ahead ahead[2]; /* bytes for each row */
     void *
@@ -357,7 +361,7 @@ typedef struct fc_kernels {     /* one real type on one instruction set */
     /* [.][rows - 1]; FC_WIDE serves few rows, where a narrow tile would wait for its own sums */
     fc_tile_kernel *const *tile_rows[FC_WIDTHS];     /* A by rows, B packed   */
     fc_tile_kernel *const *tile_indirect[FC_WIDTHS]; /* A by rows, B indirect */
-    fc_tile_kernel *const *tile_panel;               /* A panel,   B packed, narrow */
+    fc_tile_kernel *const *tile_panel[FC_WIDTHS];    /* A panel,   B packed; none wide */
     /* to[j * to_pitch + i] = from[i * from_pitch + j] for i < rows, j < columns */
     void (*transpose)(const void *from, ptrdiff_t from_pitch, void *to, ptrdiff_t to_pitch, ptrdiff_t rows,
                       ptrdiff_t columns);
@@ -403,6 +407,8 @@ typedef struct fc_kernels {     /* one real type on one instruction set */
     void (*drain)(void *sums, ptrdiff_t count, double *totals);
     void (*depthwise[FC_WINDOWS])(const fc_depthwise *);
     void (*depthwise_sum[FC_WINDOWS])(const fc_depthwise *);
+    void (*depthwise_lines[2])(const fc_depthwise *); /* 3x3, [step - 1] */
+    void (*depthwise_lines_sum[2])(const fc_depthwise *);
     void (*pixels[FC_WINDOWS])(const fc_depthwise_pixels *);
     void (*pixels_sum[FC_WINDOWS])(const fc_depthwise_pixels *);
     void (*dots)(const fc_dots *);
@@ -421,9 +427,12 @@ typedef struct fc_kernels {     /* one real type on one instruction set */
     fc_pool_kernel *stochastic_pool[2];                /* [layout] */
 } fc_kernels;
 
+typedef void fc_convert_kernel(const void *from, void *to, ptrdiff_t n);
+
 typedef struct fc_isa_table {
     const char *name;
-    const fc_kernels *kernels[2]; /* by fc_dtype */
+    const fc_kernels *kernels[2];            /* by fc_dtype */
+    fc_convert_kernel *widen[2], *narrow[2]; /* by fc_storage */
 } fc_isa_table;
 
 extern const fc_isa_table fc_isa_generic, fc_isa_avx2, fc_isa_avx512, fc_isa_neon;

@@ -187,6 +187,7 @@ typedef enum fc_map {
     FC_POWER,              /* |a|^p[0]; of 0 it is 0, or 1 for p[0] = 0 */
     FC_POWER_TIMES,        /* a |b|^p[0], alike */
     FC_SIGNED_POWER_TIMES, /* the same with b's sign */
+    FC_MIX,                /* p[0] a + p[1] b */
     FC_MAPS
 } fc_map;
 fc_status fc_map_elements(fc_map kind, fc_dtype dtype, const void *a, const void *b, void *out, ptrdiff_t n,
@@ -245,6 +246,14 @@ typedef struct fc_lrn {
 } fc_lrn;
 fc_status fc_lrn_forward(const fc_lrn *lrn, const void *x, void *y, int threads);
 fc_status fc_lrn_backward(const fc_lrn *lrn, const void *dy, const void *x, void *dx, int threads);
+
+/* ---- storage types ------------------------------------------------------------------------------------------- */
+
+/* Numbers of 16 bits that arrays are kept in and nothing is computed in. */
+typedef enum fc_storage { FC_FLOAT16, FC_BFLOAT16 } fc_storage;
+fc_status fc_widen(fc_storage kind, const void *from, float *to, ptrdiff_t n, int threads);
+/* Rounded to the nearest, to the even one of two; what is too large becomes infinite, NaN stays NaN. */
+fc_status fc_narrow(fc_storage kind, const float *from, void *to, ptrdiff_t n, int threads);
 
 /* ---- runtime -------------------------------------------------------------------------------------------- */
 

@@ -8,7 +8,7 @@
 
 /* Where the columns of one tile go. */
 typedef struct tile {
-    ptrdiff_t first_run, runs;
+    ptrdiff_t first_run, runs, columns;
     ptrdiff_t slot; /* -1: it is written straight to the output; else where it is summed up until it is complete */
 } tile;
 
@@ -17,6 +17,7 @@ typedef struct shape {
     fc_boxes boxes;
     int kind;             /* FC_NARROW or FC_WIDE */
     ptrdiff_t width;      /* of a tile */
+    ptrdiff_t slim;       /* tiles of at most so many columns take the slim kernel; 0: none do */
     ptrdiff_t panel_rows; /* of a panel of filters */
     ptrdiff_t depth, depth_blocks;
     bool in_place;         /* columns are packed from the image itself: each place is a pixel of its own */
@@ -40,6 +41,7 @@ typedef struct planes {
     char *out;
     ptrdiff_t first_group, groups, first_filter, filters, filter_blocks; /* of the round */
     char *workspace;
+    int threads;
 } planes;
 
 enum {
@@ -68,6 +70,7 @@ static shape shape_of(const fc_conv_plan *plan, const fc_sweep *s, bool packed)
     h.depth = fc_depth_block(s->channels, taps, &h.depth_blocks);
     h.in_place = packed && fc_sweep_in_place(s);
     h.turn_panels = is_turned_by_panels(plan, s, packed);
+    h.slim = packed && h.kind == FC_NARROW ? kernels->width[FC_SLIM] : 0;
     const bool whole = packed && h.depth_blocks * h.depth * element * h.width * WHOLE_TILES <= WHOLE_BYTES;
     h.blocks = whole ? h.depth_blocks : 1;
     ptrdiff_t places =
@@ -100,9 +103,9 @@ static shape shape_of(const fc_conv_plan *plan, const fc_sweep *s, bool packed)
 }
 
 /* Lists, tile by tile, which stretches of columns are places: from the stage, or in place, to the tile, and from the tile to the
- * output. */
+ * output. A tile of at most `slim` columns will be computed by a narrower kernel. */
 static ptrdiff_t list_runs(const fc_sweep *s, const fc_stage *stage, bool packed, bool in_place, ptrdiff_t width,
-                           tile *tiles, fc_run *in, fc_run *out)
+                           ptrdiff_t slim, tile *tiles, fc_run *in, fc_run *out)
 {
     const fc_axis *ax = s->axis;
     const ptrdiff_t *n = stage->box.count, *first = stage->box.first, *length = stage->length;
@@ -142,14 +145,17 @@ static ptrdiff_t list_runs(const fc_sweep *s, const fc_stage *stage, bool packed
                         count++;
                         tiles[t].runs++;
                     }
+                    tiles[t].columns = column + step;
                     w += step;
                 }
                 dense += n[3];
             }
     ptrdiff_t slots = 0;
-    for (ptrdiff_t t = 0; t <= last; t++)
-        tiles[t].slot =
-            tiles[t].runs == 1 && out[tiles[t].first_run].length == width && ax[2].output_step == 1 ? -1 : slots++;
+    for (ptrdiff_t t = 0; t <= last; t++) {
+        const ptrdiff_t length = tiles[t].runs == 1 ? out[tiles[t].first_run].length : 0;
+        const bool whole = (length == width || length == slim) && length == tiles[t].columns;
+        tiles[t].slot = whole && ax[2].output_step == 1 ? -1 : slots++;
+    }
     return last + 1;
 }
 
@@ -203,13 +209,14 @@ static void turn_panel(const planes *p, ptrdiff_t group, ptrdiff_t filter, ptrdi
     }
 }
 
-/* Packs one tile's columns of a block of the reduction, row k at from[offsets[k]]: [k][width]. May run over its end by less than a row;
+/* Packs one tile's columns of a block of the reduction, row k at from[offsets[k]]: [k][width of its kernel]. May run over its end by less than a row;
  * nothing is read from `end` on. */
 static void pack(const planes *p, const tile *t, const fc_run *runs, ptrdiff_t depth, const ptrdiff_t *offsets,
                  const char *from, const char *end, char *to)
 {
     const fc_kernels *kernels = p->plan->kernels;
-    const ptrdiff_t element = (ptrdiff_t)fc_size_of(p->plan->problem.dtype), width = p->shape->width;
+    const ptrdiff_t element = (ptrdiff_t)fc_size_of(p->plan->problem.dtype),
+                    width = t->columns <= p->shape->slim ? p->shape->slim : p->shape->width;
     const fc_run *first = runs + t->first_run, *last = first + t->runs - 1;
     if (t->runs == 1 && first->length == width) {
         kernels->copy_rows(from + first->from * element, offsets, depth, width, to);
@@ -250,131 +257,218 @@ static void pack_all(const planes *p, const tile *tiles, ptrdiff_t tile_count, c
     }
 }
 
-static void run_box(void *context, ptrdiff_t index, int worker)
+/* What a worker has set up for one box. */
+typedef struct desk {
+    const planes *p;
+    fc_stage stage;
+    ptrdiff_t group, first, last; /* filters first .. last-1, both of the round */
+    char *staged, *panel, *packed, *slots;
+    tile *tiles;
+    ptrdiff_t tile_count;
+    fc_run *in, *out;
+    ptrdiff_t *offsets;
+    const char *image, *image_end;
+    ptrdiff_t tile_bytes, block_bytes; /* of what is packed */
+    const char *next;                  /* what the worker's next box reads, if that is whole images; or NULL */
+    ptrdiff_t next_step;               /* elements of it that are fetched for each step of a tile */
+    bool late;                         /* tiles are packed when the first panel needs them */
+    bool copied;                       /* rows of weights are copied */
+} desk;
+
+static desk set_up(const planes *p, ptrdiff_t index, int worker)
 {
-    const planes *p = context;
+    const fc_sweep *s = p->sweep;
+    const shape *h = p->shape;
+    const ptrdiff_t element = (ptrdiff_t)fc_size_of(p->plan->problem.dtype), plane = fc_sweep_input(s);
+    desk d = {.p = p};
+    /* neighbouring tasks share weights rather than images: images are staged again anyway */
+    const ptrdiff_t block = index / h->boxes.total % p->filter_blocks, next = index + p->threads; /* most likely */
+    const ptrdiff_t block_rows = fc_round_up(fc_ceil_div(p->filters, p->filter_blocks), h->panel_rows);
+    d.group = index / h->boxes.total / p->filter_blocks;
+    d.first = block * block_rows;
+    d.last = fc_min(d.first + block_rows, p->filters);
+    if (d.first >= d.last)
+        return d;
+
+    char *space = p->workspace + (size_t)worker * h->worker;
+    d.staged = fc_take(&space, h->stage * element);
+    d.panel = fc_take(&space, h->panel * element);
+    d.packed = fc_take(&space, h->packed * element);
+    d.slots = fc_take(&space, h->slots * element);
+    d.tiles = fc_take(&space, 0);
+    d.in = (fc_run *)(d.tiles + h->tiles);
+    d.out = d.in + h->runs;
+    d.offsets = (ptrdiff_t *)(d.out + h->runs);
+
+    const fc_box box = fc_box_at(s, &h->boxes, index % h->boxes.total);
+    const bool whole = fc_box_places(&box) == box.count[0] * fc_sweep_places(s);
+    d.stage = fc_stage_of(s, &box);
+    d.tile_count = list_runs(s, &d.stage, p->packed, h->in_place, h->width, h->slim, d.tiles, d.in, d.out);
+    d.image = p->in + (p->first_group + d.group) * s->channels * plane * element;
+    d.image_end = p->in + s->batch * s->groups * s->channels * plane * element;
+    d.tile_bytes = (h->depth + 1) * h->width * element;
+    d.block_bytes = h->tiles * d.tile_bytes;
+    d.late = h->in_place && plane * element <= LATE_BYTES;
+    if (h->in_place && !d.late && h->depth_blocks == 1 && whole && next / h->boxes.total == index / h->boxes.total) {
+        const fc_box after = fc_box_at(s, &h->boxes, next % h->boxes.total);
+        const ptrdiff_t panels = fc_ceil_div(d.last - d.first, h->panel_rows);
+        d.next = d.image + after.first[0] * s->groups * s->channels * plane * element;
+        d.next_step = after.count[0] * s->channels * plane / (panels * d.tile_count * fc_sweep_depth(s)) + 1;
+    }
+    /* rows of weights are read in place, unless they would share cache sets */
+    d.copied = p->unturned || fc_sweep_depth(s) * element % FC_ALIAS == 0;
+    return d;
+}
+
+/* Packs the tiles of block b of the reduction, to the b0-th place. */
+static void pack_block(const desk *d, ptrdiff_t b, ptrdiff_t b0)
+{
+    const planes *p = d->p;
+    const fc_sweep *s = p->sweep;
+    const shape *h = p->shape;
+    const ptrdiff_t element = (ptrdiff_t)fc_size_of(p->plan->problem.dtype), taps = fc_sweep_taps(s),
+                    plane = fc_sweep_input(s);
+    const ptrdiff_t k0 = b * h->depth, depth = fc_min(h->depth, fc_sweep_depth(s) - k0);
+    char *to = d->packed + b0 * d->block_bytes;
+    if (depth == 0)
+        return;
+    if (h->in_place) {
+        for (ptrdiff_t k = 0; k < depth; k++)
+            d->offsets[k] = (k0 + k) * plane;
+        pack_all(p, d->tiles, d->tile_count, d->in, depth, d->offsets, d->image, d->image_end, to);
+        return;
+    }
+    const ptrdiff_t c0 = k0 / taps, c1 = (k0 + depth - 1) / taps + 1;
+    fc_stage_fill(p->plan, s, &d->stage, p->first_group + d->group, c0, c1, p->in, d->staged);
+    fc_stage_offsets(s, &d->stage, k0, depth, c0, d->offsets);
+    for (ptrdiff_t i = 0; p->packed && i < d->tile_count; i++)
+        pack(p, &d->tiles[i], d->in, depth, d->offsets, d->staged, d->staged + h->stage * element,
+             to + i * d->tile_bytes);
+}
+
+/* What all tiles of block b of the panel of filters from m on have in common. */
+static fc_tile panel_of(const desk *d, ptrdiff_t m, ptrdiff_t rows, ptrdiff_t b)
+{
+    const planes *p = d->p;
     const fc_sweep *s = p->sweep;
     const shape *h = p->shape;
     const fc_kernels *kernels = p->plan->kernels;
-    const ptrdiff_t element = (ptrdiff_t)fc_size_of(p->plan->problem.dtype), taps = fc_sweep_taps(s),
-                    total_depth = s->channels * taps;
-    const ptrdiff_t output = fc_sweep_output(s), step = s->axis[2].output_step;
+    const ptrdiff_t element = (ptrdiff_t)fc_size_of(p->plan->problem.dtype), total = fc_sweep_depth(s);
+    const ptrdiff_t k0 = b * h->depth, depth = fc_min(h->depth, total - k0), group = p->first_group + d->group;
+    const bool finish = b == h->depth_blocks - 1;
+    const char *bias = p->bias ? p->bias + (group * s->filters + p->first_filter + m) * element : NULL;
+    fc_tile t = {.a = p->weight + ((d->group * p->filters + m) * total + k0) * element,
+                 .lda = total,
+                 .depth = depth,
+                 .offsets = d->offsets,
+                 .row_bias = finish ? bias : NULL,
+                 .accumulate = b > 0,
+                 .relu = finish && p->plan->problem.relu};
+    if (h->turn_panels) {
+        const char *turned = p->unturned + ((group * s->channels + k0) * s->filters + m) * element;
+        fc_patch patch = {.from_pitch = s->filters, .step = 1, .to_pitch = FC_MAX_ROWS, .rows = depth, .columns = rows};
+        kernels->place(&patch, turned, p->unturned + s->groups * s->channels * s->filters * element, d->panel);
+        t.lda = FC_MAX_ROWS;
+    } else if (p->unturned) {
+        turn_panel(p, d->group, m, rows, k0, depth, d->panel);
+        t.lda = FC_LDA;
+    } else if (d->copied) {
+        for (ptrdiff_t i = 0; i < rows; i++)
+            kernels->copy((const char *)t.a + i * total * element, d->panel + i * FC_LDA * element, depth);
+        t.lda = FC_LDA;
+    }
+    if (d->copied)
+        t.a = d->panel;
+    return t;
+}
 
-    /* neighbouring tasks share weights rather than images: images are staged again anyway */
-    ptrdiff_t box_index = index % h->boxes.total, block = index / h->boxes.total % p->filter_blocks;
-    ptrdiff_t group = index / h->boxes.total / p->filter_blocks; /* of the round */
-    ptrdiff_t block_rows = fc_round_up(fc_ceil_div(p->filters, p->filter_blocks), h->panel_rows);
-    ptrdiff_t first = block * block_rows, last = fc_min(first + block_rows, p->filters); /* filters, of the round */
-    if (first >= last)
-        return;
+/* The i-th part of the weights of the next panel, `rows` rows from m on, that a tile's time is used to fetch. */
+static void fetch_weights(const desk *d, ptrdiff_t m, ptrdiff_t rows, ptrdiff_t b, ptrdiff_t i)
+{
+    const planes *p = d->p;
+    const fc_sweep *s = p->sweep;
+    const shape *h = p->shape;
+    const ptrdiff_t element = (ptrdiff_t)fc_size_of(p->plan->problem.dtype), total = fc_sweep_depth(s);
+    const ptrdiff_t k0 = b * h->depth, depth = fc_min(h->depth, total - k0), parts = d->tile_count;
+    if (h->turn_panels) {
+        const char *turned =
+            p->unturned + (((p->first_group + d->group) * s->channels + k0) * s->filters + m) * element;
+        for (ptrdiff_t k = i * depth / parts; k < (i + 1) * depth / parts; k++)
+            fetch(turned + k * s->filters * element, rows * element);
+    } else if (!p->unturned) {
+        const char *weight = p->weight + ((d->group * p->filters + m) * total + k0) * element;
+        for (ptrdiff_t r = i * rows / parts; r < (i + 1) * rows / parts; r++)
+            fetch(weight + r * total * element, depth * element);
+    }
+}
 
-    char *space = p->workspace + (size_t)worker * h->worker;
-    char *staged = fc_take(&space, h->stage * element), *panel = fc_take(&space, h->panel * element);
-    char *packed = fc_take(&space, h->packed * element), *slots = fc_take(&space, h->slots * element);
-    tile *tiles = fc_take(&space, 0);
-    fc_run *in = (fc_run *)(tiles + h->tiles), *out = in + h->runs;
-    ptrdiff_t *offsets = (ptrdiff_t *)(out + h->runs);
-
-    fc_box box = fc_box_at(s, &h->boxes, box_index);
-    fc_stage stage = fc_stage_of(s, &box);
-    ptrdiff_t tile_count = list_runs(s, &stage, p->packed, h->in_place, h->width, tiles, in, out);
-    fc_tile_kernel *const *kernel = h->turn_panels ? kernels->tile_panel
+/* Block b of the panel of filters from m on meets every tile. */
+static void run_panel(const desk *d, ptrdiff_t m, ptrdiff_t b, ptrdiff_t b0)
+{
+    const planes *p = d->p;
+    const fc_sweep *s = p->sweep;
+    const shape *h = p->shape;
+    const fc_kernels *kernels = p->plan->kernels;
+    const ptrdiff_t element = (ptrdiff_t)fc_size_of(p->plan->problem.dtype), output = fc_sweep_output(s),
+                    plane = fc_sweep_input(s), k0 = b * h->depth, step = s->axis[2].output_step;
+    const ptrdiff_t rows = fc_min(h->panel_rows, d->last - m), next = fc_min(h->panel_rows, d->last - m - rows);
+    const ptrdiff_t channel = (p->first_group + d->group) * s->filters + p->first_filter + m;
+    const bool finish = b == h->depth_blocks - 1, pack_now = d->late && m == d->first;
+    fc_tile_kernel *const *kernel = h->turn_panels ? kernels->tile_panel[h->kind]
                                     : p->packed    ? kernels->tile_rows[h->kind]
                                                    : kernels->tile_indirect[h->kind];
-    const ptrdiff_t plane = fc_sweep_input(s);
-    const char *image = p->in + (p->first_group + group) * s->channels * plane * element,
-               *image_end = p->in + s->batch * s->groups * s->channels * plane * element;
-    const ptrdiff_t tile_bytes = (h->depth + 1) * h->width * element, block_bytes = h->tiles * tile_bytes;
-    const bool late = h->in_place && plane * element <= LATE_BYTES;
-    /* rows of weights are read in place, unless they would share cache sets */
-    const bool copied = p->unturned || total_depth * element % FC_ALIAS == 0;
+    fc_tile_kernel *const *slim = h->turn_panels ? kernels->tile_panel[FC_SLIM] : kernels->tile_rows[FC_SLIM];
+    fc_tile t = panel_of(d, m, rows, b);
+    for (ptrdiff_t k = 0; pack_now && k < t.depth; k++)
+        d->offsets[k] = (k0 + k) * plane;
+    for (ptrdiff_t i = 0; i < d->tile_count; i++) {
+        const tile *at = &d->tiles[i];
+        if (!at->runs) /* it lies between places */
+            continue;
+        const fc_run *out = d->out + at->first_run;
+        t.b =
+            p->packed ? d->packed + (b - b0) * d->block_bytes + i * d->tile_bytes : d->staged + i * h->width * element;
+        if (at->slot < 0) {
+            t.c = p->out + (channel * output + out->to) * element;
+            t.ldc = output;
+        } else {
+            ptrdiff_t row = h->depth_blocks == 1           ? 0
+                            : h->blocks == h->depth_blocks ? at->slot * h->panel_rows
+                                                           : at->slot * h->filters + m - d->first;
+            t.c = d->slots + row * h->width * element;
+            t.ldc = h->width;
+        }
+        t.ahead_step = plane;
+        t.ahead = NULL;
+        if (d->next) {
+            t.ahead = d->next + ((m - d->first) / h->panel_rows * d->tile_count + i) * t.depth * d->next_step * element;
+            t.ahead_step = d->next_step;
+        }
+        if (pack_now) {
+            pack(p, at, d->in, t.depth, d->offsets, d->image, d->image_end, (char *)t.b);
+            if (i + 1 < d->tile_count)
+                t.ahead = d->image + (d->in[d->tiles[i + 1].first_run].from + k0 * plane) * element;
+        }
+        (at->columns <= h->slim ? slim : kernel)[rows - 1](&t);
+        if (next)
+            fetch_weights(d, m + rows, next, b, i);
+        for (ptrdiff_t r = 0; finish && at->slot >= 0 && r < rows; r++)
+            put_row((size_t)element, out, at->runs, step, (char *)t.c + r * h->width * element,
+                    p->out + (channel + r) * output * element);
+    }
+}
 
+static void run_box(void *context, ptrdiff_t index, int worker)
+{
+    const planes *p = context;
+    const shape *h = p->shape;
+    const desk d = set_up(p, index, worker);
     for (ptrdiff_t b0 = 0; b0 < h->depth_blocks; b0 += h->blocks) {
-        for (ptrdiff_t b = b0; b < b0 + h->blocks; b++) {
-            ptrdiff_t k0 = b * h->depth, depth = fc_min(h->depth, total_depth - k0);
-            if (depth == 0)
-                continue;
-            if (late) /* packed when the first panel needs it */
-                continue;
-            if (h->in_place) {
-                for (ptrdiff_t k = 0; k < depth; k++)
-                    offsets[k] = (k0 + k) * plane;
-                pack_all(p, tiles, tile_count, in, depth, offsets, image, image_end, packed + (b - b0) * block_bytes);
-                continue;
-            }
-            ptrdiff_t c0 = k0 / taps, c1 = (k0 + depth - 1) / taps + 1;
-            fc_stage_fill(p->plan, s, &stage, p->first_group + group, c0, c1, p->in, staged);
-            fc_stage_offsets(s, &stage, k0, depth, c0, offsets);
-            if (p->packed)
-                for (ptrdiff_t i = 0; i < tile_count; i++)
-                    pack(p, &tiles[i], in, depth, offsets, staged, staged + h->stage * element,
-                         packed + (b - b0) * block_bytes + i * tile_bytes);
-        }
-        for (ptrdiff_t m = first; m < last; m += h->panel_rows) {
-            ptrdiff_t rows = fc_min(h->panel_rows, last - m), next = fc_min(h->panel_rows, last - m - rows);
-            ptrdiff_t channel = (p->first_group + group) * s->filters + p->first_filter + m;
-            for (ptrdiff_t b = b0; b < b0 + h->blocks; b++) {
-                ptrdiff_t k0 = b * h->depth, depth = fc_min(h->depth, total_depth - k0);
-                bool finish = b == h->depth_blocks - 1;
-                const char *weight = p->weight + ((group * p->filters + m) * total_depth + k0) * element;
-                const char *turned = NULL; /* [k][filter] */
-                if (h->turn_panels) {
-                    turned = p->unturned + (((p->first_group + group) * s->channels + k0) * s->filters + m) * element;
-                    fc_patch patch = {
-                        .from_pitch = s->filters, .step = 1, .to_pitch = FC_MAX_ROWS, .rows = depth, .columns = rows};
-                    kernels->place(&patch, turned, p->unturned + s->groups * s->channels * s->filters * element, panel);
-                } else if (p->unturned)
-                    turn_panel(p, group, m, rows, k0, depth, panel);
-                else if (copied)
-                    for (ptrdiff_t i = 0; i < rows; i++)
-                        kernels->copy(weight + i * total_depth * element, panel + i * FC_LDA * element, depth);
-                fc_tile t = {.a = copied ? panel : weight,
-                             .lda = h->turn_panels ? FC_MAX_ROWS
-                                    : copied       ? FC_LDA
-                                                   : total_depth,
-                             .depth = depth,
-                             .offsets = offsets,
-                             .row_bias = finish && p->bias ? p->bias + channel * element : NULL,
-                             .accumulate = b > 0,
-                             .relu = finish && p->plan->problem.relu};
-                const bool pack_now = late && m == first;
-                for (ptrdiff_t k = 0; pack_now && k < depth; k++)
-                    offsets[k] = (k0 + k) * plane;
-                for (ptrdiff_t i = 0; i < tile_count; i++) {
-                    if (!tiles[i].runs) /* it lies between places */
-                        continue;
-                    const fc_run *runs = out + tiles[i].first_run;
-                    t.b =
-                        p->packed ? packed + (b - b0) * block_bytes + i * tile_bytes : staged + i * h->width * element;
-                    if (tiles[i].slot < 0) {
-                        t.c = p->out + (channel * output + runs->to) * element;
-                        t.ldc = output;
-                    } else {
-                        ptrdiff_t row = h->depth_blocks == 1           ? 0
-                                        : h->blocks == h->depth_blocks ? tiles[i].slot * h->panel_rows
-                                                                       : tiles[i].slot * h->filters + m - first;
-                        t.c = slots + row * h->width * element;
-                        t.ldc = h->width;
-                    }
-                    if (pack_now) {
-                        pack(p, &tiles[i], in, depth, offsets, image, image_end, (char *)t.b);
-                        t.ahead = i + 1 < tile_count ? image + (in[tiles[i + 1].first_run].from + k0 * plane) * element
-                                                     : NULL;
-                        t.ahead_step = plane;
-                    }
-                    kernel[rows - 1](&t);
-                    if (turned && next)
-                        for (ptrdiff_t k = i * depth / tile_count; k < (i + 1) * depth / tile_count; k++)
-                            fetch(turned + (k * s->filters + rows) * element, next * element);
-                    for (ptrdiff_t r = i * next / tile_count; !p->unturned && r < (i + 1) * next / tile_count; r++)
-                        fetch(weight + (rows + r) * total_depth * element, depth * element);
-                    if (finish && tiles[i].slot >= 0)
-                        for (ptrdiff_t r = 0; r < rows; r++)
-                            put_row((size_t)element, runs, tiles[i].runs, step, (char *)t.c + r * h->width * element,
-                                    p->out + (channel + r) * output * element);
-                }
-            }
-        }
+        for (ptrdiff_t b = b0; !d.late && d.first < d.last && b < b0 + h->blocks; b++)
+            pack_block(&d, b, b - b0);
+        for (ptrdiff_t m = d.first; m < d.last; m += h->panel_rows)
+            for (ptrdiff_t b = b0; b < b0 + h->blocks; b++)
+                run_panel(&d, m, b, b0);
     }
 }
 
@@ -467,7 +561,8 @@ static void run_sweep(const fc_conv_plan *plan, const fc_sweep *s, bool packed, 
                         .groups = fc_min(groups, s->groups - g),
                         .first_filter = f,
                         .filters = fc_min(filters, s->filters - f),
-                        .workspace = workspace};
+                        .workspace = workspace,
+                        .threads = threads};
             if (plan->problem.pass != FC_FORWARD && !turn)
                 p.unturned = weight;
             if (turn) {

@@ -37,7 +37,9 @@ enum {
     TASKS = 16,
     FEW_PLACES = 1024,
     FEW_BLOCKS = 4,
-    STAGE_CHANNELS = 16
+    STAGE_CHANNELS = 16,
+    DEPTH = 2 * FC_DEPTH, /* channels first: of a block of the reduction; sums are many, and fetched half as often */
+    LDA = DEPTH + 16      /* not a power of two: rows must not share cache sets */
 };
 
 /* Cycles of a place where `columns` are transposed and lie across the tile. */
@@ -75,7 +77,7 @@ static shape shape_of(const fc_conv_plan *plan, const fc_sweep *s)
         h.a = fc_round_up(h.block_rows, h.panel_rows) * FC_DEPTH;
         h.b = FC_DEPTH * h.width;
     } else {
-        h.boxes = fc_boxes_of(s, FC_DEPTH);
+        h.boxes = fc_boxes_of(s, DEPTH);
         h.chunks = h.boxes.total;
         fc_box box = {.count = {h.boxes.count[0], h.boxes.count[1], h.boxes.count[2], h.boxes.count[3]}};
         fc_stage stage = fc_stage_of(s, &box);
@@ -83,8 +85,8 @@ static shape shape_of(const fc_conv_plan *plan, const fc_sweep *s)
         h.stage_rows = fc_max(fc_min(h.stage_rows, 4096 / h.panel_rows * h.panel_rows), h.panel_rows);
         h.stage = h.in_place ? 0 : fc_min(fc_ceil_div(h.stage_rows, taps) + 1, s->channels) * stage.pitch + FC_SLACK;
         h.runs = box.count[0] * box.count[1] * box.count[2];
-        h.a = h.panel_rows * FC_LDA;
-        h.b = FC_DEPTH * h.block_columns;
+        h.a = h.panel_rows * LDA;
+        h.b = DEPTH * h.block_columns;
     }
     ptrdiff_t room = fc_max((ptrdiff_t)plan->limit / 2 / element / (h.blocks * h.sums), 1);
     h.splits = fc_max(fc_min(fc_min(fc_ceil_div(TASKS, h.blocks), h.chunks), room), 1);
@@ -92,7 +94,7 @@ static shape shape_of(const fc_conv_plan *plan, const fc_sweep *s)
         h.splits = 1;
     h.worker = (size_t)(fc_round_up((h.a + h.b + h.stage + (h.splits == 1 ? h.sums : 0)) * element, FC_ALIGNMENT) +
                         6 * FC_ALIGNMENT +
-                        fc_round_up(2 * h.runs * (ptrdiff_t)sizeof(fc_run) + FC_DEPTH * (ptrdiff_t)sizeof(fc_piece),
+                        fc_round_up(2 * h.runs * (ptrdiff_t)sizeof(fc_run) + DEPTH * (ptrdiff_t)sizeof(fc_piece),
                                     FC_ALIGNMENT));
     h.shared = h.splits == 1 ? 0 : (size_t)(h.blocks * h.splits * h.sums * element);
     return h;
@@ -162,7 +164,7 @@ static void sum_first(const weights *p, const block *b, ptrdiff_t chunk0, ptrdif
         ptrdiff_t in_runs = join(in, lines), out_runs = join(out, lines);
         for (ptrdiff_t j = 0; j < b->columns; j += h->width) { /* dy, transposed: [panel][place][width] */
             ptrdiff_t columns = fc_min(h->width, b->columns - j);
-            char *to = packed + j * FC_DEPTH * element;
+            char *to = packed + j * DEPTH * element;
             if (columns < h->width)
                 memset(to, 0, (size_t)(places * h->width * element));
             for (ptrdiff_t r = 0; r < out_runs; r++)
@@ -176,12 +178,12 @@ static void sum_first(const weights *p, const block *b, ptrdiff_t chunk0, ptrdif
                 ptrdiff_t rows = fc_min(h->panel_rows, last - i), offsets[FC_MAX_ROWS];
                 fc_stage_offsets(s, &stage, b->row + i, rows, c0, offsets);
                 for (ptrdiff_t r = 0; r < rows; r++)
-                    kernels->copy_runs(in, in_runs, staged + offsets[r] * element, a + r * FC_LDA * element);
+                    kernels->copy_runs(in, in_runs, staged + offsets[r] * element, a + r * LDA * element);
                 for (ptrdiff_t j = 0; j < b->columns; j += h->width) {
                     fc_tile t = {.a = a,
-                                 .b = packed + j * FC_DEPTH * element,
+                                 .b = packed + j * DEPTH * element,
                                  .depth = places,
-                                 .lda = FC_LDA,
+                                 .lda = LDA,
                                  .c = sums + (i * h->block_columns + j) * element,
                                  .ldc = h->block_columns,
                                  .accumulate = chunk > chunk0};
@@ -213,7 +215,7 @@ static void sum_in_place(const weights *p, const block *b, ptrdiff_t chunk0, ptr
         const bool copied = images > 1 || plane * element % FC_ALIAS == 0;
         for (ptrdiff_t j = 0; j < b->columns; j += h->width) { /* [panel][place][width] */
             ptrdiff_t columns = fc_min(h->width, b->columns - j);
-            char *to = packed + j * FC_DEPTH * element;
+            char *to = packed + j * DEPTH * element;
             if (columns < h->width)
                 memset(to, 0, (size_t)(places * h->width * element));
             for (ptrdiff_t n = 0; n < images; n++)
@@ -225,12 +227,12 @@ static void sum_in_place(const weights *p, const block *b, ptrdiff_t chunk0, ptr
             const char *from = down + (box.first[0] * down_image + i * plane + start) * element;
             for (ptrdiff_t r = 0; copied && r < rows; r++)
                 for (ptrdiff_t n = 0; n < images; n++)
-                    kernels->copy(from + (n * down_image + r * plane) * element,
-                                  a + (r * FC_LDA + n * length) * element, length);
+                    kernels->copy(from + (n * down_image + r * plane) * element, a + (r * LDA + n * length) * element,
+                                  length);
             for (ptrdiff_t j = 0; j < b->columns; j += h->width) {
                 fc_tile t = {.a = copied ? a : from,
-                             .lda = copied ? FC_LDA : plane,
-                             .b = packed + j * FC_DEPTH * element,
+                             .lda = copied ? LDA : plane,
+                             .b = packed + j * DEPTH * element,
                              .depth = places,
                              .c = sums + (i * h->block_columns + j) * element,
                              .ldc = h->block_columns,
@@ -274,7 +276,7 @@ static void sum_last(const weights *p, const block *b, ptrdiff_t chunk0, ptrdiff
                              .c = sums + (i * h->block_columns + j) * element,
                              .ldc = h->block_columns,
                              .accumulate = chunk > chunk0};
-                kernels->tile_panel[fc_min(h->panel_rows, b->rows - i) - 1](&t);
+                kernels->tile_panel[FC_NARROW][fc_min(h->panel_rows, b->rows - i) - 1](&t);
             }
         }
     }

@@ -2,23 +2,17 @@
 
 Functions take and return plain arrays (`conv2d`, `max_pool2d`, `cross_entropy`, ...); `layers` and `containers` build
 networks of them, `models` has the classic ones, `fit` trains, `save` and `load` keep the weights.
+
+Arrays are of float32 or float64, all of a call of the same; of float16 or (`ml_dtypes`') bfloat16, too, which are read
+and written as such and computed in float32: a result is what float32 gives, rounded once, and so within half a unit in
+its last place, and float32's own error, of what is right. That takes a float32 copy of each array for as long as the
+call lasts, three times the arrays' memory in all.
 """
 
 from __future__ import annotations
 
 import importlib
 from typing import Any
-
-from fastconv.runtime import (
-    __version__,
-    get_num_threads,
-    get_precision,
-    precision,
-    set_num_threads,
-    set_precision,
-    show_config,
-    threads,
-)
 
 # Where each public name lives. A module is imported when a name of it is first asked for, so that `import fastconv`
 # costs little beside NumPy's own; no module bears the name of a function in it, or would hide it once imported.
@@ -52,11 +46,14 @@ _PLACES = {
     """,
     "regularization": "dropout dropout_backward",
     "rewrite": "as_convolution",
+    "runtime": """
+        __version__ get_num_threads get_precision precision set_num_threads set_precision show_config threads
+    """,
     "separable": "depthwise_conv2d depthwise_conv2d_backward separable_conv2d separable_conv2d_backward",
     "special_pooling": """
-        channel_max_pool channel_max_pool_backward gaussian_pool2d gaussian_pool2d_backward lp_pool2d
-        lp_pool2d_backward max_unpool2d max_unpool2d_backward maxout maxout_backward stochastic_pool2d
-        stochastic_pool2d_backward
+        channel_max_pool channel_max_pool_backward gaussian_pool2d gaussian_pool2d_backward lp_pool1d
+        lp_pool1d_backward lp_pool2d lp_pool2d_backward lp_pool3d lp_pool3d_backward max_unpool2d max_unpool2d_backward
+        maxout maxout_backward stochastic_pool2d stochastic_pool2d_backward
     """,
     "summaries": "summary",
     "train": "evaluate fit",
@@ -67,18 +64,24 @@ _PLACES = {
     "tuning": "autotune",
     "wisdom": "forget_wisdom load_wisdom save_wisdom",
 }
-_MODULES = ("containers", "data", "files", "geometry", "init", "layers", "models", "optim", "plot", "train")
+_MODULES = (
+    "checkpoints",
+    "containers",
+    "data",
+    "files",
+    "geometry",
+    "history",
+    "init",
+    "layers",
+    "metrics",
+    "models",
+    "optim",
+    "plot",
+    "train",
+)
 _MODULE_OF = {name: module for module, names in _PLACES.items() for name in names.split()}
 
 __all__ = [
-    "__version__",
-    "get_num_threads",
-    "get_precision",
-    "precision",
-    "set_num_threads",
-    "set_precision",
-    "show_config",
-    "threads",
     *_MODULE_OF,
     *_MODULES,
 ]

@@ -1,12 +1,15 @@
 # The public names, as `__init__.py` lists them: a test compares the two.
 
 from fastconv import (
+    checkpoints as checkpoints,
     containers as containers,
     data as data,
     files as files,
     geometry as geometry,
+    history as history,
     init as init,
     layers as layers,
+    metrics as metrics,
     models as models,
     optim as optim,
     plot as plot,
@@ -137,8 +140,12 @@ from fastconv.special_pooling import (
     channel_max_pool_backward as channel_max_pool_backward,
     gaussian_pool2d as gaussian_pool2d,
     gaussian_pool2d_backward as gaussian_pool2d_backward,
+    lp_pool1d as lp_pool1d,
+    lp_pool1d_backward as lp_pool1d_backward,
     lp_pool2d as lp_pool2d,
     lp_pool2d_backward as lp_pool2d_backward,
+    lp_pool3d as lp_pool3d,
+    lp_pool3d_backward as lp_pool3d_backward,
     max_unpool2d as max_unpool2d,
     max_unpool2d_backward as max_unpool2d_backward,
     maxout as maxout,

@@ -507,7 +507,7 @@ def activate(int kind, x, y, int threads):
     cdef void *py = data_of(y, type_number(dtype), n, True)
     cdef fc_status status
     check_threads(threads)
-    if py == NULL or not FC_RELU <= kind <= FC_TANH:
+    if py == NULL or not 0 <= kind <= <int>FC_TANH:
         raise ValueError("kind must be RELU, SIGMOID or TANH, and y an array")
     with nogil:
         status = fc_activate(<fc_activation>kind, dtype, px, py, n, threads)
@@ -523,7 +523,7 @@ def activate_backward(int kind, dy, y, dx, int threads):
     cdef void *pdx = data_of(dx, type_number(dtype), n, True)
     cdef fc_status status
     check_threads(threads)
-    if pdy == NULL or pdx == NULL or not FC_RELU <= kind <= FC_TANH:
+    if pdy == NULL or pdx == NULL or not 0 <= kind <= <int>FC_TANH:
         raise ValueError("kind must be RELU, SIGMOID or TANH, and dy and dx arrays")
     with nogil:
         status = fc_activate_backward(<fc_activation>kind, dtype, pdy, py, pdx, n, threads)
@@ -737,6 +737,7 @@ cdef extern from "fastconv.h" nogil:
         FC_POWER
         FC_POWER_TIMES
         FC_SIGNED_POWER_TIMES
+        FC_MIX
         FC_MAPS
     fc_status fc_map_elements(fc_map, fc_dtype, const void *, const void *, void *, ptrdiff_t, const double *, int)
     fc_status fc_prelu(const fc_norm_problem *, const void *, const void *, const void *, void *, int)
@@ -759,11 +760,12 @@ MAPS = {
     "power": FC_POWER,
     "power_times": FC_POWER_TIMES,
     "signed_power_times": FC_SIGNED_POWER_TIMES,
+    "mix": FC_MIX,
 }
 
 
-def map_elements(str kind, a, b, out, double p, int threads):
-    """out = f(a, b), f with one parameter; MAPS has the kinds."""
+def map_elements(str kind, a, b, out, double p, double q, int threads):
+    """out = f(a, b), f with two parameters; MAPS has the kinds."""
     cdef fc_dtype dtype = dtype_of_array(a)
     cdef ptrdiff_t n = cnp.PyArray_SIZE(<cnp.ndarray>a)
     cdef void *pa = data_of(a, type_number(dtype), n, False)
@@ -775,7 +777,7 @@ def map_elements(str kind, a, b, out, double p, int threads):
     check_threads(threads)
     if pb == NULL or po == NULL:
         raise ValueError("b and out must be arrays")
-    parameters[0], parameters[1] = p, 0
+    parameters[0], parameters[1] = p, q
     with nogil:
         status = fc_map_elements(<fc_map>which, dtype, pa, pb, po, n, parameters, threads)
     refuse(status)
@@ -913,4 +915,44 @@ def plane_means(planes, means, bint backward, int threads):
             status = fc_plane_means_backward(dtype, pm, count, n // count, pp, threads)
         else:
             status = fc_plane_means(dtype, pp, count, n // count, pm, threads)
+    refuse(status)
+
+
+# ---- storage types -----------------------------------------------------------------------------------------------
+
+cdef extern from "fastconv.h" nogil:
+    ctypedef enum fc_storage:
+        FC_FLOAT16
+        FC_BFLOAT16
+    fc_status fc_widen(fc_storage, const void *, float *, ptrdiff_t, int)
+    fc_status fc_narrow(fc_storage, const float *, void *, ptrdiff_t, int)
+
+FLOAT16, BFLOAT16 = FC_FLOAT16, FC_BFLOAT16
+
+
+def widen(int kind, bits, to, int threads):
+    """Write the numbers that are stored in `bits`, an array of uint16, to an array of float32."""
+    cdef ptrdiff_t n = cnp.PyArray_SIZE(<cnp.ndarray?>bits)
+    cdef void *pb = data_of(bits, cnp.NPY_UINT16, n, False)
+    cdef void *pt = data_of(to, cnp.NPY_FLOAT32, n, True)
+    cdef fc_status status
+    check_threads(threads)
+    if pt == NULL or not 0 <= kind <= <int>FC_BFLOAT16:
+        raise ValueError("kind must be FLOAT16 or BFLOAT16, and to an array")
+    with nogil:
+        status = fc_widen(<fc_storage>kind, pb, <float *>pt, n, threads)
+    refuse(status)
+
+
+def narrow(int kind, values, bits, int threads):
+    """Store an array of float32 in `bits`, an array of uint16."""
+    cdef ptrdiff_t n = cnp.PyArray_SIZE(<cnp.ndarray?>values)
+    cdef void *pv = data_of(values, cnp.NPY_FLOAT32, n, False)
+    cdef void *pb = data_of(bits, cnp.NPY_UINT16, n, True)
+    cdef fc_status status
+    check_threads(threads)
+    if pb == NULL or not 0 <= kind <= <int>FC_BFLOAT16:
+        raise ValueError("kind must be FLOAT16 or BFLOAT16, and bits an array")
+    with nogil:
+        status = fc_narrow(<fc_storage>kind, <float *>pv, pb, n, threads)
     refuse(status)

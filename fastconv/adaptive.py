@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastconv.backends import backend_of, planned
+from fastconv.backends import backend_of, narrowed, planned, widened
 from fastconv.devices import library_of
 from fastconv.geometry import axes, check_layout, window
 from fastconv.pooling import max_pool2d_backward
@@ -312,11 +312,11 @@ def spatial_pyramid_pool2d(x: Any, levels: Any, *, return_switches: bool = False
     >>> fc.spatial_pyramid_pool2d(np.arange(9.0).reshape(1, 1, 3, 3), (1, 2))
     array([[8., 4., 5., 7., 8.]])
     """
-    pairs = [adaptive_max_pool2d(x, level, return_switches=True, layout=layout) for level in _levels(levels)]
-    y = library_of(x).concatenate(
-        [maxima.reshape(maxima.shape[0], math.prod(maxima.shape[1:])) for maxima, _ in pairs], axis=1
-    )
-    return (y, [switches for _, switches in pairs]) if return_switches else y
+    grids = [adaptive_max_pool2d(x, n, return_switches=return_switches, layout=layout) for n in _levels(levels)]
+    maxima = [grid[0] for grid in grids] if return_switches else grids
+    rows = [grid.reshape(grid.shape[0], math.prod(grid.shape[1:])) for grid in maxima]
+    y = library_of(rows[0]).concatenate(rows, axis=1)
+    return (y, [switches for _, switches in grids]) if return_switches else y
 
 
 def spatial_pyramid_pool2d_backward(
@@ -348,7 +348,9 @@ def spatial_pyramid_pool2d_backward(
     >>> fc.spatial_pyramid_pool2d_backward(np.ones_like(y), switches, (1, 1, 3, 3)).ravel()
     array([0., 0., 0., 0., 1., 1., 0., 1., 2.])
     """
-    dy = backend_of(dy, "spatial_pyramid_pool2d_backward").dense(dy, "dy", 2)
+    stored = backend_of(dy, "spatial_pyramid_pool2d_backward").dense(dy, "dy", 2)
+    dy = widened(stored)
+    backend = backend_of(dy, "spatial_pyramid_pool2d_backward")
     sizes = [math.prod(s.shape[1:]) for s in switches]
     if dy.shape[1] != sum(sizes):
         raise ValueError(f"dy: expected {sum(sizes)} features, as the switches have, got shape {dy.shape}")
@@ -356,6 +358,6 @@ def spatial_pyramid_pool2d_backward(
     for chosen, size in zip(switches, sizes, strict=True):
         part = dy[:, at : at + size].reshape(len(dy), *chosen.shape[1:])
         level = max_pool2d_backward(part, chosen, input_shape, layout=layout)
-        dx = level if dx is None else dx + level
+        dx = level if dx is None else backend.map_elements("mix", dx, level, 1, 1)
         at += size
-    return dx
+    return narrowed(dx, stored.dtype)

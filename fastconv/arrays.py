@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,9 +10,10 @@ import numpy as np
 
 from fastconv.devices import on_gpu
 
-__all__ = ["FLOATS", "check_home", "check_needs", "check_out", "dense", "same_dtype"]
+__all__ = ["FLOATS", "STORAGE", "check_home", "check_needs", "check_number", "check_out", "dense", "same_dtype"]
 
 FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
+STORAGE = ("float16", "bfloat16")  # kept in arrays, computed in float32; bfloat16 is ml_dtypes', which is not imported
 
 
 def check_home(value: Any, name: str) -> None:
@@ -24,7 +26,7 @@ def check_home(value: Any, name: str) -> None:
 
 
 def dense(value: Any, name: str, ndim: int | None = None) -> np.ndarray:
-    """Return `value` as a C-contiguous, aligned, native-endian float32 or float64 array, copied only if it must be.
+    """Return `value` as a C-contiguous, aligned, native-endian array of floats, copied only if it must be.
 
     Parameters
     ----------
@@ -47,11 +49,13 @@ def dense(value: Any, name: str, ndim: int | None = None) -> np.ndarray:
     dtype = value.dtype
     if dtype not in FLOATS:
         native = dtype.newbyteorder("=")
-        if native not in FLOATS:
+        if native not in FLOATS and native.name not in STORAGE:
             raise TypeError(
-                f"{name}: expected dtype float32 or float64, got {dtype}; convert it with .astype(np.float32)"
+                f"{name}: expected dtype float32 or float64 (or float16, bfloat16), got {dtype}; "
+                "convert it with .astype(np.float32)"
             )
-        value = value.astype(native)
+        if native != dtype:
+            value = value.astype(native)
     if ndim is not None and value.ndim != ndim:
         raise ValueError(f"{name}: expected {ndim} axes, got {value.ndim} (shape {value.shape})")
     if not (value.flags.c_contiguous and value.flags.aligned):
@@ -67,7 +71,13 @@ def _from_protocol(value: Any, name: str) -> np.ndarray:
             raise TypeError(f"{name}: masked arrays are not supported, use .filled(value)")
         return value.view(np.ndarray)
     if hasattr(value, "__dlpack__") and hasattr(value, "__dlpack_device__") and not isinstance(value, np.generic):
-        return np.from_dlpack(value)
+        try:
+            return np.from_dlpack(value)
+        except (BufferError, RuntimeError, TypeError) as error:  # another device, or a dtype that NumPy has not
+            dtype = getattr(value, "dtype", "unknown dtype")
+            raise TypeError(
+                f"{name}: NumPy cannot share a {type(value).__name__} of {dtype} ({error}); convert it first"
+            ) from None
     if hasattr(value, "__array__"):
         return np.asarray(value)
     raise TypeError(
@@ -90,6 +100,51 @@ def check_needs(needs: Any, names: Sequence[str] = ("dx", "dweight", "dbias")) -
         count = {2: "two", 3: "three", 4: "four"}.get(len(names), len(names))
         raise ValueError(f"needs: expected {count} booleans ({', '.join(names)}), got {needs!r}")
     return tuple(map(bool, needs))
+
+
+def check_number(
+    value: Any,
+    name: str,
+    least: float = -math.inf,
+    most: float = math.inf,
+    *,
+    above: float = -math.inf,
+    kind: str = "finite number",
+) -> float:
+    """Return a number option as a float.
+
+    Parameters
+    ----------
+    value : float
+        What the user passed.
+    name : str
+        The argument's name, for errors.
+    least, most, above : float
+        It must be from `least` to `most`, and larger than `above`.
+    kind : str
+        What it is, for errors.
+
+    Raises
+    ------
+    TypeError
+        If it is not a number.
+    ValueError
+        If it is not finite or out of range.
+    """
+    try:
+        number = math.nan if isinstance(value, (str, bytes)) else float(value)
+    except OverflowError:  # an integer of hundreds of digits
+        number = math.inf
+    except (TypeError, ValueError):
+        number = None
+    if number is None or isinstance(value, (str, bytes)):
+        raise TypeError(f"{name}: expected a {kind}, got {value!r} of type {type(value).__name__}")
+    if not (math.isfinite(number) and least <= number <= most and number > above):
+        limits = f" above {above:g}" if above > -math.inf else ""
+        if least > -math.inf:
+            limits = f" of at least {least:g}" if most == math.inf else f" from {least:g} to {most:g}"
+        raise ValueError(f"{name}: expected a {kind}{limits}, got {value!r}")
+    return number
 
 
 def check_out(out: Any, shape: tuple[int, ...], dtype: np.dtype, *inputs: np.ndarray) -> np.ndarray:

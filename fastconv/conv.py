@@ -201,11 +201,12 @@ def modes() -> tuple[str, bool]:
     return get_precision(), tuning.measuring()
 
 
-def _check_bias(backend: ModuleType, bias: Any, x: Any, weight: Any) -> Any:
+def check_bias(backend: ModuleType, bias: Any, x: Any, filters: int) -> Any:
+    """Return a bias, one for each filter and of x's dtype, or raise ValueError or TypeError."""
     bias = backend.dense(bias, "bias", 1)
     same_dtype(x, "x", bias, "bias")
-    if bias.shape[0] != weight.shape[0]:
-        raise ValueError(f"bias: expected shape ({weight.shape[0]},), one for each filter, got {bias.shape}")
+    if bias.shape[0] != filters:
+        raise ValueError(f"bias: expected shape ({filters},), one for each filter, got {bias.shape}")
     return bias
 
 
@@ -217,7 +218,7 @@ def _forward(function: str, ndim: int, x: Any, weight: Any, bias: Any, options: 
     same_dtype(x, "x", weight, "weight")
     plan = _plan(backend, "forward", x.shape, weight.shape, x.dtype, *options, False, *modes())
     if bias is not None:
-        bias = _check_bias(backend, bias, x, weight)
+        bias = check_bias(backend, bias, x, weight.shape[0])
     if out is None:
         out = backend.empty(plan.y_shape, x.dtype)
     else:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["check_device", "host", "library_of", "on_gpu", "placed"]
+__all__ = ["beside", "check_device", "host", "library_of", "on_gpu", "placed"]
 
 
 def library_of(array: Any) -> Any:
@@ -80,4 +80,13 @@ def placed(array: Any, device: str) -> Any:
     if cupy is None:
         return host(array)
     with cupy.cuda.Device(number):
+        return cupy.asarray(array)
+
+
+def beside(array: Any, other: Any) -> Any:
+    """Return an array in the memory where another one is: itself if it is there."""
+    if not on_gpu(other):
+        return host(array)
+    cupy = library_of(other)
+    with cupy.cuda.Device(int(other.device.id)):
         return cupy.asarray(array)

@@ -15,7 +15,7 @@ import numpy as np
 from fastconv.devices import host
 from fastconv.layers import Layer, check_state
 
-__all__ = ["load", "read_metadata", "replacing", "save"]
+__all__ = ["load", "read_arrays", "read_metadata", "replacing", "save", "write_arrays"]
 
 Path: TypeAlias = "str | os.PathLike[str]"
 
@@ -54,25 +54,50 @@ def save(model: Layer, path: Path, metadata: Mapping[str, Any] | None = None) ->
     ...     read_metadata(path)
     {'purpose': 'example'}
     """
+    write_arrays(path, {name: item.value for name, item in model.named_state()}, metadata)
+
+
+def write_arrays(path: Path, arrays: Mapping[str, Any], metadata: Mapping[str, Any] | None = None) -> None:
+    """Write arrays by name to a file; on an error the file that was there before stays as it was.
+
+    Parameters
+    ----------
+    path : path
+        Ends in ``.safetensors`` or ``.npz``.
+    arrays : mapping of str to ndarray
+    metadata : mapping of str to what JSON can say, optional
+
+    Raises
+    ------
+    As `save`.
+    """
     form = _form(path)
     # One text, because safetensors writes several in any order, and equal weights should be equal files.
     text = {_METADATA: json.dumps(metadata)} if metadata else {}
-    arrays = {
-        name: np.asarray(host(item.value), item.value.dtype.newbyteorder("="), order="C")
-        for name, item in model.named_state()
-    }
+    plain = {name: np.asarray(host(array), array.dtype.newbyteorder("="), order="C") for name, array in arrays.items()}
     with replacing(path) as temporary:
         if form == ".npz":
             with zipfile.ZipFile(temporary, "w") as archive:
-                for name, array in {**{key: np.array(value) for key, value in text.items()}, **arrays}.items():
+                for name, array in {**{key: np.array(value) for key, value in text.items()}, **plain}.items():
                     with archive.open(zipfile.ZipInfo(name + ".npy"), "w", force_zip64=True) as member:
                         np.lib.format.write_array(member, array, allow_pickle=False)
         else:
             safetensors = _safetensors()
             try:
-                safetensors.numpy.save_file(arrays, temporary, metadata=text)
+                safetensors.numpy.save_file(plain, temporary, metadata=text)
             except safetensors.SafetensorError as error:  # the disk's trouble, in another coat
                 raise OSError(f"{os.fspath(path)}: cannot be written ({error})") from error
+
+
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """Return all arrays of a file by name; `read_metadata` returns the rest.
+
+    Raises
+    ------
+    As `load`, but for what concerns the model.
+    """
+    with _open(path) as file:
+        return {name: file.read(name) for name in file.shapes}
 
 
 def load(model: Layer, path: Path) -> None:

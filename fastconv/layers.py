@@ -38,7 +38,7 @@ from fastconv.adaptive import (
     spatial_pyramid_pool2d,
     spatial_pyramid_pool2d_backward,
 )
-from fastconv.arrays import FLOATS
+from fastconv.arrays import FLOATS, check_number
 from fastconv.conv import conv1d, conv1d_backward, conv2d, conv2d_backward, conv3d, conv3d_backward
 from fastconv.dense import linear, linear_backward
 from fastconv.devices import check_device, host, library_of, placed
@@ -82,8 +82,14 @@ from fastconv.separable import depthwise_conv2d, depthwise_conv2d_backward
 from fastconv.special_pooling import (
     gaussian_pool2d,
     gaussian_pool2d_backward,
+    lp_pool1d,
+    lp_pool1d_backward,
     lp_pool2d,
     lp_pool2d_backward,
+    lp_pool3d,
+    lp_pool3d_backward,
+    max_unpool2d,
+    max_unpool2d_backward,
     maxout,
     maxout_backward,
     stochastic_pool2d,
@@ -127,7 +133,9 @@ __all__ = [
     "GlobalAvgPool2d",
     "GlobalMaxPool2d",
     "Identity",
+    "LPPool1d",
     "LPPool2d",
+    "LPPool3d",
     "Layer",
     "LeakyReLU",
     "Linear",
@@ -137,6 +145,7 @@ __all__ = [
     "MaxPool1d",
     "MaxPool2d",
     "MaxPool3d",
+    "MaxUnpool2d",
     "Maxout",
     "PReLU",
     "Parameter",
@@ -425,6 +434,33 @@ class Layer:
         for _, layer in self.walk():
             if isinstance(layer, _Random):
                 layer._start(generator)
+
+    def random_state(self) -> dict[str, list[int]]:
+        """Return where the random layers of this one and all below are in what they draw, by path; for checkpoints."""
+        return {path: [layer._key, layer._calls] for path, layer in self.walk() if isinstance(layer, _Random)}
+
+    def load_random_state(self, state: Mapping[str, list[int]]) -> None:
+        """Let the random layers go on where `random_state` was asked for.
+
+        Raises
+        ------
+        ValueError
+            If it is of other layers; then none has changed.
+
+        Examples
+        --------
+        >>> layer, x = Dropout(0.5, rng=0), np.ones((4, 4), np.float32)
+        >>> state = layer.random_state()
+        >>> first = layer.forward(x)[0]
+        >>> layer.load_random_state(state)
+        >>> bool((layer.forward(x)[0] == first).all())
+        True
+        """
+        layers = {path: layer for path, layer in self.walk() if isinstance(layer, _Random)}
+        if set(layers) != set(state) or not all(len(numbers) == 2 for numbers in state.values()):
+            raise ValueError(f"state: is of the random layers {', '.join(state)}, expected {', '.join(layers)}")
+        for path, layer in layers.items():
+            layer._key, layer._calls = (int(number) for number in state[path])
 
     # ---- printing ----
 
@@ -1494,6 +1530,9 @@ class AdaptiveAvgPool2d(_Plain):
 class AdaptiveMaxPool2d(AdaptiveAvgPool2d):
     """Take maxima so that planes of a given size come out; parameters as `AdaptiveAvgPool2d`'s."""
 
+    def __call__(self, x: Array) -> Array:
+        return adaptive_max_pool2d(x, self.output_size, layout=self.layout)
+
     def _run(self, x: Array, training: bool) -> tuple[Array, Callable[[Array], Array]]:
         shape = x.shape
         y, switches = adaptive_max_pool2d(x, self.output_size, return_switches=True, layout=self.layout)
@@ -1538,6 +1577,9 @@ class SpatialPyramidPool2d(_Plain):
         self.levels = tuple(_count(level, "levels") for level in levels)
         self.layout = _checked_layout(layout, 2)
 
+    def __call__(self, x: Array) -> Array:
+        return spatial_pyramid_pool2d(x, self.levels, layout=self.layout)
+
     def _run(self, x: Array, training: bool) -> tuple[Array, Callable[[Array], Array]]:
         shape = x.shape
         y, switches = spatial_pyramid_pool2d(x, self.levels, return_switches=True, layout=self.layout)
@@ -1564,24 +1606,120 @@ class LPPool2d(_Plain):
     [[[[5.0]]]]
     """
 
+    _rank = 2
+    _functions: tuple[Any, Any] = (lp_pool2d, lp_pool2d_backward)
+
     def __init__(
-        self, norm_type: float, kernel_size: Any, stride: Any = None, ceil_mode: bool = False, *, layout: str = "NCHW"
+        self,
+        norm_type: float,
+        kernel_size: Any,
+        stride: Any = None,
+        ceil_mode: bool = False,
+        *,
+        layout: str | None = None,
     ) -> None:
-        self.norm_type = norm_type
-        self.kernel_size = axes(kernel_size, "kernel_size", 2)
-        self.stride = self.kernel_size if stride is None else axes(stride, "stride", 2)
+        self.norm_type = check_number(norm_type, "norm_type", above=0)
+        self.kernel_size = axes(kernel_size, "kernel_size", self._rank)
+        self.stride = self.kernel_size if stride is None else axes(stride, "stride", self._rank)
         self.ceil_mode = ceil_mode
-        self.layout = _checked_layout(layout, 2)
+        self.layout = _checked_layout(layout, self._rank)
 
     def _run(self, x: Array, training: bool) -> tuple[Array, Callable[[Array], Array]]:
         options: dict[str, Any] = {"stride": self.stride, "ceil_mode": self.ceil_mode, "layout": self.layout}
-        y = lp_pool2d(x, self.norm_type, self.kernel_size, **options)
-        return y, lambda dy: lp_pool2d_backward(dy, x, y, self.norm_type, self.kernel_size, **options)
+        y = self._functions[0](x, self.norm_type, self.kernel_size, **options)
+        return y, lambda dy: self._functions[1](dy, x, y, self.norm_type, self.kernel_size, **options)
 
     def _options(self) -> str:
         ceil = ", ceil_mode=True" if self.ceil_mode else ""
         stride = "" if self.stride == self.kernel_size else f", stride={_pair(self.stride)}"
-        return f"{self.norm_type}, kernel_size={_pair(self.kernel_size)}{stride}{ceil}{_layout_option(self.layout)}"
+        return f"{self.norm_type:g}, kernel_size={_pair(self.kernel_size)}{stride}{ceil}{_layout_option(self.layout)}"
+
+
+class LPPool1d(LPPool2d):
+    """`LPPool2d` for sequences: (N, C, W), or (N, W, C) with the layout NWC.
+
+    Examples
+    --------
+    >>> LPPool1d(2, 2)(np.float32([3, -4]).reshape(1, 1, 2)).tolist()
+    [[[5.0]]]
+    """
+
+    _rank = 1
+    _functions = (lp_pool1d, lp_pool1d_backward)
+
+
+class LPPool3d(LPPool2d):
+    """`LPPool2d` for volumes: (N, C, D, H, W), or (N, D, H, W, C) with the layout NDHWC.
+
+    Examples
+    --------
+    >>> LPPool3d(1, 2)(np.ones((1, 1, 2, 2, 2), np.float32)).tolist()
+    [[[[[8.0]]]]]
+    """
+
+    _rank = 3
+    _functions = (lp_pool3d, lp_pool3d_backward)
+
+
+class MaxUnpool2d(Layer):
+    """Put maxima back where `fastconv.max_pool2d` found them, with zeros around (`fastconv.max_unpool2d`).
+
+    Parameters
+    ----------
+    kernel_size : int or (int, int)
+    stride, padding : int or (int, int)
+        As `MaxPool2d` took them; the stride is the kernel's size unless given.
+    layout : {"NCHW", "NHWC"}
+
+    Notes
+    -----
+    Both calls take, besides y, the switches that max_pool2d returned, and the shape of what was pooled, which is
+    ``(n - 1) * stride - 2 * padding + kernel_size`` along each axis unless given: as PyTorch's.
+
+    Examples
+    --------
+    >>> import fastconv as fc
+    >>> x = np.float32([1, 5, 2, 0]).reshape(1, 1, 1, 4)
+    >>> y, switches = fc.max_pool2d(x, (1, 2), return_switches=True)
+    >>> MaxUnpool2d((1, 2))(y, switches).tolist()
+    [[[[0.0, 5.0, 2.0, 0.0]]]]
+    """
+
+    def __init__(self, kernel_size: Any, stride: Any = None, padding: Any = 0, *, layout: str = "NCHW") -> None:
+        self.kernel_size = axes(kernel_size, "kernel_size", 2)
+        self.stride = self.kernel_size if stride is None else axes(stride, "stride", 2)
+        self.padding = axes(padding, "padding", 2, 0)
+        self.layout = _checked_layout(layout, 2)
+
+    def __call__(  # type: ignore[override]  # one input is not enough
+        self, x: Array, switches: Array, output_shape: tuple[int, ...] | None = None
+    ) -> Array:
+        return max_unpool2d(x, switches, self._output(x, output_shape), layout=self.layout)
+
+    def forward(  # type: ignore[override]
+        self, x: Array, switches: Array, output_shape: tuple[int, ...] | None = None, *, training: bool = True
+    ) -> tuple[Array, Backward]:
+        def backward(dy: Array, needs_dx: bool = True) -> Array | None:
+            return max_unpool2d_backward(dy, switches, layout=self.layout) if needs_dx else None
+
+        return self(x, switches, output_shape), backward
+
+    def _output(self, x: Array, output_shape: tuple[int, ...] | None) -> tuple[int, ...]:
+        if output_shape is not None or getattr(x, "ndim", 4) != 4:  # which is max_unpool2d's to complain of
+            return () if output_shape is None else output_shape
+        last = self.layout == "NHWC"
+        size = tuple(
+            (n - 1) * s - 2 * p + k
+            for n, s, p, k in zip(
+                x.shape[1:3] if last else x.shape[2:], self.stride, self.padding, self.kernel_size, strict=True
+            )
+        )
+        return (x.shape[0], *size, x.shape[3]) if last else (*x.shape[:2], *size)
+
+    def _options(self) -> str:
+        stride = "" if self.stride == self.kernel_size else f", stride={_pair(self.stride)}"
+        padding = "" if self.padding == (0, 0) else f", padding={_pair(self.padding)}"
+        return f"kernel_size={_pair(self.kernel_size)}{stride}{padding}{_layout_option(self.layout)}"
 
 
 class GaussianPool2d(_Plain):
@@ -1699,17 +1837,20 @@ class Subsample2d(Layer):
     (1, 6, 14, 14)
     """
 
+    _arrays = ("_mean", "_variance")
+
     def __init__(
         self, channels: int, kernel_size: Any = 2, *, layout: str = "NCHW", dtype: DTypeLike = np.float32
     ) -> None:
         self.channels = _count(channels, "channels")
         self.kernel_size = axes(kernel_size, "kernel_size", 2)
         self.layout = layout
-        self._channel_shape = (self.channels,) if check_layout(layout, 2) else (self.channels, 1, 1)
+        check_layout(layout, 2)
         self._area = math.prod(self.kernel_size)
         dtype = _float_dtype(dtype)
         self.weight = Parameter("weight", np.full(self.channels, 1 / self._area, dtype))
         self.bias = Parameter("bias", np.zeros(self.channels, dtype))
+        self._mean, self._variance = np.zeros(self.channels), np.ones(self.channels)  # which change nothing
 
     def __call__(self, x: Array) -> Array:
         return self._scale(self._average(x))
@@ -1718,14 +1859,20 @@ class Subsample2d(Layer):
         average, shape = self._average(x), x.shape
 
         def backward(dy: Array, needs_dx: bool = True) -> Array | None:
-            xp = library_of(dy)
-            sums = "nchw,nchw->c" if self.layout == "NCHW" else "nhwc,nhwc->c"
-            self.weight.add_grad(xp.einsum(sums, dy, average) * self._area)
-            self.bias.add_grad(xp.einsum(sums.replace(",nchw", "").replace(",nhwc", ""), dy))
-            if not needs_dx:
-                return None
-            daverage = dy * (self.weight.value * self._area).reshape(self._channel_shape)
-            return avg_pool2d_backward(daverage, shape, self.kernel_size, layout=self.layout)
+            daverage, dweight, dbias = batch_norm_backward(
+                dy,
+                average,
+                self._mean,
+                self._variance,
+                self._weights(),
+                training=False,
+                eps=0,
+                needs=(needs_dx, True, True),
+                layout=self.layout,
+            )
+            self.weight.add_grad(dweight * self._area)
+            self.bias.add_grad(dbias)
+            return avg_pool2d_backward(daverage, shape, self.kernel_size, layout=self.layout) if needs_dx else None
 
         return self._scale(average), backward
 
@@ -1736,9 +1883,13 @@ class Subsample2d(Layer):
             raise ValueError(f"x: expected {self.channels} channels ({self.layout}), got {channels} (shape {x.shape})")
         return average
 
+    def _weights(self) -> Array:
+        return self.weight.value * self.weight.value.dtype.type(self._area)
+
     def _scale(self, average: Array) -> Array:
-        weight = (self.weight.value * self._area).reshape(self._channel_shape)
-        return average * weight + self.bias.value.reshape(self._channel_shape)
+        """Batch norm's inference, which scales and shifts channels: there is nothing here to normalise."""
+        statistics = self._mean, self._variance
+        return batch_norm(average, *statistics, self._weights(), self.bias.value, eps=0, layout=self.layout)
 
     def _options(self) -> str:
         layout = "" if self.layout == "NCHW" else f", layout={self.layout!r}"
@@ -2255,6 +2406,9 @@ class Maxout(_Plain):
     def __init__(self, pieces: int, axis: int = 1) -> None:
         self.pieces = _count(pieces, "pieces")
         self.axis = axis
+
+    def __call__(self, x: Array) -> Array:
+        return maxout(x, self.pieces, self.axis)
 
     def _run(self, x: Array, training: bool) -> tuple[Array, Callable[[Array], Array]]:
         shape = x.shape

@@ -6,8 +6,8 @@ import math
 from collections.abc import Callable
 from typing import Any, Literal, overload
 
-from fastconv.arrays import same_dtype
-from fastconv.backends import backend_of
+from fastconv.arrays import check_number, same_dtype
+from fastconv.backends import backend_of, narrowed, widened
 
 __all__ = ["auxiliary_loss", "cross_entropy", "mse_loss", "multiclass_hinge_loss", "rbf_loss"]
 
@@ -17,17 +17,18 @@ def _check_reduction(reduction: Any) -> None:
         raise ValueError(f'reduction: expected "mean", "sum" or "none", got {reduction!r}')
 
 
-def _reduce(losses: Any, positions: tuple[int, ...], reduction: str) -> Any:
+def _reduce(losses: Any, positions: tuple[int, ...], reduction: str, dtype: Any) -> Any:
     if reduction == "none":
-        return losses.reshape(positions)
-    return _scalar(losses.sum(dtype="float64"), losses, reduction)
+        losses = narrowed(losses.reshape(positions), dtype)
+        return losses if losses.dtype == dtype else losses.astype(dtype)  # a GPU's, of 16 bits, are kept in 32
+    return _scalar(losses.sum(dtype="float64"), losses.size, reduction, dtype)
 
 
-def _scalar(total: Any, like: Any, reduction: str) -> Any:
-    """The sum or the mean of what `like` holds: a scalar of its dtype, or an array of no axes on its device."""
+def _scalar(total: Any, count: int, reduction: str, dtype: Any) -> Any:
+    """The sum or the mean of so many numbers: a scalar, or an array of no axes where the numbers are."""
     if reduction == "mean":
-        total = total / like.size if like.size else total * math.nan
-    return total.astype(like.dtype)
+        total = total / count if count else total * math.nan
+    return total.astype(dtype)
 
 
 @overload
@@ -110,7 +111,7 @@ def cross_entropy(logits: Any, target: Any, *, reduction: str = "mean", return_g
             f"target: expected class indices from 0 to {classes - 1}, got {indices.min()} to {indices.max()}"  # type: ignore[union-attr]
         )
     losses, dlogits = result
-    loss = _reduce(losses, positions, reduction)
+    loss = _reduce(losses, positions, reduction, logits.dtype)
     return (loss, dlogits) if return_grad else loss
 
 
@@ -169,13 +170,14 @@ def rbf_loss(scores: Any, target: Any, *, j: float = 5.0, reduction: str = "mean
     target = backend.integers(target, "target", "int64")
     if target.size and int(target.max()) >= classes:
         raise ValueError(f"target: expected class indices from 0 to {classes - 1}, got {target.max()}")
+    dtype, scores = scores.dtype, widened(scores)
     wider = backend.empty((rows, classes + 1), scores.dtype)
     wider[:, :classes] = scores
-    wider[:, classes] = -j
+    wider[:, classes] = -check_number(j, "j")
     if not return_grad:
-        return cross_entropy(wider, target, reduction=reduction)
+        return narrowed(cross_entropy(wider, target, reduction=reduction), dtype)
     loss, dwider = cross_entropy(wider, target, reduction=reduction, return_grad=True)
-    return loss, dwider[:, :classes]
+    return narrowed((loss, dwider[:, :classes]), dtype)
 
 
 @overload
@@ -224,7 +226,7 @@ def mse_loss(x: Any, target: Any, *, reduction: str = "mean", return_grad: bool 
     _check_reduction(reduction)
     scale = 2 / max(x.size, 1) if reduction == "mean" else 2.0
     total, squares, dx = backend.squared_error(x, target, scale, reduction == "none", bool(return_grad))
-    loss = squares if reduction == "none" else _scalar(total, x, reduction)
+    loss = squares if reduction == "none" else _scalar(total, x.size, reduction, x.dtype)
     return (loss, dx) if return_grad else loss
 
 
@@ -283,8 +285,7 @@ def multiclass_hinge_loss(
     if not shape:
         raise ValueError("scores: expected shape (N, C), (N, C, ...) or (C,), got ()")
     _check_reduction(reduction)
-    if not math.isfinite(margin):
-        raise ValueError(f"margin: expected a finite number, got {margin}")
+    margin = check_number(margin, "margin")
     axis = 1 if len(shape) > 1 else 0
     outer, classes, inner = math.prod(shape[:axis]), shape[axis], math.prod(shape[axis + 1 :])
     if classes < 1:
@@ -296,13 +297,13 @@ def multiclass_hinge_loss(
             f"target: expected class indices of shape {positions} for scores of shape {shape}, got {indices.shape}"
         )
     scale = 1 / max(outer * inner, 1) if reduction == "mean" else 1.0
-    result = backend.hinge(scores, indices, float(margin), scale, bool(return_grad), outer, classes, inner)
+    result = backend.hinge(scores, indices, margin, scale, bool(return_grad), outer, classes, inner)
     if result is None:
         raise ValueError(
             f"target: expected class indices from 0 to {classes - 1}, got {indices.min()} to {indices.max()}"
         )
     losses, dscores = result
-    loss = _reduce(losses, positions, reduction)
+    loss = _reduce(losses, positions, reduction, scores.dtype)
     return (loss, dscores) if return_grad else loss
 
 
@@ -351,5 +352,8 @@ def auxiliary_loss(
         return loss(scores, target, return_grad=return_grad)
     parts = [loss(part, target, return_grad=True) for part in scores]
     weights = [1.0] + [weight] * (len(parts) - 1)
-    value = sum(share * part for share, (part, _) in zip(weights, parts))
-    return (value, tuple(gradient * share for share, (_, gradient) in zip(weights, parts))) if return_grad else value
+    dtype = parts[0][1].dtype
+    value = narrowed(sum(share * part for share, (part, _) in zip(weights, parts)), dtype)
+    if not return_grad:
+        return value
+    return value, tuple(narrowed(widened(slope) * share, dtype) for share, (_, slope) in zip(weights, parts))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from fastconv.arrays import check_needs, same_dtype
+from fastconv.arrays import STORAGE, check_needs, check_number, same_dtype
 from fastconv.backends import backend_of
 from fastconv.geometry import LAYOUTS
 
@@ -45,17 +45,6 @@ def _per_channel(backend: Any, value: Any, name: str, x: Any, channels: int) -> 
     if value.shape != (channels,):
         raise ValueError(f"{name}: expected shape ({channels},), one for each channel, got {value.shape}")
     return value
-
-
-def _number(value: Any, name: str, most: float = math.inf) -> float:
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        raise TypeError(f"{name}: expected a number, got {value!r}") from None
-    if not (math.isfinite(number) and 0 <= number <= most):
-        limits = "of at least 0" if most == math.inf else f"from 0 to {most:g}"
-        raise ValueError(f"{name}: expected a finite number {limits}, got {value}")
-    return number
 
 
 def batch_norm(
@@ -129,7 +118,7 @@ def batch_norm(
     seen = outer, channels, inner = channels_seen(x.shape, layout)
     weight = _per_channel(backend, weight, "weight", x, channels)
     bias = _per_channel(backend, bias, "bias", x, channels)
-    eps, momentum = _number(eps, "eps"), _number(momentum, "momentum", 1)
+    eps, momentum = check_number(eps, "eps", 0), check_number(momentum, "momentum", 0, 1)
     running = [("running_mean", running_mean), ("running_var", running_var)]
     for name, value in running:
         if value is None and not training:
@@ -139,7 +128,8 @@ def batch_norm(
             raise ValueError(f"{name}: expected an array of shape ({channels},), one for each channel, got {shape}")
         if value is not None:
             backend.check_home(value, name)
-        if value is not None and training and not (value.dtype.kind == "f" and getattr(value.flags, "writeable", True)):
+        is_float = value is not None and (value.dtype.kind == "f" or value.dtype.name in STORAGE)
+        if value is not None and training and not (is_float and getattr(value.flags, "writeable", True)):
             raise ValueError(f"{name}: training updates it: expected an array of floats that can be written to")
     if training and outer * inner == 1:
         raise ValueError(f"x: training needs more than one value per channel, got shape {x.shape}")
@@ -154,7 +144,7 @@ def batch_norm(
         n = outer * inner
         for (_, value), batch in zip(running, (mean, var * (n / (n - 1))), strict=True):
             if value is not None:
-                value += momentum * (batch - value)
+                value[...] = value + momentum * (batch - value.astype("float64"))
     return (y, mean, var) if return_statistics else y
 
 
@@ -230,7 +220,7 @@ def batch_norm_backward(
         statistics.append(value.astype("float64"))
     wanted = check_needs(needs)
     gradients: tuple[Any, Any, Any] = backend.batch_norm_backward(
-        dy, x, weight, bias, *statistics, seen, _number(eps, "eps"), bool(training), bool(relu), wanted
+        dy, x, weight, bias, *statistics, seen, check_number(eps, "eps", 0), bool(training), bool(relu), wanted
     )
     return gradients
 
@@ -242,10 +232,8 @@ def _lrn_options(size: Any, alpha: Any, beta: Any, k: Any) -> tuple[int, int, fl
     if not 1 <= size < 2**31:
         raise ValueError(f"size: expected at least 1 and less than 2**31, got {size}")
     size = int(size)
-    for name, value in (("alpha", alpha), ("beta", beta), ("k", k)):
-        if not math.isfinite(value):
-            raise ValueError(f"{name}: expected a finite number, got {value}")
-    return size // 2, (size - 1) // 2, float(alpha) / size, float(beta), float(k)
+    scale, power, start = check_number(alpha, "alpha"), check_number(beta, "beta"), check_number(k, "k")
+    return size // 2, (size - 1) // 2, scale / size, power, start
 
 
 def local_response_norm(

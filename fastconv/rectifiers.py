@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
-from fastconv.arrays import check_needs, same_dtype
+from fastconv.arrays import check_needs, check_number, same_dtype
 from fastconv.backends import backend_of
 from fastconv.normalization import channels_seen
 from fastconv.regularization import check_seed
@@ -23,13 +22,6 @@ __all__ = [
     "softplus",
     "softplus_backward",
 ]
-
-
-def _number(value: Any, name: str) -> float:
-    number = float(value)
-    if not math.isfinite(number):
-        raise ValueError(f"{name}: expected a finite number, got {value}")
-    return number
 
 
 def _one(x: Any, function: str) -> tuple[Any, Any]:
@@ -91,7 +83,7 @@ def leaky_relu(x: Any, negative_slope: float = 0.01) -> Any:
     array([-0.2,  0. ,  3. ])
     """
     backend, x = _one(x, "leaky_relu")
-    return backend.map_elements("leaky", x, x, _number(negative_slope, "negative_slope"))
+    return backend.map_elements("leaky", x, x, check_number(negative_slope, "negative_slope"))
 
 
 def leaky_relu_backward(dy: Any, x: Any, negative_slope: float = 0.01) -> Any:
@@ -123,7 +115,7 @@ def leaky_relu_backward(dy: Any, x: Any, negative_slope: float = 0.01) -> Any:
     array([0.1, 0.1, 1. ])
     """
     backend, dy, x = _two(dy, x, "dy", "x", "leaky_relu_backward")
-    return backend.map_elements("leaky", dy, x, _number(negative_slope, "negative_slope"))
+    return backend.map_elements("leaky", dy, x, check_number(negative_slope, "negative_slope"))
 
 
 def _weights(backend: Any, weight: Any, x: Any, layout: Any) -> tuple[Any, tuple[int, int, int]]:
@@ -225,7 +217,7 @@ def prelu_backward(
 
 
 def _slopes(lower: Any, upper: Any) -> tuple[float, float]:
-    lower, upper = _number(lower, "lower"), _number(upper, "upper")
+    lower, upper = check_number(lower, "lower"), check_number(upper, "upper")
     if lower > upper:
         raise ValueError(f"lower: expected no more than upper, got {lower} and {upper}")
     return lower, upper
@@ -314,13 +306,6 @@ def rrelu_backward(
     return _rrelu(backend, dy, x, lower, upper, training, seed)
 
 
-def _alpha(alpha: Any) -> float:
-    number = _number(alpha, "alpha")
-    if number < 0:
-        raise ValueError(f"alpha: expected at least 0, got {alpha}")
-    return number
-
-
 def elu(x: Any, alpha: float = 1.0) -> Any:
     """Exponential linear unit: x where it is positive, ``alpha * (exp(x) - 1)`` elsewhere.
 
@@ -354,7 +339,7 @@ def elu(x: Any, alpha: float = 1.0) -> Any:
     array([-1.e+00, -1.e-12,  3.e+00])
     """
     backend, x = _one(x, "elu")
-    return backend.map_elements("elu", x, x, _alpha(alpha))
+    return backend.map_elements("elu", x, x, check_number(alpha, "alpha", 0))
 
 
 def elu_backward(dy: Any, y: Any, alpha: float = 1.0) -> Any:
@@ -387,14 +372,7 @@ def elu_backward(dy: Any, y: Any, alpha: float = 1.0) -> Any:
     array([1., 1.])
     """
     backend, dy, y = _two(dy, y, "dy", "y", "elu_backward")
-    return backend.map_elements("elu_backward", dy, y, _alpha(alpha))
-
-
-def _beta(beta: Any) -> float:
-    number = _number(beta, "beta")
-    if number <= 0:
-        raise ValueError(f"beta: expected more than 0, got {beta}")
-    return number
+    return backend.map_elements("elu_backward", dy, y, check_number(alpha, "alpha", 0))
 
 
 def softplus(x: Any, beta: float = 1.0) -> Any:
@@ -430,7 +408,7 @@ def softplus(x: Any, beta: float = 1.0) -> Any:
     [0.0, 0.6931, 1000.0]
     """
     backend, x = _one(x, "softplus")
-    return backend.map_elements("softplus", x, x, _beta(beta))
+    return backend.map_elements("softplus", x, x, check_number(beta, "beta", above=0))
 
 
 def softplus_backward(dy: Any, x: Any, beta: float = 1.0) -> Any:
@@ -462,4 +440,4 @@ def softplus_backward(dy: Any, x: Any, beta: float = 1.0) -> Any:
     array([0.5])
     """
     backend, dy, x = _two(dy, x, "dy", "x", "softplus_backward")
-    return backend.map_elements("softplus_backward", dy, x, _beta(beta))
+    return backend.map_elements("softplus_backward", dy, x, check_number(beta, "beta", above=0))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 from typing import Any
 
+from fastconv.arrays import check_number
 from fastconv.backends import backend_of
 
 __all__ = ["check_seed", "dropout", "dropout_backward"]
@@ -24,9 +25,7 @@ def check_seed(seed: Any) -> int:
 def _run(x: Any, name: str, p: Any, seed: Any, function: str) -> Any:
     backend = backend_of(x, function)
     x = backend.dense(x, name)
-    if not 0 <= p <= 1:
-        raise ValueError(f"p: expected a probability from 0 to 1, got {p!r}")
-    return backend.dropout(x, float(p), check_seed(seed))
+    return backend.dropout(x, check_number(p, "p", 0, 1, kind="probability"), check_seed(seed))
 
 
 def dropout(x: Any, p: float = 0.5, *, seed: int) -> Any:

@@ -1,6 +1,6 @@
 """The runtime: how many threads, which instruction set, what was built.
 
-Environment variables, read once when fastconv is imported:
+Environment variables, read once, when something of fastconv is first used (this module is imported):
 
 ``FASTCONV_NUM_THREADS``
     The number of threads to begin with, as `set_num_threads` would set it.

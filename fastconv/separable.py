@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastconv.arrays import check_needs
-from fastconv.backends import backend_of
+from fastconv.arrays import check_needs, same_dtype
+from fastconv.backends import backend_of, narrowed, widened
 from fastconv.conv import conv2d, conv2d_backward
 from fastconv.geometry import check_layout
 
@@ -207,7 +207,22 @@ def separable_conv2d(
     """
     _check_pointwise(x, depthwise, pointwise, layout, "separable_conv2d")
     options = {"stride": stride, "padding": padding, "dilation": dilation, "layout": layout}
-    return conv2d(depthwise_conv2d(x, depthwise, **options), pointwise, bias, layout=layout, out=out)
+    backend = backend_of(x, "separable_conv2d")
+    arrays = [backend.dense(x, "x", 4)]
+    for value, name, ndim in ((depthwise, "depthwise", 4), (pointwise, "pointwise", 4), (bias, "bias", 1)):
+        if value is not None:
+            arrays.append(backend.dense(value, name, ndim))
+            same_dtype(arrays[0], "x", arrays[-1], name)
+    x, depthwise, pointwise, *bias = map(widened, arrays)  # of 16 bits, what is between stays in float32
+    between = depthwise_conv2d(x, depthwise, **options)
+    if x is arrays[0]:
+        return conv2d(between, pointwise, *bias, layout=layout, out=out)
+    y = narrowed(conv2d(between, pointwise, *bias, layout=layout), arrays[0].dtype)
+    if out is None:
+        return y
+    out = backend.check_out(out, y.shape, y.dtype, *arrays)
+    out[...] = y
+    return out
 
 
 def separable_conv2d_backward(
@@ -263,6 +278,13 @@ def separable_conv2d_backward(
         needs, ("dx", "ddepthwise", "dpointwise", "dbias")
     )
     options = {"stride": stride, "padding": padding, "dilation": dilation, "layout": layout}
+    backend = backend_of(dy, "separable_conv2d_backward")
+    arrays = [backend.dense(dy, "dy", 4)]
+    for value, name in ((x, "x"), (depthwise, "depthwise"), (pointwise, "pointwise")):
+        arrays.append(backend.dense(value, name, 4))
+        same_dtype(arrays[0], "dy", arrays[-1], name)
+    dtype = arrays[0].dtype
+    dy, x, depthwise, pointwise = map(widened, arrays)  # what is between stays in float32
     between = depthwise_conv2d(x, depthwise, **options)
     dbetween, dpointwise, dbias = conv2d_backward(
         dy, between, pointwise, layout=layout, needs=(needs_x or needs_depthwise, needs_pointwise, needs_bias)
@@ -272,4 +294,5 @@ def separable_conv2d_backward(
         dx, ddepthwise, _ = depthwise_conv2d_backward(
             dbetween, x, depthwise, needs=(needs_x, needs_depthwise, False), **options
         )
-    return dx, ddepthwise, dpointwise, dbias
+    gradients: tuple[Any, Any, Any, Any] = narrowed((dx, ddepthwise, dpointwise, dbias), dtype)
+    return gradients

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import math
-import operator
 from typing import Any
 
 import numpy as np
 
-from fastconv.activation import relu
-from fastconv.arrays import same_dtype
-from fastconv.backends import backend_of
+from fastconv.activation import relu, relu_backward
+from fastconv.arrays import check_number, same_dtype
+from fastconv.backends import backend_of, narrowed, widened
 from fastconv.conv import conv2d, conv2d_backward
 from fastconv.devices import library_of
 from fastconv.geometry import axes, check_axis, check_layout
 from fastconv.normalization import channels_seen
 from fastconv.pooling import (
+    avg_pool1d,
+    avg_pool1d_backward,
     avg_pool2d,
     avg_pool2d_backward,
+    avg_pool3d,
+    avg_pool3d_backward,
     bad_switches,
     checked_switches,
     max_pool2d,
@@ -31,8 +34,12 @@ __all__ = [
     "channel_max_pool_backward",
     "gaussian_pool2d",
     "gaussian_pool2d_backward",
+    "lp_pool1d",
+    "lp_pool1d_backward",
     "lp_pool2d",
     "lp_pool2d_backward",
+    "lp_pool3d",
+    "lp_pool3d_backward",
     "max_unpool2d",
     "max_unpool2d_backward",
     "maxout",
@@ -148,11 +155,64 @@ def _whole_windows(
     return {"kernel_size": place.kernel, "stride": place.stride, "padding": tuple(pads), "layout": layout}
 
 
-def _norm(norm_type: Any) -> float:
-    p = float(norm_type)
-    if not (math.isfinite(p) and p > 0):
-        raise ValueError(f"norm_type: expected a finite number above 0, got {norm_type!r}")
-    return p
+_AVERAGES = {
+    1: (avg_pool1d, avg_pool1d_backward),
+    2: (avg_pool2d, avg_pool2d_backward),
+    3: (avg_pool3d, avg_pool3d_backward),
+}
+
+
+def _lp_pool(
+    function: str,
+    rank: int,
+    x: Any,
+    norm_type: Any,
+    kernel_size: Any,
+    stride: Any,
+    padding: Any,
+    ceil: Any,
+    layout: Any,
+) -> Any:
+    backend = backend_of(x, function)
+    stored, p = backend.dense(x, "x", rank + 2), check_number(norm_type, "norm_type", above=0)
+    options = _whole_windows(stored.shape, kernel_size, stride, padding, ceil, layout)
+    x = widened(stored)
+    backend = backend_of(x, function)
+    mean = _AVERAGES[rank][0](backend.map_elements("power", x, x, p), **options)
+    y = backend.map_elements("power", mean, mean, 1 / p)
+    return narrowed(backend.map_elements("mix", y, y, math.prod(options["kernel_size"]) ** (1 / p)), stored.dtype)
+
+
+def _lp_pool_backward(
+    function: str,
+    rank: int,
+    dy: Any,
+    x: Any,
+    y: Any,
+    norm_type: Any,
+    kernel_size: Any,
+    stride: Any,
+    padding: Any,
+    ceil: Any,
+    layout: Any,
+) -> Any:
+    backend = backend_of(dy, function)
+    dy, x, y = (backend.dense(array, name, rank + 2) for array, name in ((dy, "dy"), (x, "x"), (y, "y")))
+    p = check_number(norm_type, "norm_type", above=0)
+    same_dtype(dy, "dy", x, "x")
+    same_dtype(dy, "dy", y, "y")
+    if dy.shape != y.shape:
+        raise ValueError(f"y: expected dy's shape {dy.shape}, got {y.shape}")
+    options = _whole_windows(x.shape, kernel_size, stride, padding, ceil, layout)
+    dtype = dy.dtype
+    dy, x, y = widened(dy), widened(x), widened(y)
+    backend = backend_of(dy, function)
+    dmean = backend.map_elements("power_times", dy, y, 1 - p)
+    dx = _AVERAGES[rank][1](dmean, x.shape, **options)
+    dx = backend.map_elements("signed_power_times", dx, x, p - 1)
+    if p == 1:  # 0 has no sign, and 0**0 is 1
+        dx = relu_backward(dx, backend.map_elements("power", x, x, 1))
+    return narrowed(backend.map_elements("mix", dx, dx, math.prod(options["kernel_size"])), dtype)
 
 
 def lp_pool2d(
@@ -198,13 +258,7 @@ def lp_pool2d(
     >>> fc.lp_pool2d(np.array([3.0, -4.0]).reshape(1, 1, 1, 2), 2, (1, 2)).ravel()
     array([5.])
     """
-    backend = backend_of(x, "lp_pool2d")
-    x, p = backend.dense(x, "x", 4), _norm(norm_type)
-    options = _whole_windows(x.shape, kernel_size, stride, padding, ceil_mode, layout)
-    mean = avg_pool2d(backend.map_elements("power", x, x, p), **options)
-    y = backend.map_elements("power", mean, mean, 1 / p)
-    y *= math.prod(options["kernel_size"]) ** (1 / p)
-    return y
+    return _lp_pool("lp_pool2d", 2, x, norm_type, kernel_size, stride, padding, ceil_mode, layout)
 
 
 def lp_pool2d_backward(
@@ -249,17 +303,138 @@ def lp_pool2d_backward(
     >>> fc.lp_pool2d_backward(np.ones_like(y), x, y, 2, (1, 2)).ravel()
     array([ 0.6, -0.8])
     """
-    backend = backend_of(dy, "lp_pool2d_backward")
-    dy, x, y, p = backend.dense(dy, "dy", 4), backend.dense(x, "x", 4), backend.dense(y, "y", 4), _norm(norm_type)
-    same_dtype(dy, "dy", x, "x")
-    same_dtype(dy, "dy", y, "y")
-    if dy.shape != y.shape:
-        raise ValueError(f"y: expected dy's shape {dy.shape}, got {y.shape}")
-    options = _whole_windows(x.shape, kernel_size, stride, padding, ceil_mode, layout)
-    dmean = backend.map_elements("power_times", dy, y, 1 - p)
-    dx = avg_pool2d_backward(dmean, x.shape, **options)
-    dx *= math.prod(options["kernel_size"])
-    return dx * library_of(x).sign(x) if p == 1 else backend.map_elements("signed_power_times", dx, x, p - 1)
+    options = (norm_type, kernel_size, stride, padding, ceil_mode, layout)
+    return _lp_pool_backward("lp_pool2d_backward", 2, dy, x, y, *options)
+
+
+def lp_pool1d(
+    x: Any,
+    norm_type: float,
+    kernel_size: Any,
+    *,
+    stride: Any = None,
+    padding: Any = 0,
+    ceil_mode: bool = False,
+    layout: str = "NCW",
+) -> Any:
+    """Take the p-norm of each window: `lp_pool2d` with one axis.
+
+    Parameters
+    ----------
+    x : array, shape (N, C, W) or (N, W, C)
+        float32 or float64, laid out as `layout` says.
+    norm_type : float
+    kernel_size : int
+    stride, padding, ceil_mode
+        As `lp_pool2d` takes them.
+    layout : {"NCW", "NWC"}
+
+    Returns
+    -------
+    array
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `lp_pool2d` does.
+
+    Examples
+    --------
+    >>> import numpy as np, fastconv as fc
+    >>> fc.lp_pool1d(np.array([3.0, -4.0]).reshape(1, 1, 2), 2, 2).ravel()
+    array([5.])
+    """
+    return _lp_pool("lp_pool1d", 1, x, norm_type, kernel_size, stride, padding, ceil_mode, layout)
+
+
+def lp_pool1d_backward(
+    dy: Any,
+    x: Any,
+    y: Any,
+    norm_type: float,
+    kernel_size: Any,
+    *,
+    stride: Any = None,
+    padding: Any = 0,
+    ceil_mode: bool = False,
+    layout: str = "NCW",
+) -> Any:
+    """Gradient of `lp_pool1d` with respect to its input; arguments, result and errors as `lp_pool2d_backward`'s.
+
+    Examples
+    --------
+    >>> import numpy as np, fastconv as fc
+    >>> x, y = np.array([3.0, -4.0]).reshape(1, 1, 2), np.full((1, 1, 1), 5.0)
+    >>> fc.lp_pool1d_backward(np.ones_like(y), x, y, 2, 2).ravel()
+    array([ 0.6, -0.8])
+    """
+    options = (norm_type, kernel_size, stride, padding, ceil_mode, layout)
+    return _lp_pool_backward("lp_pool1d_backward", 1, dy, x, y, *options)
+
+
+def lp_pool3d(
+    x: Any,
+    norm_type: float,
+    kernel_size: Any,
+    *,
+    stride: Any = None,
+    padding: Any = 0,
+    ceil_mode: bool = False,
+    layout: str = "NCDHW",
+) -> Any:
+    """Take the p-norm of each window: `lp_pool2d` with three axes.
+
+    Parameters
+    ----------
+    x : array, shape (N, C, D, H, W) or (N, D, H, W, C)
+        float32 or float64, laid out as `layout` says.
+    norm_type : float
+    kernel_size : int or (int, int, int)
+    stride, padding, ceil_mode
+        As `lp_pool2d` takes them.
+    layout : {"NCDHW", "NDHWC"}
+
+    Returns
+    -------
+    array
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `lp_pool2d` does.
+
+    Examples
+    --------
+    >>> import numpy as np, fastconv as fc
+    >>> fc.lp_pool3d(np.array([3.0, -4.0]).reshape(1, 1, 1, 1, 2), 2, (1, 1, 2)).ravel()
+    array([5.])
+    """
+    return _lp_pool("lp_pool3d", 3, x, norm_type, kernel_size, stride, padding, ceil_mode, layout)
+
+
+def lp_pool3d_backward(
+    dy: Any,
+    x: Any,
+    y: Any,
+    norm_type: float,
+    kernel_size: Any,
+    *,
+    stride: Any = None,
+    padding: Any = 0,
+    ceil_mode: bool = False,
+    layout: str = "NCDHW",
+) -> Any:
+    """Gradient of `lp_pool3d` with respect to its input; arguments, result and errors as `lp_pool2d_backward`'s.
+
+    Examples
+    --------
+    >>> import numpy as np, fastconv as fc
+    >>> x, y = np.array([3.0, -4.0]).reshape(1, 1, 1, 1, 2), np.full((1, 1, 1, 1, 1), 5.0)
+    >>> fc.lp_pool3d_backward(np.ones_like(y), x, y, 2, (1, 1, 2)).ravel()
+    array([ 0.6, -0.8])
+    """
+    options = (norm_type, kernel_size, stride, padding, ceil_mode, layout)
+    return _lp_pool_backward("lp_pool3d_backward", 3, dy, x, y, *options)
 
 
 # ---- Gaussian -------------------------------------------------------------------------------------------------------
@@ -270,9 +445,10 @@ def _gaussian(kernel_size: Any, sigma: Any) -> np.ndarray:
     if sigma is None:
         spreads: tuple[Any, ...] = tuple(0.3 * ((k - 1) / 2 - 1) + 0.8 for k in kernel)
     else:
-        spreads = tuple(sigma) if hasattr(sigma, "__len__") else (sigma, sigma)
-    if len(spreads) != 2 or not all(math.isfinite(s) and s > 0 for s in spreads):
+        spreads = (sigma, sigma) if isinstance(sigma, (str, bytes)) or not hasattr(sigma, "__len__") else tuple(sigma)
+    if len(spreads) != 2:
         raise ValueError(f"sigma: expected one finite number above 0 or two, got {sigma!r}")
+    spreads = tuple(check_number(spread, "sigma", above=0) for spread in spreads)
     rows = [np.exp(-(((np.arange(k) - (k - 1) / 2) / s) ** 2) / 2) for k, s in zip(kernel, spreads, strict=True)]
     weights = np.outer(*rows)
     return np.asarray(weights / weights.sum())
@@ -332,9 +508,10 @@ def gaussian_pool2d(
     >>> fc.gaussian_pool2d(np.array([0.0, 4.0, 0.0]).reshape(1, 1, 1, 3), (1, 3), sigma=1.0).round(3).ravel()
     array([1.807])
     """
-    x = backend_of(x, "gaussian_pool2d").dense(x, "x", 4)
+    stored = backend_of(x, "gaussian_pool2d").dense(x, "x", 4)
+    x = widened(stored)
     bank, options = _gaussian_conv(x, kernel_size, stride, padding, sigma, layout)
-    return conv2d(x, bank, **options)
+    return narrowed(conv2d(x, bank, **options), stored.dtype)
 
 
 def gaussian_pool2d_backward(
@@ -375,13 +552,14 @@ def gaussian_pool2d_backward(
     >>> fc.gaussian_pool2d_backward(np.ones((1, 1, 1, 1)), (1, 1, 1, 3), (1, 3), sigma=1.0).round(3).ravel()
     array([0.274, 0.452, 0.274])
     """
-    dy = backend_of(dy, "gaussian_pool2d_backward").dense(dy, "dy", 4)
+    stored = backend_of(dy, "gaussian_pool2d_backward").dense(dy, "dy", 4)
+    dy = widened(stored)
     if not hasattr(input_shape, "__len__") or len(input_shape) != 4:
         raise ValueError(f"input_shape: expected the 4 axes of the pooled array, got {input_shape!r}")
     shape = axes(input_shape, "input_shape", 4, 0)
     x = library_of(dy).broadcast_to(library_of(dy).zeros((), dy.dtype), shape)  # its values do not matter
     bank, options = _gaussian_conv(x, kernel_size, stride, padding, sigma, layout)
-    return conv2d_backward(dy, x, bank, needs=(True, False, False), **options)[0]
+    return narrowed(conv2d_backward(dy, x, bank, needs=(True, False, False), **options)[0], stored.dtype)
 
 
 # ---- over channels --------------------------------------------------------------------------------------------------
@@ -403,15 +581,24 @@ def _planes(seen: tuple[int, int, int], size: int, stride: int) -> tuple[tuple[i
     return (outer, 1, channels, inner), {"kernel_size": (size, 1), "stride": (stride, 1)}
 
 
-def _pool_channels(x: Any, seen: tuple[int, int, int], axis: int, size: int, stride: int) -> tuple[Any, Any]:
+def _pool_channels(x: Any, seen: tuple[int, int, int], axis: int, size: int, stride: int, return_switches: bool) -> Any:
     count = (seen[1] - size) // stride + 1
     shape = (*x.shape[:axis], count, *x.shape[axis + 1 :])
     if not x.size:
         xp = library_of(x)
-        return xp.zeros(shape, x.dtype), xp.zeros(shape, np.int32)
+        empty = xp.zeros(shape, x.dtype)
+        return (empty, xp.zeros(shape, np.int32)) if return_switches else empty
     planes, options = _planes(seen, size, stride)
+    if not return_switches:
+        return max_pool2d(x.reshape(planes), **options).reshape(shape)
     y, switches = max_pool2d(x.reshape(planes), return_switches=True, **options)
     return y.reshape(shape), switches.reshape(shape)
+
+
+def _input_shape(value: Any) -> tuple[int, ...]:
+    if isinstance(value, (str, bytes)) or not hasattr(value, "__len__"):
+        raise ValueError(f"input_shape: expected the axes of the pooled array, got {value!r}")
+    return axes(value, "input_shape", len(value), 0)
 
 
 def _unpool_channels(
@@ -473,8 +660,7 @@ def channel_max_pool(
     x = backend_of(x, "channel_max_pool").dense(x, "x")
     seen = channels_seen(x.shape, layout)
     size, stride = _steps(size, stride, seen[1])
-    y, switches = _pool_channels(x, seen, _axis_of(x.ndim, layout), size, stride)
-    return (y, switches) if return_switches else y
+    return _pool_channels(x, seen, _axis_of(x.ndim, layout), size, stride, return_switches)
 
 
 def _axis_of(ndim: int, layout: str) -> int:
@@ -510,7 +696,7 @@ def channel_max_pool_backward(dy: Any, switches: Any, input_shape: tuple[int, ..
     >>> fc.channel_max_pool_backward(np.ones_like(y), switches, (1, 4))
     array([[0., 1., 1., 0.]])
     """
-    shape = tuple(input_shape)
+    shape = _input_shape(input_shape)
     seen = channels_seen(shape, layout)
     return _unpool_channels(dy, switches, shape, seen, _axis_of(len(shape), layout), "channel_max_pool_backward")
 
@@ -559,11 +745,10 @@ def maxout(x: Any, pieces: int, axis: int = 1, *, return_switches: bool = False)
     """
     x = backend_of(x, "maxout").dense(x, "x")
     axis, seen = _around(x.shape, axis)
-    pieces = operator.index(pieces)
-    if pieces < 1 or seen[1] % pieces:
+    pieces = axes(pieces, "pieces", 1)[0]
+    if seen[1] % pieces:
         raise ValueError(f"pieces: expected a divisor of the {seen[1]} features along axis {axis}, got {pieces}")
-    y, switches = _pool_channels(x, seen, axis, pieces, pieces)
-    return (y, switches) if return_switches else y
+    return _pool_channels(x, seen, axis, pieces, pieces, return_switches)
 
 
 def maxout_backward(dy: Any, switches: Any, input_shape: tuple[int, ...], axis: int = 1) -> Any:
@@ -595,7 +780,7 @@ def maxout_backward(dy: Any, switches: Any, input_shape: tuple[int, ...], axis: 
     >>> fc.maxout_backward(np.ones_like(y), switches, (1, 4))
     array([[0., 1., 1., 0.]])
     """
-    shape = tuple(input_shape)
+    shape = _input_shape(input_shape)
     axis, seen = _around(shape, axis)
     return _unpool_channels(dy, switches, shape, seen, axis, "maxout_backward")
 
@@ -664,8 +849,10 @@ def stochastic_pool2d(
         if return_switches:
             raise ValueError("return_switches: there are none unless training")
         options = {"stride": stride, "padding": padding, "ceil_mode": ceil_mode, "layout": layout}
-        first, second = _moments(relu(x), kernel_size, options)
-        return _ratio(second, first)
+        wide = widened(x)
+        backend = backend_of(wide, "stochastic_pool2d")
+        first, second = _moments(backend, relu(wide), kernel_size, options)
+        return narrowed(_quotient(backend, second, first), x.dtype)
     if seed is None:
         raise TypeError("seed: expected an integer, training draws at random")
     place = pool_place(x.shape, kernel_size, stride, padding, ceil_mode, layout)
@@ -679,14 +866,14 @@ def stochastic_pool2d(
     return (y, switches) if return_switches else y
 
 
-def _ratio(a: Any, b: Any) -> Any:
-    """a / b, and 0 where b is."""
-    xp = library_of(b)
-    return xp.where(b != 0, a / xp.where(b != 0, b, 1), 0).astype(a.dtype)
+def _moments(backend: Any, rectified: Any, kernel_size: Any, options: dict[str, Any]) -> tuple[Any, Any]:
+    squares = backend.map_elements("power", rectified, rectified, 2)
+    return avg_pool2d(rectified, kernel_size, **options), avg_pool2d(squares, kernel_size, **options)
 
 
-def _moments(rectified: Any, kernel_size: Any, options: dict[str, Any]) -> tuple[Any, Any]:
-    return avg_pool2d(rectified, kernel_size, **options), avg_pool2d(rectified * rectified, kernel_size, **options)
+def _quotient(backend: Any, a: Any, b: Any) -> Any:
+    """a / b of numbers b that are not negative; 0 where b is."""
+    return backend.map_elements("power_times", a, b, -1)
 
 
 def stochastic_pool2d_backward(
@@ -735,11 +922,16 @@ def stochastic_pool2d_backward(
     if switches is not None:
         return max_pool2d_backward(dy, switches, x.shape, layout=layout)
     options = {"stride": stride, "padding": padding, "ceil_mode": ceil_mode, "layout": layout}
+    dtype = dy.dtype
+    dy, x = widened(dy), widened(x)
+    backend = backend_of(dy, "stochastic_pool2d_backward")
     rectified = relu(x)
-    first, second = _moments(rectified, kernel_size, options)
+    first, second = _moments(backend, rectified, kernel_size, options)
     if dy.shape != first.shape:
         raise ValueError(f"dy: expected the result's shape {first.shape}, got {dy.shape}")
-    share, ratio = _ratio(dy, first), _ratio(second, first)
+    # Of y = second / first: dx = (2 x - y) dy / first, summed over the windows, where x is positive.
+    share, y = _quotient(backend, dy, first), _quotient(backend, second, first)
     spread = avg_pool2d_backward(share, x.shape, kernel_size, **options)
-    less = avg_pool2d_backward(share * ratio, x.shape, kernel_size, **options)
-    return library_of(x).where(x > 0, 2 * rectified * spread - less, 0)
+    less = avg_pool2d_backward(backend.map_elements("power_times", share, y, 1), x.shape, kernel_size, **options)
+    more = backend.map_elements("power_times", spread, rectified, 1)
+    return narrowed(relu_backward(backend.map_elements("mix", more, less, 2, -1), rectified), dtype)

@@ -179,6 +179,10 @@ def summary(model: Layer, input_shape: tuple[int, ...], batch_size: int = 1) -> 
     156 parameters, 86,400 multiply-adds
     activations: 16.9 KiB inferring, 19.9 KiB training
     """
+    if not hasattr(input_shape, "__len__") or not len(input_shape):
+        raise ValueError(
+            f"input_shape: expected the axes of an image without the batch, (C, H, W), got {input_shape!r}"
+        )
     shape = (axes(batch_size, "batch_size", 1)[0], *axes(input_shape, "input_shape", len(input_shape)))
     walk = _Walk(model)
     walk.step(model, "", _Place(shape, (1,) * (len(shape) - 2), (1,) * (len(shape) - 2)), 0, False)
@@ -300,7 +304,9 @@ class _Walk:
 
 def _account(layer: Layer, place: _Place, dtype: np.dtype) -> tuple[_Place, int]:
     """What one layer makes of a place, and its multiply-adds."""
-    shape = place.shape
+    shape, layout = place.shape, getattr(layer, "layout", None)
+    if isinstance(layout, str):
+        place = replace(place, channels_first=not layout.endswith("C"))
     if isinstance(layer, _SAME_SHAPE) or getattr(layer, "elementwise", False):
         if isinstance(layer, (BatchNorm1d, BatchNorm2d, BatchNorm3d)):
             channels = shape[1 if len(shape) == 2 or layer.layout.startswith("NC") else -1]
@@ -326,7 +332,7 @@ def _account(layer: Layer, place: _Place, dtype: np.dtype) -> tuple[_Place, int]
     multiply_adds = 0
     if hasattr(layer, "output_padding"):  # transposed: each element of the input meets all weights of its channel
         multiply_adds = math.prod(shape) // layer.in_channels * layer.weight.value.size  # type: ignore[attr-defined]
-    return _Place(y.shape, *seen), multiply_adds
+    return _Place(y.shape, *seen, place.channels_first), multiply_adds
 
 
 def _windowed(layer: Any, place: _Place) -> tuple[_Place, int]:

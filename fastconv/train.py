@@ -4,51 +4,36 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
-from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from contextlib import closing, nullcontext
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from fastconv.devices import host, library_of, placed
+from fastconv.activation import softmax
+from fastconv.checkpoints import load_checkpoint, save_checkpoint
+from fastconv.data.batches import Batches
+from fastconv.devices import beside, host
+from fastconv.files import Path
+from fastconv.history import NAMES, Epoch, check_log_path, write_log
 from fastconv.init import Rng
 from fastconv.layers import Layer
 from fastconv.loss import cross_entropy
-from fastconv.optim import SGD, Adam, CosineAnnealingLR
+from fastconv.metrics import confusion_matrix
+from fastconv.optim import (
+    SGD,
+    CosineAnnealingLR,
+    LinearLR,
+    Optimizer,
+    ReduceLROnPlateau,
+    Schedule,
+    SequentialLR,
+    clip_grad_norm,
+    is_better,
+)
 
-__all__ = ["Epoch", "Evaluation", "evaluate", "fit"]
-
-
-@dataclass(frozen=True)
-class Epoch:
-    """What one pass over the training data gave.
-
-    Attributes
-    ----------
-    epoch : int
-        From 1.
-    lr : float
-        The learning rate at its end.
-    loss, accuracy : float
-        Mean over the training batches as they were seen (augmented, and while the weights moved).
-    val_loss, val_accuracy : float or None
-        On the validation data at its end.
-    seconds : float
-        Since training began.
-    """
-
-    epoch: int
-    lr: float
-    loss: float
-    accuracy: float
-    val_loss: float | None
-    val_accuracy: float | None
-    seconds: float
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the attributes, for JSON."""
-        return asdict(self)
+__all__ = ["EarlyStopping", "Epoch", "Evaluation", "evaluate", "fit"]
 
 
 @dataclass(frozen=True)
@@ -61,12 +46,101 @@ class Evaluation:
     confusion : ndarray of int64, shape (classes, classes)
         How many of class `row` were taken for class `column`.
     predicted : ndarray of int64, shape (N,)
+    metrics : dict of str to float
+        What else was asked for.
     """
 
     loss: float
     accuracy: float
     confusion: np.ndarray
     predicted: np.ndarray
+    metrics: dict[str, float] = field(default_factory=dict)
+
+
+class EarlyStopping:
+    """When to end training before its time: a measured number has stopped getting better.
+
+    Parameters
+    ----------
+    patience : int, default 10
+        How many epochs without getting better are borne; training ends after the next.
+    monitor : str, default "val_loss"
+        ``"loss"``, ``"accuracy"``, ``"val_loss"``, ``"val_accuracy"``, or one of the metrics that `fit` measures.
+    mode : "min" or "max", optional
+        Whether less or more of it is better. Unless given: less of what has "loss" in its name, more of "accuracy".
+    min_delta : float, default 0
+        By how much it must be better to count.
+    restore_best : bool, default True
+        At the end, however it comes, give the model the weights of the best epoch.
+
+    Raises
+    ------
+    ValueError
+        If an option is out of range, or `mode` does not follow from the name.
+
+    Examples
+    --------
+    >>> stopping = EarlyStopping(patience=1)
+    >>> [stopping.update(epoch, loss) for epoch, loss in enumerate([3, 2, 2.5, 2.2], 1)]
+    [True, True, False, False]
+    >>> stopping.is_over, stopping.best_epoch
+    (True, 2)
+    """
+
+    _state = ("best", "best_epoch", "bad_epochs")
+
+    def __init__(
+        self,
+        patience: int = 10,
+        *,
+        monitor: str = "val_loss",
+        mode: str | None = None,
+        min_delta: float = 0,
+        restore_best: bool = True,
+    ) -> None:
+        if patience < 0:
+            raise ValueError(f"patience: expected at least 0, got {patience}")
+        if not (np.isfinite(min_delta) and min_delta >= 0):
+            raise ValueError(f"min_delta: expected a finite number of at least 0, got {min_delta!r}")
+        if mode is None:
+            mode = "min" if "loss" in monitor else "max" if "accuracy" in monitor else ""
+        if mode not in ("min", "max"):
+            raise ValueError(f"mode: expected 'min' or 'max' for {monitor!r}, got {mode!r}")
+        self.patience = patience
+        self.monitor = monitor
+        self.mode = mode
+        self.min_delta = min_delta
+        self.restore_best = restore_best
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget what was seen."""
+        self.best: float | None = None
+        self.best_epoch = 0
+        self.bad_epochs = 0
+
+    @property
+    def is_over(self) -> bool:
+        """Whether training should end."""
+        return self.bad_epochs > self.patience
+
+    def update(self, epoch: int, value: float) -> bool:
+        """Take note of an epoch's number, and return whether it is the best so far."""
+        better = is_better(value, self.best, self.mode, self.min_delta)
+        if better:
+            self.best, self.best_epoch, self.bad_epochs = float(value), epoch, 0
+        else:
+            self.bad_epochs += 1
+        return better
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what was seen so far; JSON can say it."""
+        return {name: getattr(self, name) for name in self._state}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where `state_dict` was asked for."""
+        for name in self._state:
+            setattr(self, name, state[name])
 
 
 def evaluate(
@@ -76,6 +150,8 @@ def evaluate(
     *,
     batch_size: int = 256,
     loss: Callable[..., Any] = cross_entropy,
+    views: Callable[[np.ndarray], np.ndarray] | None = None,
+    metrics: Mapping[str, Callable[[np.ndarray, np.ndarray], float]] | None = None,
 ) -> Evaluation:
     """Measure a classifier.
 
@@ -85,9 +161,16 @@ def evaluate(
         From a batch to scores (N, classes).
     x : ndarray, shape (N, ...)
     y : ndarray of integers, shape (N,)
+        Both on the CPU or on a GPU; batches go where the model is, and the scores are measured on the CPU.
     batch_size : int
     loss : callable
         As `fastconv.cross_entropy`.
+    views : callable, optional
+        From a batch (N, ...) to several views of each item (N, V, ...), such as ``lambda x: data.ten_crop(x, 224)``.
+        The softmax outputs of the views are averaged (Krizhevsky et al. 2012, section 4.1), and their logarithms taken
+        as the scores.
+    metrics : mapping of str to callable, optional
+        More to measure: ``metric(scores, y)`` such as `fastconv.metrics.top_k_accuracy`.
 
     Returns
     -------
@@ -96,7 +179,7 @@ def evaluate(
     Raises
     ------
     ValueError
-        If `x` and `y` differ in length or are empty.
+        If `x` and `y` differ in length or are empty, or a class is out of range.
 
     Examples
     --------
@@ -108,13 +191,31 @@ def evaluate(
     [[1, 0], [1, 1]]
     """
     _check_data(x, y, "x", "y")
-    like = next((item.value for _, item in model.named_state()), x)  # batches go where the model is
-    parts = [model(library_of(like).asarray(x[i : i + batch_size])) for i in range(0, len(x), batch_size)]
-    scores = np.concatenate([host(part) for part in parts])
+    if batch_size < 1:
+        raise ValueError(f"batch_size: expected at least 1, got {batch_size}")
+    y = host(y)
+    scores = np.concatenate([_scores(model, x[i : i + batch_size], views) for i in range(0, len(x), batch_size)])
     predicted = scores.argmax(axis=1)
-    confusion = np.zeros((scores.shape[1],) * 2, np.int64)
-    np.add.at(confusion, (y, predicted), 1)
-    return Evaluation(float(loss(scores, y)), float((predicted == y).mean()), confusion, predicted)
+    confusion = confusion_matrix(y, predicted, scores.shape[1])
+    measured = {name: float(metric(scores, y)) for name, metric in (metrics or {}).items()}
+    return Evaluation(float(loss(scores, y)), float((predicted == y).mean()), confusion, predicted, measured)
+
+
+def _scores(model: Layer, x: np.ndarray, views: Callable[[np.ndarray], np.ndarray] | None) -> np.ndarray:
+    home = _home(model, x)
+    if views is None:
+        return host(model(beside(x, home)))
+    several = views(host(x))
+    if several.ndim < 3 or len(several) != len(x) or not several.shape[1]:
+        raise ValueError(f"views: expected an array ({len(x)}, views, ...), got shape {several.shape}")
+    shares = softmax(host(model(beside(several.reshape(-1, *several.shape[2:]), home))))
+    mean = shares.reshape(*several.shape[:2], -1).mean(axis=1)
+    return np.asarray(np.log(np.maximum(mean, np.finfo(mean.dtype).tiny)))
+
+
+def _home(model: Layer, x: Any) -> Any:
+    """An array that is where the model's batches have to be; where `x` is if it has no parameters."""
+    return next((item.value for _, item in model.named_state()), x)
 
 
 def fit(
@@ -125,16 +226,26 @@ def fit(
     validation: tuple[np.ndarray, np.ndarray] | None = None,
     epochs: int = 10,
     batch_size: int = 64,
-    optimizer: SGD | Adam | None = None,
+    optimizer: Optimizer | None = None,
     lr: float = 0.02,
+    schedule: str | Schedule | ReduceLROnPlateau | None = "cosine",
+    schedule_every: str = "epoch",
+    warmup: float = 0,
+    max_norm: float | None = None,
     loss: Callable[..., Any] = cross_entropy,
     augment: Callable[[np.ndarray, Rng], np.ndarray] | None = None,
+    workers: int = 1,
     rng: Rng = None,
+    metrics: Mapping[str, Callable[[np.ndarray, np.ndarray], float]] | None = None,
+    early_stopping: EarlyStopping | None = None,
+    checkpoint: Path | None = None,
+    resume: bool = False,
+    log: Path | None = None,
     device: str | None = None,
     progress: bool = True,
     on_epoch: Callable[[Epoch], None] | None = None,
 ) -> list[Epoch]:
-    """Train a classifier in place; the learning rate falls to zero along half a cosine.
+    """Train a classifier in place; unless told otherwise the learning rate falls to zero along half a cosine.
 
     Parameters
     ----------
@@ -150,30 +261,60 @@ def fit(
         Unless given, `SGD` with the rate `lr`, Nesterov's momentum 0.9 and a weight decay of 5e-4.
     lr : float
         The highest learning rate; of no effect beside `optimizer`.
+    schedule : "cosine", Schedule, ReduceLROnPlateau or None
+        ``"cosine"`` goes on with every batch over all epochs; None leaves the rate as it is; one of `fastconv.optim`,
+        made for `optimizer`, goes on as `schedule_every` says. `ReduceLROnPlateau` is given the validation loss, or the
+        training loss if there is none.
+    schedule_every : "epoch" or "batch"
+        When a schedule of your own takes a step.
+    warmup : float, default 0
+        So many epochs (also a part of one) the rate rises in a straight line to its height, before "cosine" or None.
+    max_norm : float, optional
+        Gradients are scaled so that their norm is no more than this: `fastconv.optim.clip_grad_norm`.
     loss : callable
         As `fastconv.cross_entropy`.
     augment : callable, optional
         ``augment(x, rng)`` for every batch, such as `fastconv.data.random_affine` makes.
+    workers : int, default 1
+        Background threads that prepare batches; results are described at `fastconv.data.Batches`.
     rng : numpy.random.Generator, int or None
         Seeds the order, the augmentation and the model's random layers.
+    metrics : mapping of str to callable, optional
+        More to measure on the validation data: ``metric(scores, y)``.
+    early_stopping : EarlyStopping, optional
+        What it has seen before is forgotten.
+    checkpoint : path, optional
+        A file that ends in ``.safetensors`` or ``.npz``, written anew after every epoch.
+    resume : bool, default False
+        Go on from `checkpoint`, with everything else given as it was: the weights become bit for bit those of the
+        training that was never interrupted. To go on for more epochs than were planned, the schedule must not depend on
+        their number, as ``"cosine"`` does.
+    log : path, optional
+        A file that ends in ``.csv`` or ``.json``, written anew after every epoch.
     device : str, optional
-        Where to train: the model is moved there (`Layer.to`) and stays there, batches follow it. "cpu", "cuda" or
-        "cuda:1"; unless given, where the model is, which has to be where `x` and `y` are.
+        Where to train: the model is moved there (`Layer.to`) and stays there. "cpu", "cuda" or "cuda:1"; unless given,
+        where the model is. Batches go there, wherever `x` and `y` are.
     progress : bool
         Show a progress bar on the terminal's error stream (needs tqdm).
     on_epoch : callable, optional
-        Called with each `Epoch` as it ends.
+        Called with each `Epoch` as it ends, after checkpoint and log are written.
 
     Returns
     -------
     list of Epoch
+        Those before a resumption included.
 
     Raises
     ------
     ValueError
-        If data are empty or differ in length, a number is out of range, or the loss stops being finite.
+        If data are empty or differ in length, options do not go together or are out of range, the checkpoint is of
+        another training, or the loss stops being finite.
+    FileNotFoundError
+        If there is no checkpoint to go on from.
     ImportError
-        If `progress` is asked for and tqdm is missing.
+        If `progress` is asked for and tqdm is missing, or a GPU and CuPy is missing.
+    OSError
+        If there is no GPU or no driver, and `device` asks for one.
 
     Examples
     --------
@@ -189,61 +330,189 @@ def fit(
     for name, value in (("epochs", epochs), ("batch_size", batch_size)):
         if value < 1:
             raise ValueError(f"{name}: expected at least 1, got {value}")
+    if resume and checkpoint is None:
+        raise ValueError("resume: needs a checkpoint to go on from")
+    if log is not None:
+        check_log_path(log)
+    _check_metrics(metrics, early_stopping, validation)
     rng = np.random.default_rng(rng)
     if device is not None:
         model.to(device)
+    home = _home(model, x)
     model.seed(rng)
     if optimizer is None:
         optimizer = SGD(model.parameters(), lr, momentum=0.9, nesterov=True, weight_decay=5e-4)
+    batches = Batches(x, y, batch_size, augment=augment, rng=rng, workers=workers)
+    plan, by_batch = _planned(schedule, schedule_every, warmup, optimizer, epochs, len(batches))
+    same = {"batch_size": batch_size, "items": len(x)}
+    keeper = _Keeper(checkpoint, model, optimizer, plan, rng, early_stopping, same)
+    history = keeper.resume() if resume else []
+    done = history[-1].seconds if history else 0.0
+    start = time.perf_counter() - done
     rate = optimizer.lr
-    batches = -(-len(x) // batch_size)
-    schedule = CosineAnnealingLR(optimizer, epochs * batches)
-    history: list[Epoch] = []
-    start = time.perf_counter()
-    with _bar(epochs * batches) if progress else nullcontext() as bar:
-        for epoch in range(1, epochs + 1):
-            order = rng.permutation(len(x))
+    with _bar(epochs * len(batches), len(history) * len(batches)) if progress else nullcontext() as bar:
+        for epoch in range(len(history) + 1, epochs + 1):
+            if early_stopping is not None and early_stopping.is_over:
+                break
             total = right = seen = 0.0
-            for first in range(0, len(x), batch_size):
-                chosen = order[first : first + batch_size]
-                inputs, target = x[chosen], y[chosen]
-                if augment is not None:
-                    inputs = augment(inputs, rng)
-                if device is not None:
-                    inputs, target = placed(inputs, device), placed(target, device)
-                scores, backward = model.forward(inputs)
-                value, dscores = loss(scores, target, return_grad=True)
-                if not np.isfinite(value):
-                    raise ValueError(f"the loss became {value} in epoch {epoch}: try a lower learning rate than {rate}")
-                optimizer.zero_grad()
-                backward(dscores, needs_dx=False)
-                optimizer.step()
-                schedule.step()
-                total += float(value) * len(chosen)
-                main = scores[0] if isinstance(scores, tuple) else scores  # auxiliary classifiers give scores as well
-                right += float((main.argmax(axis=1) == target).sum())
-                seen += len(chosen)
-                if bar is not None:
-                    bar.set_postfix_str(_status(total / seen, right / seen, history), refresh=False)
-                    bar.update()
-            measured = None if validation is None else evaluate(model, *validation, loss=loss)
-            history.append(
-                Epoch(
-                    epoch,
-                    optimizer.lr,
-                    total / seen,
-                    right / seen,
-                    measured.loss if measured else None,
-                    measured.accuracy if measured else None,
-                    time.perf_counter() - start,
-                )
+            with closing(iter(batches)) as loop:  # type: ignore[type-var]
+                for batch in loop:
+                    inputs, target = (beside(array, home) for array in batch)
+                    scores, backward = model.forward(inputs)
+                    value, dscores = loss(scores, target, return_grad=True)
+                    if not np.isfinite(value):
+                        raise ValueError(
+                            f"the loss became {value} in epoch {epoch}: try a lower learning rate than {rate}"
+                        )
+                    optimizer.zero_grad()
+                    backward(dscores, needs_dx=False)
+                    if max_norm is not None:
+                        clip_grad_norm(optimizer.parameters, max_norm)
+                    optimizer.step()
+                    used = optimizer.lr
+                    if by_batch and plan is not None:
+                        plan.step()  # type: ignore[call-arg]
+                        used = optimizer.lr
+                    total += float(value) * len(inputs)
+                    main = scores[0] if isinstance(scores, tuple) else scores  # auxiliary classifiers give scores too
+                    right += float((main.argmax(axis=1) == target).sum())
+                    seen += len(inputs)
+                    if bar is not None:
+                        bar.set_postfix_str(_status(total / seen, right / seen, history), refresh=False)
+                        bar.update()
+            measured = None if validation is None else evaluate(model, *validation, loss=loss, metrics=metrics)
+            entry = Epoch(
+                epoch,
+                used,
+                total / seen,
+                right / seen,
+                measured.loss if measured else None,
+                measured.accuracy if measured else None,
+                time.perf_counter() - start,
+                measured.metrics if measured else {},
             )
+            history.append(entry)
+            if isinstance(plan, ReduceLROnPlateau):
+                plan.step(entry.loss if entry.val_loss is None else entry.val_loss)
+            elif plan is not None and not by_batch:
+                plan.step()
+            keeper.keep(history)
+            if log is not None:
+                write_log(history, log)
             if bar is not None:
                 bar.set_description_str(f"epoch {epoch}/{epochs}", refresh=False)
                 bar.set_postfix_str(_status(total / seen, right / seen, history))
             if on_epoch is not None:
-                on_epoch(history[-1])
+                on_epoch(entry)
+    keeper.restore_best()
     return history
+
+
+class _Keeper:
+    """Early stopping with its best weights, and the checkpoint: what lasts from epoch to epoch beside the loop."""
+
+    def __init__(
+        self,
+        path: Path | None,
+        model: Layer,
+        optimizer: Optimizer,
+        schedule: Schedule | ReduceLROnPlateau | None,
+        rng: np.random.Generator,
+        stopping: EarlyStopping | None,
+        same: dict[str, int],
+    ) -> None:
+        self._path, self._model, self._optimizer, self._schedule, self._rng = path, model, optimizer, schedule, rng
+        self._stopping, self._same = stopping, same
+        if stopping is not None:  # it may have served another training
+            stopping.reset()
+        self._best: dict[str, np.ndarray] = {}
+
+    def resume(self) -> list[Epoch]:
+        assert self._path is not None
+        extra, arrays = load_checkpoint(
+            self._path, self._model, self._optimizer, schedule=self._schedule, rng=self._rng, check=self._check
+        )
+        if self._stopping is not None:
+            self._stopping.load_state_dict(extra["stopping"])
+            self._best = arrays
+        return [Epoch.from_dict(entries) for entries in extra["history"]]
+
+    def _check(self, extra: dict[str, Any]) -> None:
+        for name, value in self._same.items():
+            if extra[name] != value:
+                raise ValueError(f"{name}: was {extra[name]}, is {value} now")
+        if (extra["stopping"] is None) != (self._stopping is None):
+            raise ValueError(f"early_stopping: there was {'none' if extra['stopping'] is None else 'one'}")
+        for entries in extra["history"]:
+            Epoch.from_dict(entries)
+
+    def keep(self, history: list[Epoch]) -> None:
+        if self._stopping is not None:
+            value = history[-1].to_dict()[self._stopping.monitor]
+            if self._stopping.update(history[-1].epoch, value) and self._stopping.restore_best:
+                self._best = self._model.state_dict()
+        if self._path is not None:
+            extra = {
+                **self._same,
+                "stopping": None if self._stopping is None else self._stopping.state_dict(),
+                "history": [epoch.to_dict() for epoch in history],
+            }
+            save_checkpoint(
+                self._path,
+                self._model,
+                self._optimizer,
+                schedule=self._schedule,
+                rng=self._rng,
+                extra=extra,
+                arrays=self._best,
+            )
+
+    def restore_best(self) -> None:
+        if self._best:
+            self._model.load_state_dict(self._best)
+
+
+def _planned(
+    schedule: Any, every: str, warmup: float, optimizer: Optimizer, epochs: int, batches: int
+) -> tuple[Schedule | ReduceLROnPlateau | None, bool]:
+    """The schedule, and whether it goes on with every batch."""
+    if every not in ("epoch", "batch"):
+        raise ValueError(f"schedule_every: expected 'epoch' or 'batch', got {every!r}")
+    if not (np.isfinite(warmup) and warmup >= 0):
+        raise ValueError(f"warmup: expected a number of epochs of at least 0, got {warmup!r}")
+    rising, total = round(warmup * batches), epochs * batches
+    if isinstance(schedule, (Schedule, ReduceLROnPlateau)):
+        if schedule.optimizer is not optimizer:
+            raise ValueError(f"schedule: this {type(schedule).__name__} is of another optimizer than is trained with")
+        if rising:
+            raise ValueError("warmup: a schedule of your own has its own: fastconv.optim.SequentialLR")
+        if every == "batch" and isinstance(schedule, ReduceLROnPlateau):
+            raise ValueError("schedule_every: ReduceLROnPlateau goes by what is measured after an 'epoch'")
+        return schedule, every == "batch"
+    if schedule not in ("cosine", None):
+        raise ValueError(f"schedule: expected 'cosine', None or a schedule of fastconv.optim, got {schedule!r}")
+    if rising >= total:
+        raise ValueError(f"warmup: expected fewer than the {epochs} epochs, got {warmup}")
+    if not rising:
+        return (None if schedule is None else CosineAnnealingLR(optimizer, total)), True
+    warm = LinearLR(optimizer, start_factor=1 / (rising + 1), total_iters=rising)
+    if schedule is None:
+        return warm, True
+    return SequentialLR(optimizer, [warm, CosineAnnealingLR(optimizer, total - rising)], [rising]), True
+
+
+def _check_metrics(metrics: Any, stopping: EarlyStopping | None, validation: Any) -> None:
+    names = list(metrics or {})
+    if names and validation is None:
+        raise ValueError("metrics: are measured on validation data, which are not given")
+    if taken := [name for name in names if name in NAMES]:
+        raise ValueError(f"metrics: {', '.join(taken)} is measured anyway; give it another name")
+    known = ["loss", "accuracy", *(["val_loss", "val_accuracy", *names] if validation is not None else [])]
+    if stopping is not None and stopping.monitor not in known:
+        raise ValueError(
+            f"early_stopping: {stopping.monitor!r} is not measured here; there are {', '.join(known)}"
+            + ("" if validation is not None else ", and more with validation data")
+        )
 
 
 def _check_data(x: np.ndarray, y: np.ndarray, x_name: str, y_name: str) -> None:
@@ -258,11 +527,11 @@ def _status(loss: float, accuracy: float, history: list[Epoch]) -> str:
     return text
 
 
-def _bar(total: int) -> Any:
+def _bar(total: int, done: int) -> Any:
     try:
         from tqdm import tqdm
     except ImportError as error:
         raise ImportError('the progress bar needs tqdm, which is missing: pip install "fastconv[train]"') from error
     # Into a file or a pipe, where each refresh adds a line, the ends of epochs are enough.
     pause = 0.1 if sys.stderr.isatty() else 3600
-    return tqdm(total=total, desc="training", unit="batch", dynamic_ncols=True, mininterval=pause)
+    return tqdm(total=total, initial=done, desc="training", unit="batch", dynamic_ncols=True, mininterval=pause)

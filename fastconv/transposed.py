@@ -14,7 +14,7 @@ import numpy as np
 
 from fastconv.arrays import check_needs, same_dtype
 from fastconv.backends import backend_of, planned
-from fastconv.conv import Problem, modes, plan_problem
+from fastconv.conv import Problem, check_bias, modes, plan_problem
 from fastconv.geometry import axes, check_layout, transposed_window, window
 
 __all__ = [
@@ -106,11 +106,7 @@ def _forward(function: str, ndim: int, x: Any, weight: Any, bias: Any, options: 
     same_dtype(x, "x", weight, "weight")
     plan = _plan(backend, "backward_input", x.shape, weight.shape, x.dtype, *options, *modes())
     if bias is not None:
-        filters = plan.y_shape[plan.channel_axis]
-        bias = backend.dense(bias, "bias", 1)
-        same_dtype(x, "x", bias, "bias")
-        if bias.shape[0] != filters:
-            raise ValueError(f"bias: expected shape ({filters},), one for each filter, got {bias.shape}")
+        bias = check_bias(backend, bias, x, plan.y_shape[plan.channel_axis])
     if out is None:
         out = backend.empty(plan.y_shape, x.dtype)
     else:

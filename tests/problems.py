@@ -71,7 +71,79 @@ class Pool:
         return (self.size + 2 * self.padding - self.kernel) // self.stride + 1
 
 
-Kind = TypeVar("Kind", Conv, Product, Pool)
+@dataclasses.dataclass(frozen=True)
+class Memory:
+    """An operator that moves more than it computes; the name's first part says which."""
+
+    name: str
+    batch: int
+    channels: int
+    size: int
+    kernel: int = 0
+    stride: int = 1
+    padding: int = 0
+
+    @property
+    def operator(self) -> str:
+        return self.name.partition(":")[0]
+
+    @property
+    def x_shape(self) -> tuple[int, ...]:
+        if self.operator in ("cross-entropy", "sgd"):
+            return self.batch, self.channels
+        return self.batch, self.channels, self.size, self.size
+
+    @property
+    def y_shape(self) -> tuple[int, ...]:
+        if self.operator == "cross-entropy":
+            return ()
+        if self.operator == "global-pool":
+            return self.batch, self.channels, 1, 1
+        if not self.kernel:
+            return self.x_shape
+        output = (self.size + 2 * self.padding - self.kernel) // self.stride + 1
+        return self.batch, self.channels, output, output
+
+
+@dataclasses.dataclass(frozen=True)
+class Family:
+    """A convolution with one to three axes, dilated or transposed; all axes are alike."""
+
+    name: str
+    batch: int
+    channels: int
+    size: int
+    filters: int
+    kernel: int
+    stride: int
+    padding: int
+    dilation: int
+    groups: int
+    rank: int
+    transposed: int = 0
+
+    @property
+    def output(self) -> int:
+        span = self.dilation * (self.kernel - 1) + 1
+        if self.transposed:
+            return (self.size - 1) * self.stride + span - 2 * self.padding
+        return (self.size + 2 * self.padding - span) // self.stride + 1
+
+    @property
+    def x_shape(self) -> tuple[int, ...]:
+        return (self.batch, self.channels, *(self.size,) * self.rank)
+
+    @property
+    def weight_shape(self) -> tuple[int, ...]:
+        ends = (self.channels, self.filters) if self.transposed else (self.filters, self.channels)
+        return (ends[0], ends[1] // self.groups, *(self.kernel,) * self.rank)
+
+    @property
+    def y_shape(self) -> tuple[int, ...]:
+        return (self.batch, self.filters, *(self.output,) * self.rank)
+
+
+Kind = TypeVar("Kind", Conv, Product, Pool, Memory, Family)
 
 
 def load(source: str | Path, kind: type[Kind]) -> list[Kind]:

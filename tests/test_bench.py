@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 from pathlib import Path
@@ -10,6 +11,8 @@ from typing import Any
 import numpy as np
 import problems
 import pytest
+
+import fastconv as fc
 
 BENCH = Path(__file__).parent.parent / "bench"
 sys.path.append(str(BENCH))
@@ -140,6 +143,36 @@ def test_families_have_problems(name: str) -> None:
     for problem in problems_of(name):
         assert all(family.work(problem, pass_) > 0 for pass_ in family.passes)
     assert set(family.passes) >= {"forward"}
+
+
+@pytest.mark.parametrize("name", ["memory", "family"])
+@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
+def test_sides_compute_the_same(name: str, layout: str) -> None:
+    """Every kind of row, on shapes that cost nothing."""
+    torch = pytest.importorskip("torch")
+    family, kinds = FAMILIES[name], {}
+    for problem in problems_of(name):
+        kinds.setdefault(problem.name.partition(":")[0], problem)
+    with torch.no_grad():
+        for problem in kinds.values():
+            if name == "memory":
+                small = dataclasses.replace(problem, batch=2, channels=min(problem.channels, 6))
+                small = dataclasses.replace(small, size=min(problem.size, 9))
+            else:
+                groups = 8 if problem.groups > 1 else 1
+                small = dataclasses.replace(problem, batch=2, channels=8, filters=8, groups=groups, size=7)
+            for pass_ in family.passes:
+                if not getattr(family, "has", lambda *_: True)(small, pass_):
+                    continue
+                data = family.data(small, pass_, "float64")
+                ours = family.fastconv(fc, small, pass_, data, layout, "auto")()
+                theirs = family.torch(torch, small, pass_, data, layout)()
+                ours, theirs = (side if isinstance(side, (tuple, list)) else (side,) for side in (ours, theirs))
+                ours = [np.asarray(value) for value in ours if value is not None]
+                theirs = [value.detach().contiguous().numpy() for value in theirs if value is not None]
+                if layout == "NHWC":
+                    ours = [np.moveaxis(a, -1, 1) if a.ndim > 2 and pass_ != "weight" else a for a in ours]
+                assert harness.relative_difference(ours, theirs) < 1e-12, (problem.name, pass_)
 
 
 def test_lists() -> None:

@@ -1,4 +1,4 @@
-"""The digits, the road of any picture to them, and augmentation."""
+"""The digits, and the road of any picture to them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 
-from fastconv.data import Preparation, digits, random_affine, read_image
+from fastconv.data import Preparation, digits, read_image
 
 PLAIN = Preparation(raster=8, zoom=3, size=32, mean=0.0, std=1.0)
 
@@ -163,42 +163,3 @@ def test_files_that_are_no_images(image, tmp_path):
     for name in ("text.png", "half.png", "empty.png"):
         with pytest.raises(ValueError, match=rf"{name}: not an image that can be read"):
             read_image(tmp_path / name)
-
-
-# ---- augmentation ----
-
-
-def test_augmentation_is_seeded_and_leaves_its_input():
-    x = np.random.default_rng(0).random((8, 2, 20, 24), np.float32)
-    x.flags.writeable = False
-    augment = random_affine()
-    a, b, c = augment(x, 1), augment(x, 1), augment(x, 2)
-    assert a.dtype == np.float32
-    np.testing.assert_array_equal(a, b)
-    assert (a != c).any()
-    assert (a[0] != a[1]).any()
-    assert augment(x[:0], 1).shape == (0, 2, 20, 24)
-
-
-def test_no_motion_is_the_image_itself():
-    x = np.random.default_rng(0).random((3, 2, 20, 24))
-    np.testing.assert_allclose(random_affine(rotate=0, scale=0, shear=0, shift=0)(x, 0), x, atol=1e-12)
-
-
-def test_motions_stay_within_what_was_asked():
-    """A dot's place tells where the map sends it."""
-    x = np.zeros((500, 1, 41, 41))
-    x[:, :, 20, 20] = 1
-    middle = random_affine(rotate=90, scale=0.3, shear=0.3, shift=0)(x, 0)
-    assert (middle[:, 0, 20, 20] > 0.999).all()
-    y = random_affine(rotate=0, scale=0, shear=0, shift=3)(x, 0)
-    place = np.stack([(y * axis).sum(axis=(1, 2, 3)) / y.sum(axis=(1, 2, 3)) for axis in np.ogrid[:41, :41]]) - 20
-    assert 2.9 < np.abs(place).max() <= 3
-    x = np.zeros((500, 1, 41, 41))
-    x[:, :, 20, 34:36] = 1
-    y = random_affine(rotate=30, scale=0, shear=0, shift=0)(x, 0)
-    row, column = ((y * axis).sum(axis=(1, 2, 3)) / y.sum(axis=(1, 2, 3)) - 20 for axis in np.ogrid[:41, :41])
-    angle = np.rad2deg(np.arctan2(row, column))
-    assert 27 < angle.max() < 31
-    assert -31 < angle.min() < -27
-    np.testing.assert_allclose(np.hypot(row, column), 14.5, atol=0.4)

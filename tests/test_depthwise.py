@@ -127,6 +127,10 @@ def test_every_number_of_channels(isa: str, last: bool) -> None:
     [
         Problem(1, 2, 1, (150, 160), (3, 3), 1, 1),  # several boxes of rows
         Problem(2, 1, 1, (300, 170), (5, 5), 2, 2),
+        Problem(1, 2, 2, (400, 170), (3, 3), 2, 1),  # several tasks of rows
+        Problem(2, 3, 1, (5, 2), (3, 3), 1, ((2, 0), (16, 15))),  # rows shorter than what their edges reach
+        Problem(2, 3, 1, (5, 40), (3, 3), 2, ((0, 3), (0, 30))),  # a right edge wider than a vector
+        Problem(1, 3, 1, (1, 1), (3, 3), 1, 1),
         Problem(1, 3, 1, (4, 40_000), (1, 3), 1, ((0, 0), (1, 1))),  # boxes that cut rows
         Problem(1, 1, 40, (40, 44), (3, 3), 2, 1),  # many planes summed up into one
         Problem(1, 2, 1, (9, 9), (3, 3), 1, 300, 200),  # hardly a tap meets the image

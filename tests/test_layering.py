@@ -37,7 +37,11 @@ LEVELS = [
     {"gradients", "init"},
     {"layers", "containers"},
     {"models", "rewrite"},
-    {"data", "files", "optim", "plot", "summaries", "train", "wisdom"},
+    {"data", "files", "metrics", "optim", "summaries", "wisdom"},
+    {"checkpoints", "history"},
+    {"train"},
+    {"benchmark", "plot"},
+    {"jobs"},
     {"cli"},
     {"__init__", "__main__"},
 ]

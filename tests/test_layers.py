@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import copy
 import gc
+import importlib
 import threading
 import weakref
 
 import numpy as np
 import pytest
 
+import fastconv as fc
 from fastconv import gradcheck
 from fastconv.files import load, save
 from fastconv.layers import (
@@ -34,11 +36,14 @@ from fastconv.layers import (
     Linear,
     LocalResponseNorm,
     LogSoftmax,
+    LPPool1d,
     LPPool2d,
+    LPPool3d,
     Maxout,
     MaxPool1d,
     MaxPool2d,
     MaxPool3d,
+    MaxUnpool2d,
     Parameter,
     PReLU,
     ReLU,
@@ -103,6 +108,8 @@ def layers():
         "spatial pyramid pool NHWC": (SpatialPyramidPool2d([4], layout="NHWC"), last),
         "l2 pool": (LPPool2d(2, 3, 2, True), image),
         "l3 pool NHWC": (LPPool2d(3, 2, layout="NHWC"), last),
+        "l2 pool 1d": (LPPool1d(2, 3, 2), (2, 3, 8)),
+        "l2 pool 3d": (LPPool3d(2, 2, layout="NDHWC"), (1, 4, 3, 5, 2)),
         "gaussian pool": (GaussianPool2d(3, 2, 1), image),
         "gaussian pool NHWC": (GaussianPool2d((2, 3), sigma=(0.5, 2), layout="NHWC"), last),
         "leaky relu": (LeakyReLU(0.2), image),
@@ -292,6 +299,61 @@ def test_subsample_adds_scales_and_shifts():
     x = np.arange(2 * 5 * 4, dtype=np.float64).reshape(1, 2, 5, 4)
     sums = x[:, :, 0:4:2, 0::2] + x[:, :, 1:4:2, 0::2] + x[:, :, 0:4:2, 1::2] + x[:, :, 1:4:2, 1::2]
     np.testing.assert_allclose(layer(x), sums * np.array([3, -1])[:, None, None] + np.array([0.5, 2])[:, None, None])
+
+
+@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
+def test_unpool(layout):
+    x = np.arange(2 * 3 * 7 * 6, dtype=np.float64).reshape((2, 3, 7, 6) if layout == "NCHW" else (2, 7, 6, 3))
+    y, switches = fc.max_pool2d(x, 3, stride=2, padding=1, return_switches=True, layout=layout)
+    layer = MaxUnpool2d(3, 2, 1, layout=layout)
+    expected = np.where(fc.max_unpool2d(y, switches, x.shape, layout=layout) != 0, x, 0)
+    np.testing.assert_array_equal(layer(y, switches, x.shape), expected)
+    restored, backward = layer.forward(y, switches, x.shape)
+    dx = np.random.default_rng(0).standard_normal(x.shape)
+    np.testing.assert_array_equal(backward(dx), fc.max_unpool2d_backward(dx, switches, layout=layout))
+    assert backward(dx, needs_dx=False) is None
+    assert restored.shape == x.shape
+
+
+def test_unpool_s_own_shape():
+    """PyTorch's rule: the shape that the pooling came from, had it come out even."""
+    x = np.random.default_rng(0).standard_normal((1, 2, 9, 7))
+    y, switches = fc.max_pool2d(x, (3, 1), stride=(2, 2), padding=(1, 0), return_switches=True)
+    assert MaxUnpool2d((3, 1), 2, (1, 0))(y, switches).shape == (1, 2, 9, 7)
+    with pytest.raises(ValueError, match=r"input_shape|output_shape"):
+        MaxUnpool2d(2)(y, switches, (3, 3))
+
+
+class Recorder:
+    """Whether a pooling was asked for switches."""
+
+    def __init__(self, function):
+        self.function, self.asked = function, []
+
+    def __call__(self, *arguments, return_switches=False, **options):
+        self.asked.append(return_switches)
+        return self.function(*arguments, return_switches=return_switches, **options)
+
+
+@pytest.mark.parametrize(
+    ("layer", "module", "name"),
+    [
+        (AdaptiveMaxPool2d(2), "layers", "adaptive_max_pool2d"),
+        (GlobalMaxPool2d(), "layers", "adaptive_max_pool2d"),
+        (SpatialPyramidPool2d((1, 2)), "adaptive", "adaptive_max_pool2d"),
+        (Maxout(2), "special_pooling", "max_pool2d"),
+    ],
+    ids=repr,
+)
+def test_inference_finds_no_switches(layer, module, name, monkeypatch):
+    recorder = Recorder(getattr(importlib.import_module(f"fastconv.{module}"), name))
+    monkeypatch.setattr(f"fastconv.{module}.{name}", recorder)
+    x = np.random.default_rng(0).standard_normal((1, 4, 5, 5))
+    y = layer(x)
+    assert recorder.asked
+    assert not any(recorder.asked)
+    np.testing.assert_array_equal(y, layer.forward(x)[0])
+    assert recorder.asked[-1]
 
 
 def test_subsample_names_a_wrong_number_of_channels():

@@ -275,6 +275,7 @@ def test_bad_input_of_hinge_and_mse():
         (lambda: fc.multiclass_hinge_loss(x, np.zeros(3, int)), ValueError, "target: expected class indices of shape"),
         (lambda: fc.multiclass_hinge_loss(x, np.zeros(2)), TypeError, "target: expected integers"),
         (lambda: fc.multiclass_hinge_loss(x, np.zeros(2, int), margin=np.nan), ValueError, "margin: expected a finite"),
+        (lambda: fc.multiclass_hinge_loss(x, np.zeros(2, int), margin="1"), TypeError, "margin: expected a finite"),
         (lambda: fc.multiclass_hinge_loss(x, np.zeros(2, int), reduction=None), ValueError, "reduction: expected"),
         (lambda: fc.multiclass_hinge_loss(np.ones(()), np.zeros((), int)), ValueError, "scores: expected shape"),
         (lambda: fc.multiclass_hinge_loss(np.ones((2, 0)), np.zeros(2, int)), ValueError, "at least one class"),

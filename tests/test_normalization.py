@@ -401,6 +401,8 @@ def test_tensorflow_s_alpha() -> None:
         ((X, True), {}, TypeError, "size: expected an integer"),
         ((X, 2**40), {}, ValueError, "size"),
         ((X, 5, np.inf), {}, ValueError, "alpha: expected a finite number"),
+        ((X, 5, "1"), {}, TypeError, "alpha: expected a finite number, got .1. of type str"),
+        ((X, 5, 1, None), {}, TypeError, "beta: expected a finite number"),
         ((X, 5), {"beta": np.nan}, ValueError, "beta: expected a finite number"),
         ((X, 5), {"layout": "N"}, ValueError, "layout: expected"),
         ((X.astype(int), 5), {}, TypeError, "x: expected dtype"),

@@ -173,3 +173,9 @@ def test_fit_is_repeatable_with_dropout() -> None:
 def test_bad_p_of_the_layer() -> None:
     with pytest.raises(ValueError, match="p: expected a probability"):
         Dropout(1.5)
+
+
+@pytest.mark.parametrize("p", [None, "0.5", [0.5, 0.5]])
+def test_p_is_a_number(p: object) -> None:
+    with pytest.raises(TypeError, match="p: expected a probability, got"):
+        fc.dropout(np.ones(3), p, seed=1)

@@ -222,6 +222,56 @@ def test_lp_gradient(shape: tuple[int, ...], options: dict[str, Any], p: float, 
     assert fc.gradcheck(pool, last(x, layout), max_elements=60)
 
 
+@each_isa
+@each_dtype
+@pytest.mark.parametrize("rank", [1, 3])
+@pytest.mark.parametrize("p", [1, 2, 2.5])
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_lp_of_other_ranks(p: float, rank: int, channels_last: bool, dtype: str, isa: str) -> None:
+    """Against the 2-D one: of one row, and of slices whose norms are taken again."""
+    names = {1: ("NCW", "NWC"), 3: ("NCDHW", "NDHWC")}[rank]
+    x = digits((2, 3, *(5, 6, 7)[3 - rank :]), dtype)
+
+    def turned(array: np.ndarray) -> np.ndarray:
+        return np.ascontiguousarray(np.moveaxis(array, 1, -1)) if channels_last else array
+
+    kernel, options = (3, 2, 3)[3 - rank :], {"stride": 2, "padding": 1, "ceil_mode": True}
+    padded = np.pad(np.abs(x.astype(np.float64)) ** p, ((0, 0), (0, 0), *((1, 3),) * rank))
+    seen = np.lib.stride_tricks.sliding_window_view(padded, kernel, tuple(range(2, 2 + rank)))
+    seen = seen[(slice(None), slice(None), *(slice(None, None, 2),) * rank)]
+    with instruction_set(isa):
+        y = getattr(fc, f"lp_pool{rank}d")(turned(x), p, kernel, layout=names[channels_last], **options)
+    shape = np.moveaxis(y, -1, 1).shape if channels_last else y.shape
+    expected = seen.sum(axis=tuple(range(-rank, 0))) ** (1 / p)
+    expected = expected[tuple(slice(n) for n in shape)]
+    np.testing.assert_allclose(y, turned(expected), rtol=2e-6 if dtype == "float32" else 1e-13)
+
+
+@pytest.mark.parametrize("rank", [1, 3])
+@pytest.mark.parametrize("p", [1, 2, 3.5])
+def test_lp_gradient_of_other_ranks(p: float, rank: int) -> None:
+    x = np.random.default_rng(0).uniform(0.5, 2, (1, 2, *(4, 5, 6)[3 - rank :])) * 1.0
+    x[..., ::2] *= -1
+    forward, backward = (getattr(fc, f"lp_pool{rank}d{end}") for end in ("", "_backward"))
+    options = {"stride": 1, "padding": 1}
+    y = forward(x, p, 2, **options)
+    dy = np.random.default_rng(1).standard_normal(y.shape)
+    dx = backward(dy, x, y, p, 2, **options)
+    for place in [(0, 0, *(0,) * rank), (0, 1, *(2,) * rank)]:
+        ends = []
+        for step in (1e-6, -1e-6):
+            moved = x.copy()
+            moved[place] += step
+            ends.append((forward(moved, p, 2, **options) * dy).sum())
+        assert dx[place] == pytest.approx((ends[0] - ends[1]) / 2e-6, rel=1e-6)
+
+
+def test_lp_gradient_at_zero() -> None:
+    x = np.array([0.0, -2.0, 3.0, 0.0]).reshape(1, 1, 1, 4)
+    y = fc.lp_pool2d(x, 1, (1, 2))
+    assert fc.lp_pool2d_backward(np.ones_like(y), x, y, 1, (1, 2)).ravel().tolist() == [0, -1, 1, 0]
+
+
 def test_lp_of_zeros() -> None:
     x = np.zeros((1, 1, 4, 4), np.float32)
     for p in (1, 2, 3):
@@ -340,6 +390,20 @@ X = np.ones((1, 2, 4, 4), np.float32)
     [
         (lambda: fc.lp_pool2d(X, 0, 2), ValueError, "norm_type: expected a finite number above 0"),
         (lambda: fc.lp_pool2d(X, np.inf, 2), ValueError, "norm_type"),
+        (lambda: fc.lp_pool2d(X, "2", 2), TypeError, "norm_type: expected a finite number, got '2' of type str"),
+        (lambda: fc.lp_pool2d_backward(X, X, X, None, 2), TypeError, "norm_type: expected a finite number"),
+        (lambda: fc.lp_pool1d(X, 2, 2), ValueError, "x: expected 3 axes"),
+        (lambda: fc.lp_pool3d(X, 2, 2), ValueError, "x: expected 5 axes"),
+        (lambda: fc.gaussian_pool2d(X, 2, sigma="1"), TypeError, "sigma: expected a finite number"),
+        (lambda: fc.gaussian_pool2d(X, 2, sigma=(1, None)), TypeError, "sigma: expected a finite number"),
+        (lambda: fc.gaussian_pool2d(X, 2, sigma=10**400), ValueError, "sigma: expected a finite number above 0"),
+        (lambda: fc.maxout(X, 1.5), TypeError, "pieces: expected an integer"),
+        (lambda: fc.maxout(X, "2"), TypeError, "pieces: expected an integer"),
+        (lambda: fc.maxout(X, 0), ValueError, "pieces: expected at least 1"),
+        (lambda: fc.maxout_backward(X, X.astype(int), 4), ValueError, "input_shape: expected the axes"),
+        (lambda: fc.channel_max_pool_backward(X, X.astype(int), 4), ValueError, "input_shape: expected the axes"),
+        (lambda: fc.channel_max_pool_backward(X, X.astype(int), "1244"), ValueError, "input_shape: expected the axes"),
+        (lambda: fc.channel_max_pool_backward(X, X.astype(int), (1, 2, 4, 4.0)), TypeError, "input_shape: expected an"),
         (lambda: fc.lp_pool2d(X, 2, 5), ValueError, "does not fit"),
         (lambda: fc.lp_pool2d(X.astype(int), 2, 2), TypeError, "x: expected dtype"),
         (lambda: fc.lp_pool2d_backward(X, X, X[:, :1], 2, 2), ValueError, "y: expected dy's shape"),

@@ -22,7 +22,9 @@ from fastconv.layers import (
     Identity,
     Layer,
     Linear,
+    LocalResponseNorm,
     LPPool2d,
+    Maxout,
     MaxPool1d,
     MaxPool2d,
     MaxPool3d,
@@ -119,18 +121,38 @@ def test_receptive_fields_are_what_a_unit_reacts_to(layer, size):
     assert report.rows[-1].stride == (first - before,) * 2
 
 
+class Same(Layer):
+    """A layer of one's own that does not say which axes are what."""
+
+    pixelwise = True
+
+    def forward(self, x, *, training=True):
+        return x + 1, None
+
+
 @pytest.mark.parametrize(
     ("model", "shape", "expected"),
     [
         (Sequential(Conv2d(2, 3, 3), Flatten(), Linear(105, 2)), (2, 9, 7), (9, 7)),
         (Sequential(Conv2d(2, 3, 3, layout="NHWC"), Flatten(), Linear(105, 2)), (9, 7, 2), (9, 7)),
         (Sequential(Conv2d(2, 3, 3, layout="NHWC"), GlobalAvgPool2d(layout="NHWC")), (9, 7, 2), (9, 7)),
+        (Sequential(Conv2d(2, 4, 3, layout="NHWC"), Maxout(2, -1), Flatten(), Linear(70, 2)), (9, 7, 2), None),
+        (Sequential(Conv2d(2, 4, 3, layout="NHWC"), Same(), Flatten()), (9, 7, 2), (9, 7)),
+        (Sequential(LocalResponseNorm(3, layout="NHWC"), Flatten()), (9, 7, 2), (9, 7)),
         (Sequential(MaxPool3d(2), MaxPool3d((1, 2, 2))), (2, 8, 8, 8), (2, 4, 4)),
         (Sequential(MaxPool1d(3), Flatten()), (2, 9), (9,)),
     ],
 )
 def test_what_is_seen_at_the_end(model, shape, expected):
     assert fc.summary(model, shape).rows[-1].receptive_field == expected
+
+
+@pytest.mark.parametrize(
+    ("shape", "error"), [(5, ValueError), ((), ValueError), ("224", TypeError), ((1.5,), TypeError)]
+)
+def test_an_input_shape_that_is_none(shape, error):
+    with pytest.raises(error, match="input_shape: expected"):
+        fc.summary(Conv2d(3, 4, 3), shape)
 
 
 def test_memory_of_a_chain():

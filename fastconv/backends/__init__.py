@@ -1,4 +1,4 @@
-"""The backend seam: the type of an array decides who computes.
+"""The backend seam: the type of an array, and its dtype, decide who computes.
 
 A backend is a module of functions, the same ones with the same signatures in each. What merely makes, joins or
 rearranges arrays is no backend's work but that of the arrays' own library (`fastconv.devices.library_of`).
@@ -13,10 +13,12 @@ from types import ModuleType
 from typing import Any, TypeVar
 
 from fastconv import tuning
-from fastconv.backends import cpu
+from fastconv.arrays import STORAGE
+from fastconv.backends import cpu, half
+from fastconv.backends.half import narrowed, widened
 from fastconv.devices import on_gpu
 
-__all__ = ["backend_of", "planned"]
+__all__ = ["backend_of", "narrowed", "planned", "widened"]
 
 _Plan = TypeVar("_Plan")
 
@@ -34,11 +36,19 @@ def backend_of(array: Any, function: str) -> ModuleType:
     Returns
     -------
     module
-        The GPU's for CuPy arrays, the CPU's for all others, which may have to be converted.
+        The GPU's for CuPy arrays, of whatever dtype; the CPU's for all others, which may have to be converted: one for
+        dtypes of 16 bits, one for the rest.
     """
     if on_gpu(array):  # there is one: CuPy is imported
         return importlib.import_module("fastconv.backends.cuda")
-    return cpu
+    dtype = getattr(array, "dtype", None)
+    return half if getattr(dtype, "itemsize", 0) == 2 and _is_storage(dtype) else cpu
+
+
+@functools.cache
+def _is_storage(dtype: Any) -> bool:
+    """Whether a dtype, NumPy's or another library's, is one of those that are kept in 16 bits."""
+    return (getattr(dtype, "name", "") or str(dtype)).split(".")[-1] in STORAGE
 
 
 def planned(plan: Callable[..., _Plan]) -> Callable[..., _Plan]:

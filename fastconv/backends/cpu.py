@@ -386,10 +386,10 @@ def lrn_backward(
 # ---- maps with parameters, random masks, losses ----------------------------------------------------------------------
 
 
-def map_elements(kind: str, a: np.ndarray, b: np.ndarray, parameter: float = 0) -> np.ndarray:
+def map_elements(kind: str, a: np.ndarray, b: np.ndarray, parameter: float = 0, second: float = 0) -> np.ndarray:
     """f(a, b), element by element; fastconv.h says what the kinds do."""
     out = np.empty(a.shape, a.dtype)
-    _native.map_elements(kind, a, b, out, parameter, get_num_threads())
+    _native.map_elements(kind, a, b, out, parameter, second, get_num_threads())
     return out
 
 

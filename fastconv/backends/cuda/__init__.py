@@ -85,6 +85,11 @@ def synchronize() -> None:
     cupy.cuda.get_current_stream().synchronize()
 
 
+def _kept(x: Any) -> str:
+    """What is computed in for arrays of x's dtype (Acc): what comes between is kept in it."""
+    return "float64" if x.dtype.name == "float64" else "float32"
+
+
 # ---- elementwise and softmax -----------------------------------------------------------------------------------------
 
 _ACTIVATIONS = {"relu": 0, "sigmoid": 1, "tanh": 2}
@@ -153,8 +158,8 @@ def cross_entropy(
     classes: int,
     inner: int,
 ) -> tuple[Any, Any | None] | None:
-    """Losses (outer * inner) and, if wanted, `scale` times their gradient; None if a target is no class."""
-    losses, bad, shape = empty(outer * inner, logits.dtype), cupy.zeros(1, "int32"), (outer, classes, inner)
+    """Losses (outer * inner), never of 16 bits; if wanted, `scale` times their gradient; None if a target is no class."""
+    losses, bad, shape = empty(outer * inner, _kept(logits)), cupy.zeros(1, "int32"), (outer, classes, inner)
     dlogits = empty(logits.shape, logits.dtype) if want_gradient else None
     arguments = (logits, target, probabilities, losses, dlogits, float(scale), *shape, bad)
     _along_classes("cross_entropy", logits, *shape, *arguments)
@@ -171,8 +176,8 @@ def hinge(
     classes: int,
     inner: int,
 ) -> tuple[Any, Any | None] | None:
-    """Losses (outer * inner) and, if wanted, `scale` times their gradient; None if a target is no class."""
-    losses, bad, shape = empty(outer * inner, scores.dtype), cupy.zeros(1, "int32"), (outer, classes, inner)
+    """Losses (outer * inner), never of 16 bits; if wanted, `scale` times their gradient; None if a target is no class."""
+    losses, bad, shape = empty(outer * inner, _kept(scores)), cupy.zeros(1, "int32"), (outer, classes, inner)
     dscores = empty(scores.shape, scores.dtype) if want_gradient else None
     _along_classes("hinge", scores, *shape, scores, target, losses, dscores, float(margin), float(scale), *shape, bad)
     return (losses, dscores) if sound(bad) else None
@@ -213,7 +218,7 @@ def _parts(seen: Seen) -> tuple[tuple[int, int], int]:
 
 
 def _coefficients(x: Any, channels: int) -> Any:
-    return empty(COEFFICIENTS * channels, "float64" if x.dtype.name == "float64" else "float32")
+    return empty(COEFFICIENTS * channels, _kept(x))
 
 
 def batch_norm(
@@ -285,8 +290,7 @@ def lrn(x: Any, seen: Seen, before: int, after: int, alpha: float, beta: float, 
 def lrn_backward(dy: Any, x: Any, seen: Seen, before: int, after: int, alpha: float, beta: float, k: float) -> Any:
     """Gradient of `lrn`."""
     dx = empty(x.shape, x.dtype)
-    kept = "float64" if x.dtype.name == "float64" else "float32"
-    shared, own = empty(x.size, kept), empty(x.size, kept)
+    shared, own = empty(x.size, _kept(x)), empty(x.size, _kept(x))
     options = (seen[1], seen[2], before, after, alpha, beta, k, x.size)
     each("norm", "lrn_shares", x.dtype, x.size, dy, x, shared, own, *options)
     each("norm", "lrn_backward", x.dtype, x.size, x, shared, own, dx, *options)
@@ -305,13 +309,15 @@ _MAPS = (  # in fc_map's order
     "power",
     "power_times",
     "signed_power_times",
+    "mix",
 )
 
 
-def map_elements(kind: str, a: Any, b: Any, parameter: float = 0) -> Any:
+def map_elements(kind: str, a: Any, b: Any, parameter: float = 0, second: float = 0) -> Any:
     """f(a, b), element by element; fastconv.h says what the kinds do."""
     out = empty(a.shape, a.dtype)
-    each("elementwise", "map_elements", a.dtype, a.size, a, b, out, a.size, _MAPS.index(kind), float(parameter))
+    options = (_MAPS.index(kind), float(parameter), float(second))
+    each("elementwise", "map_elements", a.dtype, a.size, a, b, out, a.size, *options)
     return out
 
 

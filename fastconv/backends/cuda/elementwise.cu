@@ -51,9 +51,10 @@ INLINE Acc softplus_of(Acc v)
 }
 
 /* The kinds are fc_map's (csrc/fastconv.h). */
-KERNEL map_elements(const Real *pa, const Real *pb, Real *out, int64 n, int64 kind, double parameter)
+KERNEL map_elements(const Real *pa, const Real *pb, Real *out, int64 n, int64 kind, double parameter,
+                    double second)
 {
-    const Acc p = (Acc)parameter;
+    const Acc p = (Acc)parameter, q = (Acc)second;
     EACH(i, n)
     {
         const Acc a = load(pa + i), b = load(pb + i);
@@ -67,7 +68,8 @@ KERNEL map_elements(const Real *pa, const Real *pb, Real *out, int64 n, int64 ki
         case 5: v = a * sigmoid_of(b * p); break;
         case 6: v = power_of(a, p); break;
         case 7: v = a * power_of(b, p); break;
-        default: v = a * power_of(b, p); v = signbit(b) ? -v : v; break;
+        case 8: v = a * power_of(b, p); v = signbit(b) ? -v : v; break;
+        default: v = a * p + b * q; break;
         }
         store(out + i, v);
     }
@@ -147,7 +149,7 @@ KERNEL add_losses(const Real *losses, int64 n, double *parts)
 struct Parameter {
     Real *value;
     const Real *grad;
-    Real *first, *second; /* velocity; or means of gradient and square */
+    void *first, *second; /* velocity, Real; or means of gradient and square, Acc: in 16 bits squares are soon 0 */
     int64 n, block;
     double correction, slower_correction; /* Adam's */
 };
@@ -170,13 +172,14 @@ KERNEL sgd(const Parameter *all, int64 count, double rate_, double momentum_, do
 {
     const Parameter *p = parameter_of_block(all, count);
     const Acc rate = (Acc)rate_, momentum = (Acc)momentum_, decay = (Acc)decay_;
+    Real *velocity = (Real *)p->first;
     const int64 begin = ((int64)blockIdx.x - p->block) * CHUNK, end = least(p->n, begin + CHUNK);
     for (int64 i = begin + threadIdx.x; i < end; i += blockDim.x) {
         const Acc value = load(p->value + i), g = load(p->grad + i) + decay * value;
         Acc step = g;
-        if (p->first) {
-            const Acc v = momentum * load(p->first + i) + g;
-            store(p->first + i, v);
+        if (velocity) {
+            const Acc v = momentum * load(velocity + i) + g;
+            store(velocity + i, v);
             step = nesterov ? g + momentum * v : v;
         }
         store(p->value + i, value - rate * step);
@@ -187,15 +190,16 @@ KERNEL adam(const Parameter *all, int64 count, double rate, double slow, double 
 {
     const Parameter *p = parameter_of_block(all, count);
     const Acc keep = (Acc)(1 - slow), keep_square = (Acc)(1 - slower);
+    Acc *means = (Acc *)p->first, *squares = (Acc *)p->second;
     const Acc size = (Acc)p->slower_correction, step = (Acc)(rate / p->correction);
     const int64 begin = ((int64)blockIdx.x - p->block) * CHUNK, end = least(p->n, begin + CHUNK);
     for (int64 i = begin + threadIdx.x; i < end; i += blockDim.x) {
         const Acc value = load(p->value + i), g = load(p->grad + i) + (Acc)decay * value;
-        Acc mean = load(p->first + i), square = load(p->second + i);
+        Acc mean = means[i], square = squares[i];
         mean += keep * (g - mean);
         square += keep_square * (g * g - square);
-        store(p->first + i, mean);
-        store(p->second + i, square);
+        means[i] = mean;
+        squares[i] = square;
         store(p->value + i, value - step * mean / ((Acc)sqrt(square / size) + (Acc)eps));
     }
 }

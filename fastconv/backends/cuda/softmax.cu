@@ -73,7 +73,7 @@ INLINE void softmax_gradient(const Real *dy_, const Real *y_, Real *dx_, int64 o
 
 /* A class that does not exist: *bad is set, and the loss and its gradient are NaN. */
 template <int SIZE>
-INLINE void cross_entropy_of(const Real *x_, const int64 *target, const Real *p_, Real *losses, Real *dx_, double scale,
+INLINE void cross_entropy_of(const Real *x_, const int64 *target, const Real *p_, Acc *losses, Real *dx_, double scale,
                              int64 outer, int64 classes, int64 inner, int *bad)
 {
     VECTORS(v, outer * inner)
@@ -104,7 +104,7 @@ INLINE void cross_entropy_of(const Real *x_, const int64 *target, const Real *p_
                 loss = log_sum - ((double)load(x + own * inner) - (double)shift);
         }
         if (Team<SIZE>::rank() == 0) {
-            store(losses + v, wrong ? not_a_number() : (Acc)loss);
+            losses[v] = wrong ? not_a_number() : (Acc)loss;
             if (wrong)
                 *bad = 1;
         }
@@ -121,7 +121,7 @@ INLINE void cross_entropy_of(const Real *x_, const int64 *target, const Real *p_
 }
 
 template <int SIZE>
-INLINE void hinge_of(const Real *x_, const int64 *target, Real *losses, Real *dx_, double margin, double scale,
+INLINE void hinge_of(const Real *x_, const int64 *target, Acc *losses, Real *dx_, double margin, double scale,
                      int64 outer, int64 classes, int64 inner, int *bad)
 {
     VECTORS(v, outer * inner)
@@ -144,7 +144,7 @@ INLINE void hinge_of(const Real *x_, const int64 *target, Real *losses, Real *dx
         sum = Team<SIZE>::sum(sum);
         count = Team<SIZE>::sum(count);
         if (Team<SIZE>::rank() == 0) {
-            store(losses + v, (Acc)sum);
+            losses[v] = (Acc)sum;
             if (wrong)
                 *bad = 1;
         }
@@ -171,22 +171,22 @@ KERNEL softmax_backward_thread(const Real *dy, const Real *y, Real *dx, SHAPE, i
 {
     softmax_gradient<1>(dy, y, dx, outer, classes, inner, logarithm);
 }
-KERNEL cross_entropy_block(const Real *x, const int64 *target, const Real *p, Real *losses, Real *dx, double scale, SHAPE,
+KERNEL cross_entropy_block(const Real *x, const int64 *target, const Real *p, Acc *losses, Real *dx, double scale, SHAPE,
                            int *bad)
 {
     cross_entropy_of<BLOCK>(x, target, p, losses, dx, scale, outer, classes, inner, bad);
 }
-KERNEL cross_entropy_thread(const Real *x, const int64 *target, const Real *p, Real *losses, Real *dx, double scale,
+KERNEL cross_entropy_thread(const Real *x, const int64 *target, const Real *p, Acc *losses, Real *dx, double scale,
                             SHAPE, int *bad)
 {
     cross_entropy_of<1>(x, target, p, losses, dx, scale, outer, classes, inner, bad);
 }
-KERNEL hinge_block(const Real *x, const int64 *target, Real *losses, Real *dx, double margin, double scale, SHAPE,
+KERNEL hinge_block(const Real *x, const int64 *target, Acc *losses, Real *dx, double margin, double scale, SHAPE,
                    int *bad)
 {
     hinge_of<BLOCK>(x, target, losses, dx, margin, scale, outer, classes, inner, bad);
 }
-KERNEL hinge_thread(const Real *x, const int64 *target, Real *losses, Real *dx, double margin, double scale, SHAPE,
+KERNEL hinge_thread(const Real *x, const int64 *target, Acc *losses, Real *dx, double margin, double scale, SHAPE,
                     int *bad)
 {
     hinge_of<1>(x, target, losses, dx, margin, scale, outer, classes, inner, bad);

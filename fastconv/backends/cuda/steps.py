@@ -73,7 +73,7 @@ def adam_step(
     eps: float,
     weight_decay: float,
 ) -> None:
-    """One step of Adam on all `values`, `means` and `squares`, in place; `steps` counts this one."""
+    """One step of Adam on `values`, `means` and `squares` (never of 16 bits), in place; `steps` counts this one."""
     slow, slower = betas
     corrections = [(1 - slow**step, 1 - slower**step) for step in steps]
     options = (float(rate), float(slow), float(slower), float(eps), float(weight_decay))

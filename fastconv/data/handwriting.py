@@ -1,18 +1,18 @@
-"""Data to learn from: scikit-learn's handwritten digits, how any picture is brought to the same form, augmentation."""
+"""Scikit-learn's handwritten digits, and how any picture of a digit is brought to the same form."""
 
 from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
-from fastconv.init import Rng
+from fastconv.data.dataset import Dataset
+from fastconv.data.pictures import on_paper, open_image
 
-__all__ = ["Dataset", "Preparation", "digits", "random_affine", "read_image"]
+__all__ = ["Preparation", "centred_figure", "digits", "read_image"]
 
 
 @dataclass(frozen=True)
@@ -67,9 +67,7 @@ class Preparation:
         ValueError
             If the image shows nothing.
         """
-        ink = _ink(image)
-        rows, columns = (np.flatnonzero(ink.max(axis=axis) > 0.2) for axis in (1, 0))
-        ink = ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+        ink = _cropped_ink(image)
         height, width = ink.shape
         side = max(height, width)
         top, left = (side - height) // 2, (side - width) // 2
@@ -77,33 +75,19 @@ class Preparation:
         shrink = _area(side, self.raster)
         return np.asarray(shrink @ square @ shrink.T)
 
+    def read(self, path: str | os.PathLike[str]) -> np.ndarray:
+        """Read an image file as an input (1, size, size).
+
+        Raises
+        ------
+        ImportError, FileNotFoundError, PermissionError, IsADirectoryError, ValueError
+            As `read_image`; ValueError also if the image shows nothing.
+        """
+        return np.asarray(self.inputs(self.cells(read_image(path))[None])[0])
+
     def to_dict(self) -> dict[str, Any]:
         """Return the attributes, for JSON."""
         return asdict(self)
-
-
-@dataclass(frozen=True)
-class Dataset:
-    """Images and classes, to train on and held out.
-
-    Attributes
-    ----------
-    name : str
-    x_train, x_test : ndarray, shape (N, 1, size, size), float32
-        Normalised.
-    y_train, y_test : ndarray, shape (N,), int64
-        Indices into `classes`.
-    classes : tuple of str
-    preparation : Preparation
-    """
-
-    name: str
-    x_train: np.ndarray
-    y_train: np.ndarray
-    x_test: np.ndarray
-    y_test: np.ndarray
-    classes: tuple[str, ...]
-    preparation: Preparation
 
 
 def digits() -> Dataset:
@@ -144,66 +128,6 @@ def digits() -> Dataset:
     )
 
 
-def random_affine(
-    *, rotate: float = 15, scale: float = 0.15, shear: float = 0.2, shift: float = 2
-) -> Callable[[np.ndarray, Rng], np.ndarray]:
-    """Make a function that moves and bends each image of a batch a little, each time anew.
-
-    Parameters
-    ----------
-    rotate : float
-        Most degrees either way.
-    scale : float
-        Most that each axis grows or shrinks, as a share.
-    shear : float
-        Most horizontal slant, in columns per row.
-    shift : float
-        Most pixels along each axis.
-
-    Returns
-    -------
-    callable
-        ``augment(x, rng)`` takes images (N, C, H, W) and returns new ones, sampled bilinearly; beyond the edges the
-        nearest pixel goes on.
-
-    Examples
-    --------
-    >>> x = np.random.default_rng(0).random((2, 1, 32, 32), np.float32)
-    >>> random_affine(shift=2)(x, 0).shape
-    (2, 1, 32, 32)
-    """
-
-    def augment(x: np.ndarray, rng: Rng) -> np.ndarray:
-        rng = np.random.default_rng(rng)
-        n, channels, height, width = x.shape
-        angle, slant = rng.uniform(-np.deg2rad(rotate), np.deg2rad(rotate), n), rng.uniform(-shear, shear, n)
-        cos, sin = np.cos(angle), np.sin(angle)
-        # Output pixel (row, column), counted from the middle, comes from matrix @ (row, column) + move.
-        matrix = np.stack([np.stack([cos, -sin], -1), np.stack([sin + slant * cos, cos - slant * sin], -1)], -2)
-        matrix *= 1 + rng.uniform(-scale, scale, (n, 1, 2))
-        middle = np.array([(height - 1) / 2, (width - 1) / 2])
-        grid = np.indices((height, width)).reshape(2, -1) - middle[:, None]
-        move = middle + rng.uniform(-shift, shift, (n, 2))
-        source = matrix.astype(x.dtype) @ grid.astype(x.dtype) + move.astype(x.dtype)[:, :, None]
-        row, column = np.clip(source[:, 0], 0, height - 1), np.clip(source[:, 1], 0, width - 1)
-        top = np.minimum(row.astype(np.int32), max(height - 2, 0))
-        left = np.minimum(column.astype(np.int32), max(width - 2, 0))
-        down, right = (row - top)[:, None], (column - left)[:, None]
-        plane = np.arange(n * channels).reshape(n, channels, 1) * (height * width)
-        here = plane + (top * width + left)[:, None]
-
-        def take(step: int) -> np.ndarray:
-            return np.asarray(x.take(here + step, mode="clip"))  # past the last pixel the share is zero
-
-        upper, lower = take(0), take(width)
-        upper += (take(1) - upper) * right
-        lower += (take(width + 1) - lower) * right
-        upper += (lower - upper) * down
-        return np.asarray(upper.reshape(x.shape))
-
-    return augment
-
-
 def read_image(path: str | os.PathLike[str]) -> np.ndarray:
     """Read an image file of any size and mode as grey values (height, width), float64.
 
@@ -219,25 +143,61 @@ def read_image(path: str | os.PathLike[str]) -> np.ndarray:
     ValueError
         If the file is no image that Pillow can read, or too large to be one.
     """
-    try:
-        from PIL import Image, ImageOps
-    except ImportError as error:
-        raise ImportError('reading images needs Pillow, which is missing: pip install "fastconv[train]"') from error
-    with open(path, "rb") as file:
-        try:
-            with Image.open(file) as opened:
-                image = ImageOps.exif_transpose(opened)
-                if image.mode[0] in "IF":  # 16 and 32 bits: converting to L would clip them
-                    return np.nan_to_num(np.asarray(image, np.float64))
-                colour = image.convert("RGBA")
-        except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError, MemoryError) as error:
-            raise ValueError(f"{os.fspath(path)}: not an image that can be read ({error})") from error
+    image = open_image(path)
+    if image.mode[0] in "IF":  # 16 and 32 bits: converting to L would clip them
+        return np.nan_to_num(np.asarray(image, np.float64))
     for paper in ("white", "black"):
-        page = Image.new("RGBA", colour.size, paper)
-        grey = np.asarray(Image.alpha_composite(page, colour).convert("L"), np.float64)
+        grey = np.asarray(on_paper(image, paper).convert("L"), np.float64)
         if np.ptp(grey):
             break
     return grey
+
+
+def centred_figure(image: np.ndarray, figure: int, height: int, width: int) -> np.ndarray:
+    """Bring a grey image of one figure to pixels as MNIST's makers did.
+
+    Its ink, bright whatever it was, is brought into a square of side `figure`, which is put so that the ink's centre of
+    mass is in the middle, as far as the square stays within (LeCun et al. 1998, section III.A).
+
+    Parameters
+    ----------
+    image : ndarray, shape (H, W)
+    figure, height, width : int
+
+    Returns
+    -------
+    ndarray of uint8, shape (height, width)
+
+    Raises
+    ------
+    ValueError
+        If the image shows nothing.
+
+    Examples
+    --------
+    >>> page = np.full((50, 60), 255.0)
+    >>> page[5:25, 10:14] = 0
+    >>> pixels = centred_figure(page, 4, 7, 7)
+    >>> np.argwhere(pixels == 255).min(axis=0).tolist(), np.argwhere(pixels == 255).max(axis=0).tolist()
+    ([2, 3], [5, 3])
+    """
+    ink = _cropped_ink(image)
+    side = max(ink.shape)
+    rows, columns = (max(1, round(figure * n / side)) for n in ink.shape)
+    small = _area(ink.shape[0], rows) @ ink @ _area(ink.shape[1], columns).T
+    place = []
+    for axis, (n, room) in enumerate(zip(small.shape, (height, width))):
+        centre = (small.sum(axis=1 - axis) @ (np.arange(n) + 0.5)) / small.sum()
+        place.append(int(np.clip(round(room / 2 - centre), 0, room - n)))
+    page = np.zeros((height, width), np.uint8)
+    page[place[0] : place[0] + rows, place[1] : place[1] + columns] = np.round(255 * np.clip(small, 0, 1))
+    return page
+
+
+def _cropped_ink(image: np.ndarray) -> np.ndarray:
+    ink = _ink(image)
+    rows, columns = (np.flatnonzero(ink.max(axis=axis) > 0.2) for axis in (1, 0))
+    return ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
 
 
 def _ink(image: np.ndarray) -> np.ndarray:
