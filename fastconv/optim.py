@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
+from copy import copy
 from types import ModuleType
 from typing import Any, ClassVar, NamedTuple
 
@@ -117,7 +118,7 @@ class Optimizer:
         """
         return {
             "optimizer": type(self).__name__,
-            "options": {name: getattr(self, name) for name in ("lr", "initial_lr", *self._options)},
+            "options": {name: copy(getattr(self, name)) for name in ("lr", "initial_lr", *self._options)},
             "arrays": {
                 f"{name}.{i}": host(array.copy())
                 for name in self._kept
@@ -162,7 +163,7 @@ class Optimizer:
                 raise ValueError(f"state: {name} is {value!r}, expected what {now!r} is")
             if isinstance(now, list) and len(value) != len(now):
                 raise ValueError(f"state: {name} is for {len(value)} parameters, expected {len(now)}")
-            options[name] = tuple(value) if isinstance(now, tuple) else value  # JSON made it a list
+            options[name] = tuple(value) if isinstance(now, tuple) else copy(value)  # JSON made it a list
         self._lr, self.initial_lr = options.pop("lr"), options.pop("initial_lr")
         for name, value in options.items():
             setattr(self, name, value)

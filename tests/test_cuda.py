@@ -5,10 +5,12 @@ from __future__ import annotations
 import functools
 import importlib.util
 import inspect
+import json
 import re
 import shutil
 import subprocess
 import sys
+import types
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,7 @@ from gpu import emulated_cupy, moved, provide, real_cupy, same
 
 import fastconv as fc
 from fastconv import devices, layers, optim
-from fastconv.backends import cpu
+from fastconv.backends import cpu, half
 
 ROOT = Path(__file__).parent.parent
 HAS_GPU = real_cupy() is not None  # asked before anything stands in for CuPy
@@ -148,6 +150,10 @@ def cases(dtype: str) -> list[Case]:
         y, switches = call("global_max_pool2d", x, return_switches=True, layout=layout)
         call("global_max_pool2d_backward", y, switches, x.shape, layout=layout)
         call("global_avg_pool2d_backward", call("global_avg_pool2d", x, layout=layout), x.shape, layout=layout)
+        for output in (1, (3, 5)):
+            call("adaptive_max_pool2d", x, output, layout=layout)
+        call("spatial_pyramid_pool2d", x, (1, 2, 3), layout=layout)
+        call("channel_max_pool", x, 2, layout=layout)
         y, switches = call("spatial_pyramid_pool2d", x, (1, 2, 3), return_switches=True, layout=layout)
         call("spatial_pyramid_pool2d_backward", n(*y.shape), switches, x.shape, layout=layout)
         z = np.where(np.isfinite(x), x, 0).astype(dtype)
@@ -169,6 +175,10 @@ def cases(dtype: str) -> list[Case]:
         call(f"max_pool{rank}d_backward", n(*y.shape), switches, shape)
         y = call(f"avg_pool{rank}d", x, 3, stride=2)
         call(f"avg_pool{rank}d_backward", n(*y.shape), shape, 3, stride=2)
+        for p in (1, 2, 2.5):
+            y = call(f"lp_pool{rank}d", x, p, 2, padding=1)
+            call(f"lp_pool{rank}d_backward", n(*y.shape), x, y, p, 2, padding=1)
+    call("maxout", n(0, 6, 2, 2), 3)
     y, switches = call("maxout", image, 3, return_switches=True)
     call("maxout_backward", n(*y.shape), switches, image.shape)
     crowd = np.zeros((1, 1, 1, 40), np.int32)  # all in one cell, in a list that has to be sorted
@@ -524,28 +534,33 @@ def network() -> layers.Layer:
     )
 
 
+OPTIMIZERS = (
+    lambda model: optim.SGD(model.parameters(), 0.1, momentum=0.9, nesterov=True, weight_decay=1e-3),
+    lambda model: optim.SGD(model.parameters(), 0.1),
+    lambda model: optim.Adam(model.parameters(), 0.01, weight_decay=1e-3),
+)
+
+
 def test_a_network(cupy: Any) -> None:
     rng = np.random.default_rng(0)
     x, target = rng.standard_normal((7, 1, 8, 8)).astype("float32"), rng.integers(0, 5, 7)
     here, there = network(), network().to("cuda")
     assert all(isinstance(p.value, cupy.ndarray) for p in there.parameters())
     same(there(cupy.asarray(x)), here(x), 2e-5, cupy)
-    for make in (
-        lambda model: optim.SGD(model.parameters(), 0.1, momentum=0.9, nesterov=True, weight_decay=1e-3),
-        lambda model: optim.SGD(model.parameters(), 0.1),
-        lambda model: optim.Adam(model.parameters(), 0.01, weight_decay=1e-3),
-    ):
+    for make in OPTIMIZERS:
         steps = make(here), make(there)
         for _ in range(3):
-            losses = []
+            losses, norms = [], []
             for model, step, place in zip((here, there), steps, (np.asarray, cupy.asarray)):
                 scores, backward = model.forward(place(x))
                 loss, gradient = fc.cross_entropy(scores, place(target), return_grad=True)
                 step.zero_grad()
                 assert backward(gradient, needs_dx=False) is None
+                norms.append(optim.clip_grad_norm(model.parameters(), 1.0))
                 step.step()
                 losses.append(float(loss))
             assert losses[1] == pytest.approx(losses[0], rel=1e-4)
+            assert norms[1] == pytest.approx(norms[0], rel=1e-3)
     for path, value in there.state_dict().items():
         assert type(value) is np.ndarray
         np.testing.assert_allclose(value, here.state_dict()[path], rtol=2e-3, atol=2e-4, err_msg=path)
@@ -553,6 +568,81 @@ def test_a_network(cupy: Any) -> None:
     np.testing.assert_allclose(there(x), here(x), rtol=1e-2, atol=1e-2)
     there.to("cuda").load_state_dict(here.state_dict())
     same(there(cupy.asarray(x)), here(x), 1e-4, cupy)
+
+
+@pytest.mark.parametrize("make", OPTIMIZERS)
+def test_state_of_an_optimizer(make: Any, cupy: Any) -> None:
+    """It leaves the GPU as NumPy arrays, and goes to where the parameters are, also after they have moved."""
+
+    def step(model: layers.Layer, optimizer: optim.Optimizer) -> None:
+        for p in model.parameters():
+            p.grad = p.value * 0.5
+        optimizer.step()
+
+    here, there = layers.Linear(3, 2, rng=0), layers.Linear(3, 2, rng=0).to("cuda")
+    first, second = make(here), make(there)
+    step(here, first)
+    step(there, second)
+    state = second.state_dict()
+    assert all(type(array) is np.ndarray for array in state["arrays"].values())
+    assert set(state["arrays"]) == set(first.state_dict()["arrays"])
+    for name, array in first.state_dict()["arrays"].items():
+        np.testing.assert_allclose(state["arrays"][name], array, rtol=1e-6)
+    ends = []
+    for places in (("cuda", "cpu", "cuda"), ("cpu", "cpu", "cpu")):
+        model = layers.Linear(3, 2)
+        model.load_state_dict(there.state_dict())
+        again = make(model.to(places[0]))
+        again.load_state_dict(state)
+        for place in places:  # what is kept follows
+            step(model.to(place), again)
+        ends.append(model.state_dict())
+    for path, value in ends[0].items():
+        np.testing.assert_allclose(value, ends[1][path], rtol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("make", OPTIMIZERS)
+def test_an_optimizer_of_16_bits(make: Any, dtype: str, cupy: Any) -> None:
+    """The same steps on the CPU and on the GPU; Adam's with gradients whose squares are 0 in 16 bits, too."""
+    half = np.dtype(dtype) if dtype != "bfloat16" else np.dtype(pytest.importorskip("ml_dtypes").bfloat16)
+    rng = np.random.default_rng(0)
+    value, gradient = rng.standard_normal(50).astype(half), (rng.standard_normal(50) * 1e-5).astype(half)
+    gradient[::2] = rng.standard_normal(25).astype(half)
+    ends = []
+    for place in (np.array, cupy.asarray):
+        p = layers.Parameter("weight", place(value.copy()))
+        optimizer = make(types.SimpleNamespace(parameters=lambda p=p: [p]))
+        for _ in range(3):
+            p.grad = place(gradient)
+            optimizer.step()
+        assert p.value.dtype == half
+        ends.append((p.value, optimizer.state_dict()["arrays"]))
+    eps = {"float16": 2.0**-10, "bfloat16": 2.0**-7}[dtype]
+    np.testing.assert_allclose(ends[1][0].get().astype(float), ends[0][0].astype(float), rtol=4 * eps, atol=eps)
+    assert np.abs(ends[0][0].astype(float) - value.astype(float)).max() < 5
+    for name, array in ends[0][1].items():
+        assert array.dtype == ends[1][1][name].dtype == ("float32" if isinstance(optimizer, optim.Adam) else half)
+
+
+@pytest.mark.parametrize("norm_type", [2, 1, np.inf])
+def test_norm_of_gradients(norm_type: float, cupy: Any) -> None:
+    rng = np.random.default_rng(0)
+    found = []
+    gradients = [rng.standard_normal(shape).astype("float32") for shape in ((3, 4), (70000,))]
+    for place in (np.asarray, cupy.asarray):
+        parameters = [layers.Parameter("weight", place(gradient)) for gradient in gradients]
+        for p in parameters:
+            p.grad = p.value
+        norm = optim.clip_grad_norm(parameters, 1.0, norm_type)
+        assert type(norm) is float
+        found.append((norm, parameters))
+    assert found[1][0] == pytest.approx(found[0][0], rel=1e-6)
+    same([p.grad for p in found[1][1]], [p.grad for p in found[0][1]], 1e-6, cupy)
+    parameters[0].grad[0, 0] = np.nan
+    assert np.isnan(optim.clip_grad_norm(parameters, 1.0, norm_type))
+    with pytest.raises(ValueError, match="their norm is nan"):
+        optim.clip_grad_norm(parameters, 1.0, norm_type, error_if_nonfinite=True)
 
 
 def test_one_launch_for_all_parameters(cupy: Any) -> None:
@@ -589,6 +679,93 @@ def test_fit(cupy: Any) -> None:
     for one, other in zip(*histories):
         assert other.loss == pytest.approx(one.loss, rel=1e-4)
         assert other.val_accuracy == one.val_accuracy
+
+
+def test_fit_of_arrays_on_the_gpu(cupy: Any) -> None:
+    """Batches follow the model, wherever data are."""
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((30, 6)).astype("float32")
+    y = (x[:, 0] > 0).astype(int)
+
+    def double(batch: np.ndarray, rng: Any) -> np.ndarray:
+        assert type(batch) is np.ndarray
+        return batch * int(rng.integers(1, 3))
+
+    histories = []
+    for place, device in ((np.asarray, "cpu"), (np.asarray, "cuda"), (cupy.asarray, "cuda"), (cupy.asarray, "cpu")):
+        model = layers.Linear(6, 2, rng=0).to(device)
+        data = place(x), place(y)
+        options = {
+            "metrics": {"top": fc.metrics.accuracy},
+            "early_stopping": fc.train.EarlyStopping(9),
+            "max_norm": 1.0,
+        }
+        more = {"epochs": 2, "rng": 0, "batch_size": 8, "progress": False, "augment": double}
+        histories.append(fc.fit(model, *data, validation=data, **options, **more))
+        assert isinstance(model.weight.value, np.ndarray if device == "cpu" else cupy.ndarray)
+        result = fc.evaluate(model, *data, views=lambda batch: np.stack([batch, batch], axis=1))
+        assert result.accuracy == histories[-1][-1].val_accuracy
+    for history in histories[1:]:
+        for one, other in zip(histories[0], history):
+            assert other.loss == pytest.approx(one.loss, rel=1e-4)
+            assert (other.val_accuracy, other.metrics) == (one.val_accuracy, one.metrics)
+
+
+def test_batches(cupy: Any) -> None:
+    x, y = np.arange(14.0).reshape(7, 2), np.arange(7)
+    for workers in (0, 1, 3):
+        here = fc.data.Batches(x, y, 3, rng=0, workers=workers)
+        there = fc.data.Batches(cupy.asarray(x), cupy.asarray(y), 3, rng=0, workers=workers)
+        for one, other in zip(here, there):
+            same(other, one, 0, cupy)
+
+
+def test_metrics(cupy: Any) -> None:
+    scores, target = np.random.default_rng(0).standard_normal((9, 4)), np.arange(9) % 4
+    there = cupy.asarray(scores), cupy.asarray(target)
+    assert fc.metrics.accuracy(*there) == fc.metrics.accuracy(scores, target)
+    assert fc.metrics.top_k_accuracy(*there, k=2) == fc.metrics.top_k_accuracy(scores, target, k=2)
+    confusion = fc.metrics.confusion_matrix(target, scores.argmax(axis=1), 4)
+    np.testing.assert_array_equal(fc.metrics.confusion_matrix(there[1], there[0].argmax(axis=1), 4), confusion)
+    report = fc.metrics.class_report(cupy.asarray(confusion))
+    np.testing.assert_array_equal(report.recall, fc.metrics.class_report(confusion).recall)
+
+
+def test_checkpoints(cupy: Any, tmp_path: Path) -> None:
+    """What was interrupted on the GPU goes on there to the same weights, and on the CPU to nearly the same."""
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((40, 6)).astype("float32")
+    y = (x[:, 0] > 0).astype(int)
+    path, kept = tmp_path / "checkpoint.npz", tmp_path / "kept.npz"
+
+    def train(epochs: int, device: str, **options: Any) -> dict[str, np.ndarray]:
+        model = layers.Linear(6, 2, rng=0).to(device)
+        step = optim.SGD(model.parameters(), 0.1, momentum=0.9)
+        more = {"schedule": None, "rng": 0, "progress": False, "epochs": epochs, "optimizer": step}
+        fc.fit(model, x, y, checkpoint=path, **more, **options)
+        return model.state_dict()
+
+    whole = train(4, "cuda")
+    train(2, "cuda")
+    shutil.copy(path, kept)
+    for device, tolerance in (("cuda", 0), ("cpu", 1e-4)):
+        shutil.copy(kept, path)
+        for name, value in train(4, device, resume=True).items():
+            np.testing.assert_allclose(value, whole[name], rtol=tolerance, atol=tolerance)
+
+
+def test_training_at_the_command_line(cupy: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for module in ("sklearn", "tqdm", "safetensors"):
+        pytest.importorskip(module)
+    from fastconv.cli import main
+
+    train = ["train", "lenet5", "--epochs", "1", "--out", str(tmp_path), "--batch-size", "512", "--no-augment"]
+    assert main([*train, "--device", "gpu"]) == 1
+    assert 'device: expected "cpu", "cuda" or' in capsys.readouterr().err
+    if hasattr(cupy, "launches"):
+        return  # too slow there for more
+    assert main([*train, "--device", "cuda"]) == 0
+    assert json.loads((tmp_path / "log.json").read_text())["recipe"]["device"] == "cuda"
 
 
 def test_dense_heads_as_convolutions(cupy: Any) -> None:
@@ -731,6 +908,13 @@ def test_autotune(cudnn: Any, cupy: Any) -> None:
 
 
 # ---- the sources -----------------------------------------------------------------------------------------------------
+
+
+def test_the_backend_of_16_bits_is_alike() -> None:
+    assert set(half.__all__) == set(cpu.__all__) | {"narrowed", "widened"}
+    for name in ("sgd_step", "adam_step", "pool_plan"):
+        parameters = [list(inspect.signature(getattr(backend, name)).parameters) for backend in (cpu, half)]
+        assert parameters[0] == parameters[1], name
 
 
 def test_backends_are_alike(cupy: Any) -> None:

@@ -158,7 +158,7 @@ def cross_entropy(
     classes: int,
     inner: int,
 ) -> tuple[Any, Any | None] | None:
-    """Losses (outer * inner), never of 16 bits; if wanted, `scale` times their gradient; None if a target is no class."""
+    """Losses (never of 16 bits); if wanted, `scale` times their gradient; None if a target is no class."""
     losses, bad, shape = empty(outer * inner, _kept(logits)), cupy.zeros(1, "int32"), (outer, classes, inner)
     dlogits = empty(logits.shape, logits.dtype) if want_gradient else None
     arguments = (logits, target, probabilities, losses, dlogits, float(scale), *shape, bad)
@@ -176,7 +176,7 @@ def hinge(
     classes: int,
     inner: int,
 ) -> tuple[Any, Any | None] | None:
-    """Losses (outer * inner), never of 16 bits; if wanted, `scale` times their gradient; None if a target is no class."""
+    """Losses (never of 16 bits); if wanted, `scale` times their gradient; None if a target is no class."""
     losses, bad, shape = empty(outer * inner, _kept(scores)), cupy.zeros(1, "int32"), (outer, classes, inner)
     dscores = empty(scores.shape, scores.dtype) if want_gradient else None
     _along_classes("hinge", scores, *shape, scores, target, losses, dscores, float(margin), float(scale), *shape, bad)
