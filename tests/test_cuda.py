@@ -22,6 +22,7 @@ from gpu import emulated_cupy, moved, provide, real_cupy, same
 import fastconv as fc
 from fastconv import devices, layers, optim
 from fastconv.backends import cpu, half
+from fastconv.models.resnet import PadChannels
 
 ROOT = Path(__file__).parent.parent
 HAS_GPU = real_cupy() is not None  # asked before anything stands in for CuPy
@@ -532,6 +533,64 @@ def network() -> layers.Layer:
         head=layers.Linear(4, 5, rng=4),
         rbf=layers.RBF(np.eye(5)),
     )
+
+
+def every_layer() -> dict[str, tuple[layers.Layer, tuple[int, ...]]]:
+    """Those of tests/test_layers.py, and more, with the shapes of what they take."""
+    import test_layers
+
+    more = {"rng": 0, "dtype": np.float64}
+    return {
+        **test_layers.layers(),
+        "conv 1d": (layers.Conv1d(3, 4, 3, **more), (2, 3, 8)),
+        "conv 3d": (layers.Conv3d(2, 3, 2, **more), (1, 2, 3, 4, 3)),
+        "transposed 1d": (layers.ConvTranspose1d(3, 2, 3, 2, **more), (2, 3, 5)),
+        "transposed 2d": (layers.ConvTranspose2d(3, 2, 3, 2, **more), (2, 3, 5, 4)),
+        "transposed 3d": (layers.ConvTranspose3d(2, 1, 2, **more), (1, 2, 3, 2, 3)),
+        "local": (layers.LocalConv2d(2, 3, (6, 5), 3, **more), (2, 2, 6, 5)),
+        "separable": (layers.SeparableConv2d(3, 4, 3, **more), (2, 3, 6, 5)),
+        "dropout": (layers.Dropout(0.3, rng=0), (4, 5)),
+        "rrelu": (layers.RReLU(rng=0), (4, 5)),
+        "stochastic pool": (layers.StochasticPool2d(2, rng=0), (2, 3, 6, 4)),
+        "pad channels": (PadChannels(3), (2, 3, 2, 2)),
+    }
+
+
+@pytest.mark.parametrize("name", every_layer())
+def test_layer(name: str, cupy: Any) -> None:
+    """Both calls, the gradient, and the parameters' gradients."""
+    (here, shape), (there, _) = every_layer()[name], every_layer()[name]
+    there.to("cuda")
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal(shape)
+    same(there(cupy.asarray(x)), here(x), 1e-11, cupy)
+    for training in (True, False):
+        y, backward = here.forward(x, training=training)
+        got, backward_there = there.forward(cupy.asarray(x), training=training)
+        same(got, y, 1e-11, cupy)
+        dy = rng.standard_normal(y.shape)
+        same(backward_there(cupy.asarray(dy)), backward(dy), 1e-11, cupy)
+        backward_there(cupy.asarray(dy), needs_dx=False)
+        backward(dy, needs_dx=False)
+    for one, other in zip(there.parameters(), here.parameters(), strict=True):
+        same(one.grad, other.grad, 1e-10, cupy)
+
+
+def test_no_layer_is_left_out() -> None:
+    found = {type(layer).__name__ for layer, _ in every_layer().values()}
+    concrete = {name for name in layers.__all__ if isinstance(getattr(layers, name), type)}
+    assert concrete - found <= {"Array", "Backward", "Buffer", "Layer", "MaxUnpool2d", "Parameter"}
+
+
+def test_unpooling_layer(cupy: Any) -> None:
+    x = np.random.default_rng(0).standard_normal((2, 3, 6, 4))
+    y, switches = fc.max_pool2d(x, 2, return_switches=True)
+    results = []
+    for place in (np.asarray, cupy.asarray):
+        unpool = layers.MaxUnpool2d(2)
+        z, backward = unpool.forward(place(y), place(switches))
+        results.append((z, backward(z), unpool(place(y), place(switches))))
+    same(results[1], results[0], 0, cupy)
 
 
 OPTIMIZERS = (

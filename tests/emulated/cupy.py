@@ -203,7 +203,7 @@ def _made(name):
     return function
 
 
-_JOINING = ("concatenate", "split", "where", "sign", "einsum", "matmul", "broadcast_to", "moveaxis")
+_JOINING = ("concatenate", "split", "where", "sign", "einsum", "matmul", "broadcast_to", "moveaxis", "pad")
 for _name in ("zeros", "ones", "full", "zeros_like", *_JOINING):
     globals()[_name] = _made(_name)
 
