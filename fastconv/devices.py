@@ -71,7 +71,9 @@ def check_device(device: Any) -> tuple[Any, int]:
 
 def host(array: Any) -> np.ndarray:
     """Return an array in the CPU's memory: itself if it is there."""
-    return np.asarray(array.get() if on_gpu(array) else array)
+    if on_gpu(array):
+        return np.asarray(array.get())
+    return array if isinstance(array, np.ndarray) else np.asarray(array)  # also a masked one, which others refuse
 
 
 def placed(array: Any, device: str) -> Any:
@@ -79,14 +81,16 @@ def placed(array: Any, device: str) -> Any:
     cupy, number = check_device(device)
     if cupy is None:
         return host(array)
-    with cupy.cuda.Device(number):
-        return cupy.asarray(array)
+    return _on(cupy, number, array)
 
 
 def beside(array: Any, other: Any) -> Any:
     """Return an array in the memory where another one is: itself if it is there."""
     if not on_gpu(other):
         return host(array)
-    cupy = library_of(other)
-    with cupy.cuda.Device(int(other.device.id)):
-        return cupy.asarray(array)
+    return _on(library_of(other), int(other.device.id), array)
+
+
+def _on(cupy: Any, number: int, array: Any) -> Any:
+    with cupy.cuda.Device(number):  # `copy` copies to the current device; `asarray` may leave an array on its own
+        return array.copy() if on_gpu(array) and int(array.device.id) != number else cupy.asarray(array)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import importlib.util
 import inspect
@@ -422,6 +423,10 @@ def test_two_devices(cupy: Any) -> None:
         with pytest.raises(ValueError, match="x: is on GPU 0, in use is GPU 1"):
             fc.relu(x)
         assert fc.relu(w).device.id == 1
+    for one, other in ((x, w), (w, x)):
+        there = devices.beside(one, other)
+        assert there.device.id == other.device.id
+        np.testing.assert_array_equal(there.get(), one.get())
     with pytest.raises(ValueError, match="weight: is on GPU 1, in use is GPU 0"):
         fc.conv2d(x, w)
 
@@ -813,18 +818,30 @@ def test_checkpoints(cupy: Any, tmp_path: Path) -> None:
             np.testing.assert_allclose(value, whole[name], rtol=tolerance, atol=tolerance)
 
 
-def test_training_at_the_command_line(cupy: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_training_at_the_command_line(
+    cupy: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     for module in ("sklearn", "tqdm", "safetensors"):
         pytest.importorskip(module)
+    from fastconv import jobs
     from fastconv.cli import main
 
     train = ["train", "lenet5", "--epochs", "1", "--out", str(tmp_path), "--batch-size", "512", "--no-augment"]
     assert main([*train, "--device", "gpu"]) == 1
     assert 'device: expected "cpu", "cuda" or' in capsys.readouterr().err
-    if hasattr(cupy, "launches"):
-        return  # too slow there for more
-    assert main([*train, "--device", "cuda"]) == 0
-    assert json.loads((tmp_path / "log.json").read_text())["recipe"]["device"] == "cuda"
+    pytest.importorskip("matplotlib")
+    digits = jobs._dataset(["digits"], 0)
+    few = dataclasses.replace(
+        digits, **{name: getattr(digits, name)[:30] for name in ("x_train", "y_train", "x_test", "y_test")}
+    )
+    monkeypatch.setattr(jobs, "_dataset", lambda *_, **__: few)
+    logs = []
+    for device in ("cpu", "cuda"):
+        assert main([*train, "--device", device, "--optimizer", "adam", "--clip", "1", "--checkpoint"]) == 0
+        logs.append(json.loads((tmp_path / "log.json").read_text()))
+    assert logs[1]["recipe"]["device"] == "cuda"
+    assert logs[1]["held_out_loss"] == pytest.approx(logs[0]["held_out_loss"], rel=1e-3)
+    assert (tmp_path / "training.png").exists()
 
 
 def test_dense_heads_as_convolutions(cupy: Any) -> None:
