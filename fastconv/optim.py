@@ -244,6 +244,8 @@ class SGD(Optimizer):
 class Adam(Optimizer):
     """Steps scaled by running means of each gradient and its square (Kingma & Ba 2015, "Adam", algorithm 1).
 
+    For parameters of float16 and bfloat16 the means are kept in float32: squares of small gradients are 0 in 16 bits.
+
     Parameters
     ----------
     parameters : iterable of Parameter
@@ -255,8 +257,6 @@ class Adam(Optimizer):
     eps : float, default 1e-8
     weight_decay : float, default 0
         Added to the gradient as ``weight_decay * value``, as PyTorch's `Adam` does.
-
-    For parameters of float16 and bfloat16 the means are kept in float32: squares of small gradients are 0 in 16 bits.
 
     Raises
     ------
