@@ -5,6 +5,7 @@
     python bench product --dtype float64  the matrix product alone
     python bench memory                   pooling, normalization, ReLU, cross entropy, gradient descent
     python bench family                   convolutions of one and three axes, transposed, depthwise, dilated
+    python bench choice                   algorithm="auto" beside each algorithm alone: under 1, it chose wrong
     python bench --isa avx2               every side limited to AVX2
 
 It prints a table and writes runs/bench.json and runs/bench.png.

@@ -94,6 +94,12 @@ class Conv2d:
         return lambda: backward(dy, x, weight, [p.filters], *two, False, [0, 0], p.groups, mask)
 
 
+class Choice(Conv2d):
+    """What ``algorithm="auto"`` takes, beside each algorithm that can do the problem: how good the cost model is."""
+
+    peers = ("fastconv-direct", "fastconv-im2col", "fastconv-winograd", "fastconv-depthwise")
+
+
 class Product:
     """Matrix product through ``linear``: the micro-kernel, with its packing."""
 
@@ -385,6 +391,7 @@ class Family:
 
 FAMILIES: dict[str, Any] = {
     "conv2d": Conv2d,
+    "choice": Choice,
     "product": Product,
     "max_pool2d": MaxPool2d,
     "memory": Memory,

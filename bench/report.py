@@ -13,7 +13,12 @@ from harness import Cell
 
 DISTURBED = 0.05  # processors
 UNIT = {"multiply-adds": "GFLOP/s", "bytes": "GB/s"}
-SIDES = {"torch-nchw": "PyTorch NCHW", "torch-nhwc": "PyTorch channels_last", "numpy": "NumPy"}
+SIDES = {
+    "torch-nchw": "PyTorch NCHW",
+    "torch-nhwc": "PyTorch channels_last",
+    "numpy": "NumPy",
+    **{f"fastconv-{name}": f'algorithm="{name}"' for name in ("direct", "im2col", "winograd", "depthwise")},
+}
 
 
 def geometric_mean(values: Iterable[float]) -> float | None:

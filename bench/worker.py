@@ -1,9 +1,9 @@
 """One side of the comparison, in a process of its own: reads a request a line (JSON) and answers with a line.
 
-``python worker.py SIDE`` where SIDE is ``fastconv``, ``torch-nchw``, ``torch-nhwc``, ``numpy`` or ``machine`` (the
-multiply-add and copy speeds). It works only between a request and its answer, and answers only when its process has
-come to rest: the threads of an OpenMP pool spin for some milliseconds after their work, and would be taken from the
-next side's time.
+``python worker.py SIDE`` where SIDE is ``fastconv``, ``fastconv-ALGORITHM`` (that one alone), ``torch-nchw``,
+``torch-nhwc``, ``numpy`` or ``machine`` (the multiply-add and copy speeds). It works only between a request and its
+answer, and answers only when its process has come to rest: the threads of an OpenMP pool spin for some milliseconds
+after their work, and would be taken from the next side's time.
 """
 
 from __future__ import annotations
@@ -42,8 +42,9 @@ class Side:
     """A library, ready to compute one task at a time."""
 
     def __init__(self, name: str) -> None:
-        self.name, _, layout = name.partition("-")
-        self.layout = layout.upper() or "NCHW"
+        self.name, _, kind = name.partition("-")
+        self.algorithm = kind if self.name == "fastconv" else ""
+        self.layout = kind.upper() if kind and not self.algorithm else "NCHW"
         self.versions = {"python": platform.python_version(), "numpy": np.__version__}
         self.isa = ""
         if self.name == "fastconv":
@@ -64,7 +65,8 @@ class Side:
         if self.name == "fastconv":
             self.module.set_num_threads(task["threads"])
             self.layout = task["layout"]
-            self.call = family.fastconv(self.module, problem, task["pass"], data, task["layout"], task["algorithm"])
+            algorithm = self.algorithm or task["algorithm"]
+            self.call = family.fastconv(self.module, problem, task["pass"], data, task["layout"], algorithm)
         elif self.name == "torch":
             self.module.set_num_threads(task["threads"])
             self.call = family.torch(self.module, problem, task["pass"], data, self.layout)

@@ -233,7 +233,7 @@ static fc_status run(const fc_pool_problem *p, const void *x, const void *column
     if (elements < 0)
         return FC_INVALID;
     columns_call call = {.problem = p,
-                         .kernels = fc_isa_current()->kernels[p->dtype],
+                         .kernels = fc_kernels_of(p->dtype),
                          .x = (char *)x,
                          .columns = (char *)columns,
                          .element = (ptrdiff_t)fc_size_of(p->dtype),

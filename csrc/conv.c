@@ -11,27 +11,18 @@ static const fc_conv_algorithm *const algorithms[] = {&fc_algorithm_depthwise, &
                                                       &fc_algorithm_reference};
 enum { ALGORITHMS = sizeof algorithms / sizeof algorithms[0] };
 
-/* Every size, coordinate and byte offset stays below this, so that sums and differences of a few cannot overflow. */
-static const ptrdiff_t largest = PTRDIFF_MAX / 64;
-
 /* A thread must have this much to do, or waking it costs more than it brings. */
 #define THREAD_SECONDS 20e-6
-
-static bool multiply(ptrdiff_t *product, ptrdiff_t factor)
-{
-    if (factor < 0 || __builtin_mul_overflow(*product, factor, product))
-        return false;
-    return *product <= largest;
-}
 
 ptrdiff_t fc_conv_output_length(ptrdiff_t input, ptrdiff_t kernel, ptrdiff_t stride, ptrdiff_t dilation,
                                 ptrdiff_t pad_before, ptrdiff_t pad_after)
 {
-    if (input < 1 || kernel < 1 || stride < 1 || dilation < 1 || pad_before < 0 || pad_after < 0 || input > largest ||
-        kernel > largest || stride > largest || dilation > largest || pad_before > largest || pad_after > largest)
+    if (input < 1 || kernel < 1 || stride < 1 || dilation < 1 || pad_before < 0 || pad_after < 0 ||
+        input > FC_LARGEST || kernel > FC_LARGEST || stride > FC_LARGEST || dilation > FC_LARGEST ||
+        pad_before > FC_LARGEST || pad_after > FC_LARGEST)
         return -1;
     ptrdiff_t span = kernel - 1;
-    if (!multiply(&span, dilation))
+    if (!fc_multiply(&span, dilation))
         return -1;
     ptrdiff_t room = input + pad_before + pad_after - span - 1;
     return room < 0 ? -1 : room / stride + 1;
@@ -48,15 +39,17 @@ static fc_status check(const fc_conv_problem *p, fc_conv_plan *plan, char *reaso
         REFUSE("channels are not divisible by groups");
     ptrdiff_t x = fc_max(p->batch, 1), y = x, weight = p->in_channels / p->groups,
               element = (ptrdiff_t)fc_size_of(p->dtype);
-    bool fits = multiply(&x, p->in_channels) && multiply(&y, p->out_channels) && multiply(&weight, p->out_channels);
+    bool fits =
+        fc_multiply(&x, p->in_channels) && fc_multiply(&y, p->out_channels) && fc_multiply(&weight, p->out_channels);
     for (int a = 0; a < 3; a++) {
         plan->output[a] = fc_conv_output_length(p->input[a], p->kernel[a], p->stride[a], p->dilation[a],
                                                 p->pad_before[a], p->pad_after[a]);
         if (plan->output[a] < 1)
             REFUSE("the kernel does not fit into the padded input");
-        fits = fits && multiply(&x, p->input[a]) && multiply(&y, plan->output[a]) && multiply(&weight, p->kernel[a]);
+        fits = fits && fc_multiply(&x, p->input[a]) && fc_multiply(&y, plan->output[a]) &&
+               fc_multiply(&weight, p->kernel[a]);
     }
-    if (!fits || !multiply(&x, element) || !multiply(&y, element) || !multiply(&weight, element))
+    if (!fits || !fc_multiply(&x, element) || !fc_multiply(&y, element) || !fc_multiply(&weight, element))
         REFUSE("the arrays would be larger than memory can address");
 #undef REFUSE
     return FC_OK;
@@ -65,9 +58,8 @@ static fc_status check(const fc_conv_problem *p, fc_conv_plan *plan, char *reaso
 static fc_status prepare(const fc_conv_problem *problem, size_t limit, fc_conv_plan *plan, char *reason,
                          size_t reason_size)
 {
-    *plan = (fc_conv_plan){.problem = *problem,
-                           .limit = limit ? limit : (size_t)64 << 20,
-                           .kernels = fc_isa_current()->kernels[problem->dtype]};
+    *plan = (fc_conv_plan){
+        .problem = *problem, .limit = limit ? limit : (size_t)64 << 20, .kernels = fc_kernels_of(problem->dtype)};
     plan->problem.relu = problem->relu && problem->pass == FC_FORWARD;
     plan->empty = problem->batch == 0;
     if (plan->empty) /* algorithms plan for one image, and are not run */

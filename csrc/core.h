@@ -34,6 +34,13 @@ static inline ptrdiff_t fc_gcd(ptrdiff_t a, ptrdiff_t b)
     }
     return a;
 }
+/* Every size, coordinate and byte offset stays below this, so that sums and differences of a few cannot overflow. */
+#define FC_LARGEST (PTRDIFF_MAX / 64)
+/* False if the product would not stay below it. */
+static inline bool fc_multiply(ptrdiff_t *product, ptrdiff_t factor)
+{
+    return factor >= 0 && !__builtin_mul_overflow(*product, factor, product) && *product <= FC_LARGEST;
+}
 static inline size_t fc_size_of(fc_dtype dtype) { return dtype == FC_FLOAT32 ? 4 : 8; }
 
 /* ---- threads (thread.c) --------------------------------------------------------------------------------- */
@@ -437,5 +444,6 @@ typedef struct fc_isa_table {
 
 extern const fc_isa_table fc_isa_generic, fc_isa_avx2, fc_isa_avx512, fc_isa_neon;
 const fc_isa_table *fc_isa_current(void); /* isa.c */
+static inline const fc_kernels *fc_kernels_of(fc_dtype dtype) { return fc_isa_current()->kernels[dtype]; }
 
 #endif

@@ -3,10 +3,7 @@
 
 #include <stdatomic.h>
 
-#define LARGEST (PTRDIFF_MAX / 64)
 #define TASK 32768 /* elements that are worth a task */
-
-static const fc_kernels *kernels_of(fc_dtype dtype) { return fc_isa_current()->kernels[dtype]; }
 
 /* ---- one element at a time ------------------------------------------------------------------------------- */
 
@@ -30,7 +27,7 @@ static fc_status map(fc_map_kernel *kernel, fc_dtype dtype, const void *a, const
                      int threads)
 {
     map_call call = {kernel, a, b, out, n, fc_size_of(dtype)};
-    if (n < 0 || n > LARGEST)
+    if (n < 0 || n > FC_LARGEST)
         return FC_INVALID;
     fc_parallel(threads, fc_ceil_div(n, TASK), map_task, &call);
     return FC_OK;
@@ -38,13 +35,13 @@ static fc_status map(fc_map_kernel *kernel, fc_dtype dtype, const void *a, const
 
 fc_status fc_activate(fc_activation kind, fc_dtype dtype, const void *x, void *y, ptrdiff_t n, int threads)
 {
-    return map(kernels_of(dtype)->activate[kind], dtype, x, x, y, n, threads);
+    return map(fc_kernels_of(dtype)->activate[kind], dtype, x, x, y, n, threads);
 }
 
 fc_status fc_activate_backward(fc_activation kind, fc_dtype dtype, const void *dy, const void *y, void *dx, ptrdiff_t n,
                                int threads)
 {
-    return map(kernels_of(dtype)->activate_backward[kind], dtype, dy, y, dx, n, threads);
+    return map(fc_kernels_of(dtype)->activate_backward[kind], dtype, dy, y, dx, n, threads);
 }
 
 /* ---- softmax ------------------------------------------------------------------------------------------------ */
@@ -61,7 +58,7 @@ ptrdiff_t fc_softmax_elements(const fc_softmax_problem *p)
 {
     ptrdiff_t n = p->classes;
     if (p->outer < 0 || p->classes < 1 || p->inner < 0 || __builtin_mul_overflow(n, p->outer, &n) ||
-        __builtin_mul_overflow(n, p->inner, &n) || n > LARGEST / 8)
+        __builtin_mul_overflow(n, p->inner, &n) || n > FC_LARGEST / 8)
         return -1;
     return n;
 }
@@ -129,13 +126,13 @@ static fc_status softmax_run(softmax_call *call, fc_softmax_kernel *const kernel
 fc_status fc_softmax(const fc_softmax_problem *p, const void *x, void *y, int threads)
 {
     softmax_call call = {.job = {.x = x, .y = y}};
-    return softmax_run(&call, kernels_of(p->dtype)->softmax, p, threads);
+    return softmax_run(&call, fc_kernels_of(p->dtype)->softmax, p, threads);
 }
 
 fc_status fc_softmax_backward(const fc_softmax_problem *p, const void *dy, const void *y, void *dx, int threads)
 {
     softmax_call call = {.job = {.x = y, .dy = dy, .y = dx}};
-    return softmax_run(&call, kernels_of(p->dtype)->softmax_backward, p, threads);
+    return softmax_run(&call, fc_kernels_of(p->dtype)->softmax_backward, p, threads);
 }
 
 fc_status fc_cross_entropy(const fc_softmax_problem *p, const void *logits, const int64_t *classes,
@@ -149,26 +146,26 @@ fc_status fc_cross_entropy(const fc_softmax_problem *p, const void *logits, cons
                                  .probabilities = probabilities,
                                  .loss = loss,
                                  .scale = scale}};
-    return softmax_run(&call, kernels_of(p->dtype)->cross_entropy, p, threads);
+    return softmax_run(&call, fc_kernels_of(p->dtype)->cross_entropy, p, threads);
 }
 
 fc_status fc_log_softmax(const fc_softmax_problem *p, const void *x, void *y, int threads)
 {
     softmax_call call = {.job = {.x = x, .y = y}};
-    return softmax_run(&call, kernels_of(p->dtype)->log_softmax, p, threads);
+    return softmax_run(&call, fc_kernels_of(p->dtype)->log_softmax, p, threads);
 }
 
 fc_status fc_log_softmax_backward(const fc_softmax_problem *p, const void *dy, const void *y, void *dx, int threads)
 {
     softmax_call call = {.job = {.x = y, .dy = dy, .y = dx}};
-    return softmax_run(&call, kernels_of(p->dtype)->log_softmax_backward, p, threads);
+    return softmax_run(&call, fc_kernels_of(p->dtype)->log_softmax_backward, p, threads);
 }
 
 fc_status fc_hinge(const fc_softmax_problem *p, const void *x, const int64_t *classes, void *loss, void *dx,
                    double margin, double scale, int threads)
 {
     softmax_call call = {.job = {.x = x, .y = dx, .target = classes, .loss = loss, .scale = scale, .margin = margin}};
-    return softmax_run(&call, kernels_of(p->dtype)->hinge, p, threads);
+    return softmax_run(&call, fc_kernels_of(p->dtype)->hinge, p, threads);
 }
 
 /* ---- gradient descent ------------------------------------------------------------------------------------- */
@@ -194,9 +191,9 @@ static void sgd_task(void *context, ptrdiff_t index, int worker)
 fc_status fc_sgd(const fc_sgd_step *step, fc_dtype dtype, void *value, const void *grad, void *velocity, ptrdiff_t n,
                  int threads)
 {
-    if (n < 0 || n > LARGEST)
+    if (n < 0 || n > FC_LARGEST)
         return FC_INVALID;
-    sgd_call call = {kernels_of(dtype)->sgd, step, fc_size_of(dtype), value, velocity, grad, n};
+    sgd_call call = {fc_kernels_of(dtype)->sgd, step, fc_size_of(dtype), value, velocity, grad, n};
     fc_parallel(threads, fc_ceil_div(n, TASK), sgd_task, &call);
     return FC_OK;
 }

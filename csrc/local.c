@@ -4,7 +4,6 @@
  * place, once, for all images of a block. */
 #include "core.h"
 
-#define LARGEST (PTRDIFF_MAX / 64)
 #define TASK 32768 /* weights that are worth a task */
 enum {
     IMAGES = 8,         /* whose patches lie side by side while a place's weights pass */
@@ -12,26 +11,22 @@ enum {
     LEAST_LENGTH = 32   /* and so many weights in a row, lest vectors stay empty */
 };
 
-static bool multiply(ptrdiff_t *product, ptrdiff_t factor)
-{
-    return factor >= 0 && !__builtin_mul_overflow(*product, factor, product) && *product <= LARGEST;
-}
-
 ptrdiff_t fc_local_elements(const fc_conv_problem *p, int array)
 {
     if (p->batch < 0 || p->in_channels < 1 || p->out_channels < 1 || p->groups != 1)
         return -1;
     ptrdiff_t x = fc_max(p->batch, 1), y = x, weight = p->in_channels, bias = p->out_channels,
               element = (ptrdiff_t)fc_size_of(p->dtype);
-    bool fits = multiply(&x, p->in_channels) && multiply(&y, p->out_channels) && multiply(&weight, p->out_channels);
+    bool fits =
+        fc_multiply(&x, p->in_channels) && fc_multiply(&y, p->out_channels) && fc_multiply(&weight, p->out_channels);
     for (int a = 0; a < 3 && fits; a++) {
         const ptrdiff_t places = fc_conv_output_length(p->input[a], p->kernel[a], p->stride[a], p->dilation[a],
                                                        p->pad_before[a], p->pad_after[a]);
-        fits = places > 0 && multiply(&x, p->input[a]) && multiply(&y, places) && multiply(&bias, places) &&
-               multiply(&weight, p->kernel[a]) && multiply(&weight, places);
+        fits = places > 0 && fc_multiply(&x, p->input[a]) && fc_multiply(&y, places) && fc_multiply(&bias, places) &&
+               fc_multiply(&weight, p->kernel[a]) && fc_multiply(&weight, places);
     }
     const ptrdiff_t elements[] = {p->batch ? x : 0, weight, bias, p->batch ? y : 0};
-    if (!fits || !multiply(&x, element) || !multiply(&y, element) || !multiply(&weight, element))
+    if (!fits || !fc_multiply(&x, element) || !fc_multiply(&y, element) || !fc_multiply(&weight, element))
         return -1;
     return elements[array];
 }
@@ -191,7 +186,7 @@ fc_status fc_local(const fc_conv_problem *p, const fc_conv_arrays *arrays, int t
     if (fc_local_elements(p, 0) < 0)
         return FC_INVALID;
     local_call call = {.problem = p,
-                       .kernels = fc_isa_current()->kernels[p->dtype],
+                       .kernels = fc_kernels_of(p->dtype),
                        .x = arrays->x,
                        .weight = arrays->weight,
                        .bias = arrays->bias,

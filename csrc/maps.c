@@ -1,10 +1,7 @@
 /* maps.c -- splits activations with parameters, random masks and the squared error into tasks. */
 #include "core.h"
 
-#define LARGEST (PTRDIFF_MAX / 64)
 #define TASK 32768 /* elements that are worth a task; even, since random numbers come in pairs */
-
-static const fc_kernels *kernels_of(fc_dtype dtype) { return fc_isa_current()->kernels[dtype]; }
 
 typedef struct map_call {
     fc_parameter_kernel *kernel;
@@ -36,9 +33,9 @@ static void map_task(void *context, ptrdiff_t index, int worker)
 fc_status fc_map_elements(fc_map kind, fc_dtype dtype, const void *a, const void *b, void *out, ptrdiff_t n,
                           const double parameters[2], int threads)
 {
-    if (n < 0 || n > LARGEST || kind < 0 || kind >= FC_MAPS)
+    if (n < 0 || n > FC_LARGEST || kind < 0 || kind >= FC_MAPS)
         return FC_INVALID;
-    map_call call = {.kernel = kernels_of(dtype)->map[kind],
+    map_call call = {.kernel = fc_kernels_of(dtype)->map[kind],
                      .parameters = parameters,
                      .a = a,
                      .b = b,
@@ -83,8 +80,8 @@ fc_status fc_prelu(const fc_norm_problem *p, const void *a, const void *b, const
         return fc_map_elements(FC_LEAKY, p->dtype, a, b, out, n, slope, threads);
     }
     const ptrdiff_t length = p->inner == 1 ? p->channels : p->inner;
-    map_call call = {.kernels = kernels_of(p->dtype),
-                     .kernel = kernels_of(p->dtype)->map[FC_LEAKY],
+    map_call call = {.kernels = fc_kernels_of(p->dtype),
+                     .kernel = fc_kernels_of(p->dtype)->map[FC_LEAKY],
                      .a = a,
                      .b = b,
                      .out = out,
@@ -110,7 +107,7 @@ static void draw_task(void *context, ptrdiff_t index, int worker)
 
 static fc_status draw(map_call *call, fc_dtype dtype, int threads)
 {
-    if (call->n < 0 || call->n > LARGEST)
+    if (call->n < 0 || call->n > FC_LARGEST)
         return FC_INVALID;
     call->size = fc_size_of(dtype);
     fc_parallel(threads, fc_ceil_div(call->n, TASK), draw_task, call);
@@ -122,7 +119,7 @@ fc_status fc_dropout(fc_dtype dtype, const void *a, void *out, ptrdiff_t n, doub
     if (!(p >= 0 && p <= 1))
         return FC_INVALID;
     const double cut = p * 0x1p32 + 0.5; /* from 2^32 on only the largest number is kept, and for p = 1 times 0 */
-    map_call call = {.draws = kernels_of(dtype)->dropout, .a = a, .b = a, .out = out, .n = n};
+    map_call call = {.draws = fc_kernels_of(dtype)->dropout, .a = a, .b = a, .out = out, .n = n};
     call.draw = (fc_draw){.key = fc_mix(seed), .high = p < 1 ? 1 / (1 - p) : 0};
     call.draw.threshold = cut < 0x1p32 ? (uint32_t)cut : UINT32_MAX;
     return draw(&call, dtype, threads);
@@ -131,7 +128,7 @@ fc_status fc_dropout(fc_dtype dtype, const void *a, void *out, ptrdiff_t n, doub
 fc_status fc_rrelu(fc_dtype dtype, const void *a, const void *b, void *out, ptrdiff_t n, double low, double high,
                    uint64_t seed, int threads)
 {
-    map_call call = {.draws = kernels_of(dtype)->rrelu, .a = a, .b = b, .out = out, .n = n};
+    map_call call = {.draws = fc_kernels_of(dtype)->rrelu, .a = a, .b = b, .out = out, .n = n};
     call.draw = (fc_draw){.key = fc_mix(seed), .low = low, .high = high};
     return draw(&call, dtype, threads);
 }
@@ -151,10 +148,10 @@ static void error_task(void *context, ptrdiff_t index, int worker)
 fc_status fc_squared_error(fc_dtype dtype, const void *a, const void *b, ptrdiff_t n, double scale, double *sum,
                            void *squares, void *slopes, int threads)
 {
-    if (n < 0 || n > LARGEST)
+    if (n < 0 || n > FC_LARGEST)
         return FC_INVALID;
     const ptrdiff_t tasks = fc_ceil_div(n, TASK);
-    map_call call = {.kernels = kernels_of(dtype), .a = a, .b = b, .out = slopes, .n = n, .size = fc_size_of(dtype)};
+    map_call call = {.kernels = fc_kernels_of(dtype), .a = a, .b = b, .out = slopes, .n = n, .size = fc_size_of(dtype)};
     call.squares = squares;
     call.scale = scale;
     call.sums = fc_workspace_acquire((size_t)(tasks + 1) * sizeof(double));

@@ -3,7 +3,6 @@
 
 #include <math.h>
 
-#define LARGEST (PTRDIFF_MAX / 64)
 #define TASK 32768                     /* elements that are worth a task */
 #define CACHED ((ptrdiff_t)512 * 1024) /* bytes of a channel that are still in cache when they are read again */
 #define SEGMENT 65536                  /* elements of a channel that are summed up by one task */
@@ -12,7 +11,7 @@ ptrdiff_t fc_norm_elements(const fc_norm_problem *p)
 {
     ptrdiff_t n = p->channels;
     if (p->outer < 0 || p->channels < 0 || p->inner < 0 || __builtin_mul_overflow(n, p->outer, &n) ||
-        __builtin_mul_overflow(n, p->inner, &n) || n > LARGEST / 8 || p->channels > LARGEST / 64)
+        __builtin_mul_overflow(n, p->inner, &n) || n > FC_LARGEST / 8 || p->channels > FC_LARGEST / 64)
         return -1;
     return n;
 }
@@ -219,7 +218,7 @@ static fc_status norm_run(norm_call *call, int threads)
     if (fc_norm_elements(p) == 0)
         return FC_OK;
     const bool backward = call->dy != NULL, sums = backward || n->training;
-    call->kernels = fc_isa_current()->kernels[p->dtype];
+    call->kernels = fc_kernels_of(p->dtype);
     call->size = fc_size_of(p->dtype);
     call->last = p->inner == 1;
     const ptrdiff_t each = p->outer * p->inner;
@@ -296,7 +295,7 @@ static void plane_task(void *context, ptrdiff_t index, int worker)
 
 static fc_status plane_run(plane_call *call, int threads)
 {
-    if (call->planes < 0 || call->n < 1 || (call->planes > 0 && call->n > LARGEST / call->planes))
+    if (call->planes < 0 || call->n < 1 || (call->planes > 0 && call->n > FC_LARGEST / call->planes))
         return FC_INVALID;
     call->chunk = fc_max(1, TASK / call->n);
     fc_parallel(threads, fc_ceil_div(call->planes, call->chunk), plane_task, call);
@@ -306,7 +305,7 @@ static fc_status plane_run(plane_call *call, int threads)
 fc_status fc_plane_means(fc_dtype dtype, const void *x, ptrdiff_t planes, ptrdiff_t n, void *y, int threads)
 {
     const size_t size = fc_size_of(dtype);
-    plane_call call = {.kernel = fc_isa_current()->kernels[dtype]->plane_means,
+    plane_call call = {.kernel = fc_kernels_of(dtype)->plane_means,
                        .from = x,
                        .to = y,
                        .from_step = (size_t)n * size,
@@ -319,7 +318,7 @@ fc_status fc_plane_means(fc_dtype dtype, const void *x, ptrdiff_t planes, ptrdif
 fc_status fc_plane_means_backward(fc_dtype dtype, const void *dy, ptrdiff_t planes, ptrdiff_t n, void *dx, int threads)
 {
     const size_t size = fc_size_of(dtype);
-    plane_call call = {.kernel = fc_isa_current()->kernels[dtype]->plane_fill,
+    plane_call call = {.kernel = fc_kernels_of(dtype)->plane_fill,
                        .from = dy,
                        .to = dx,
                        .from_step = size,
@@ -382,7 +381,7 @@ static fc_status lrn_run(lrn_call *call, int threads)
     call->lrn = &lrn;
     call->size = fc_size_of(p->dtype);
     const bool last = p->inner == 1;
-    const fc_kernels *kernels = fc_isa_current()->kernels[p->dtype];
+    const fc_kernels *kernels = fc_kernels_of(p->dtype);
     call->kernel = (call->dy ? kernels->lrn_backward : kernels->lrn)[last];
     const ptrdiff_t size = lrn.before + lrn.after + 1;
     ptrdiff_t scratch;

@@ -3,30 +3,24 @@
 
 #include <stdatomic.h>
 
-/* Every size, coordinate and byte offset stays below this, so that sums and differences of a few cannot overflow. */
-#define LARGEST (PTRDIFF_MAX / 64)
 #define TASK 32768 /* elements read and written that are worth a task */
-
-static bool multiply(ptrdiff_t *product, ptrdiff_t factor)
-{
-    return factor >= 0 && !__builtin_mul_overflow(*product, factor, product) && *product <= LARGEST;
-}
 
 ptrdiff_t fc_pool_elements(const fc_pool_problem *p, int array)
 {
     ptrdiff_t x = 1, y = 1;
-    bool fits =
-        multiply(&x, p->batch) && multiply(&x, p->channels) && multiply(&y, p->batch) && multiply(&y, p->channels);
+    bool fits = fc_multiply(&x, p->batch) && fc_multiply(&x, p->channels) && fc_multiply(&y, p->batch) &&
+                fc_multiply(&y, p->channels);
     for (int a = 0; a < 3; a++) {
         ptrdiff_t span = 1, reach = 1;
-        fits = fits && multiply(&x, p->input[a]) && multiply(&y, p->output[a]);
+        fits = fits && fc_multiply(&x, p->input[a]) && fc_multiply(&y, p->output[a]);
         if (p->kernel[a] < 1 || p->stride[a] < 1 || p->dilation[a] < 1 || p->pad_before[a] < 0 || p->pad_after[a] < 0 ||
-            p->pad_before[a] > LARGEST || p->pad_after[a] > LARGEST || !multiply(&span, p->kernel[a]) ||
-            !multiply(&span, p->dilation[a]) || !multiply(&reach, p->output[a]) || !multiply(&reach, p->stride[a]))
+            p->pad_before[a] > FC_LARGEST || p->pad_after[a] > FC_LARGEST || !fc_multiply(&span, p->kernel[a]) ||
+            !fc_multiply(&span, p->dilation[a]) || !fc_multiply(&reach, p->output[a]) ||
+            !fc_multiply(&reach, p->stride[a]))
             return -1;
     }
     ptrdiff_t bytes_x = x, bytes_y = y; /* of the widest elements */
-    if (!fits || !multiply(&bytes_x, 8) || !multiply(&bytes_y, 8))
+    if (!fits || !fc_multiply(&bytes_x, 8) || !fc_multiply(&bytes_y, 8))
         return -1;
     return array == 0 ? x : y;
 }
@@ -63,8 +57,6 @@ static void pool_run(pool_call *call, ptrdiff_t units, ptrdiff_t plane, ptrdiff_
     fc_parallel(threads, fc_ceil_div(units, chunk), pool_task, call);
 }
 
-static const fc_kernels *kernels_of(fc_dtype dtype) { return fc_isa_current()->kernels[dtype]; }
-
 /* Rows of the array that a kernel writes, which has these lengths. */
 static void pool_rows(pool_call *call, const ptrdiff_t lengths[3], int threads)
 {
@@ -100,7 +92,7 @@ fc_status fc_max_pool(const fc_pool_problem *problem, const void *x, void *y, vo
     else if (!switches)
         narrow.wide = 0;
     pool_call call = {.job = {&narrow, x, y, switches, 0},
-                      .kernel = kernels_of(problem->dtype)->max_pool[problem->layout]};
+                      .kernel = fc_kernels_of(problem->dtype)->max_pool[problem->layout]};
     pool_rows(&call, narrow.output, threads);
     return FC_OK;
 }
@@ -122,17 +114,17 @@ static fc_status follow_switches(fc_scatter_kernel *const kernels[2], const fc_p
 
 fc_status fc_max_pool_backward(const fc_pool_problem *p, const void *dy, const void *switches, void *dx, int threads)
 {
-    return follow_switches(kernels_of(p->dtype)->max_pool_backward, p, dy, switches, dx, threads);
+    return follow_switches(fc_kernels_of(p->dtype)->max_pool_backward, p, dy, switches, dx, threads);
 }
 
 fc_status fc_max_unpool(const fc_pool_problem *p, const void *y, const void *switches, void *x, int threads)
 {
-    return follow_switches(kernels_of(p->dtype)->unpool, p, y, switches, x, threads);
+    return follow_switches(fc_kernels_of(p->dtype)->unpool, p, y, switches, x, threads);
 }
 
 fc_status fc_max_unpool_backward(const fc_pool_problem *p, const void *dx, const void *switches, void *dy, int threads)
 {
-    return follow_switches(kernels_of(p->dtype)->unpool_backward, p, dx, switches, dy, threads);
+    return follow_switches(fc_kernels_of(p->dtype)->unpool_backward, p, dx, switches, dy, threads);
 }
 
 fc_status fc_stochastic_pool(const fc_pool_problem *p, const void *x, void *y, void *switches, uint64_t seed,
@@ -141,7 +133,7 @@ fc_status fc_stochastic_pool(const fc_pool_problem *p, const void *x, void *y, v
     if (!windows_valid(p) || too_narrow(p))
         return FC_INVALID;
     pool_call call = {.job = {p, x, y, switches, fc_mix(seed)},
-                      .kernel = kernels_of(p->dtype)->stochastic_pool[p->layout]};
+                      .kernel = fc_kernels_of(p->dtype)->stochastic_pool[p->layout]};
     pool_rows(&call, p->output, threads);
     return FC_OK;
 }
@@ -150,7 +142,7 @@ fc_status fc_avg_pool(const fc_pool_problem *p, const void *x, void *y, int thre
 {
     if (!windows_valid(p))
         return FC_INVALID;
-    pool_call call = {.job = {p, x, y, NULL, 0}, .kernel = kernels_of(p->dtype)->avg_pool[p->layout]};
+    pool_call call = {.job = {p, x, y, NULL, 0}, .kernel = fc_kernels_of(p->dtype)->avg_pool[p->layout]};
     pool_rows(&call, p->output, threads);
     return FC_OK;
 }
@@ -159,7 +151,7 @@ fc_status fc_avg_pool_backward(const fc_pool_problem *p, const void *dy, void *d
 {
     if (!windows_valid(p))
         return FC_INVALID;
-    pool_call call = {.job = {p, dy, dx, NULL, 0}, .kernel = kernels_of(p->dtype)->avg_pool_backward[p->layout]};
+    pool_call call = {.job = {p, dy, dx, NULL, 0}, .kernel = fc_kernels_of(p->dtype)->avg_pool_backward[p->layout]};
     pool_rows(&call, p->input, threads);
     return FC_OK;
 }

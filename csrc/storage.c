@@ -1,7 +1,6 @@
 /* storage.c -- splits conversions between 16 bits and floats into tasks. */
 #include "core.h"
 
-#define LARGEST (PTRDIFF_MAX / 64)
 #define TASK 32768 /* elements that are worth a task */
 
 typedef struct convert_call {
@@ -22,7 +21,7 @@ static void convert_task(void *context, ptrdiff_t index, int worker)
 
 static fc_status convert(convert_call call, int threads)
 {
-    if (call.n < 0 || call.n > LARGEST)
+    if (call.n < 0 || call.n > FC_LARGEST)
         return FC_INVALID;
     fc_parallel(threads, fc_ceil_div(call.n, TASK), convert_task, &call);
     return FC_OK;

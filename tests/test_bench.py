@@ -137,6 +137,22 @@ def test_table_json_and_plot(tmp_path: Path) -> None:
     assert (tmp_path / "a.png").stat().st_size > 10000
 
 
+@pytest.mark.parametrize(("reason", "errors"), [("cannot do this problem: it declines", 0), ("is mistyped", 1)])
+def test_algorithms_that_decline_are_no_errors(monkeypatch: pytest.MonkeyPatch, reason: str, errors: int) -> None:
+    def prepare(task: dict[str, Any]) -> None:
+        raise harness.SideError(f"ValueError: algorithm: 'winograd' {reason}")
+
+    sides = {
+        side: FakeWorker([0.001], [RIGHT]) for side in ("fastconv", "fastconv-im2col", "fastconv-winograd", "machine")
+    }
+    monkeypatch.setattr(sides["fastconv-winograd"], "prepare", prepare)
+    monkeypatch.setattr(harness, "Worker", lambda side, isa="": sides[side])
+    with harness.Harness(["fastconv-im2col", "fastconv-winograd"], harness.Options(rounds=2)) as measured:
+        cell = measured.cell("choice", problems.load("classic", problems.Conv)[0], "forward", 1)
+    assert cell.best_peer == "fastconv-im2col"
+    assert len(cell.errors) == errors
+
+
 @pytest.mark.parametrize("name", FAMILIES)
 def test_families_have_problems(name: str) -> None:
     family = FAMILIES[name]
