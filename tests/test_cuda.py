@@ -454,6 +454,17 @@ def test_wrong_arguments(cupy: Any) -> None:
             fc.max_unpool2d_backward(cupy.asarray(np.ones((1, 1, 2, 4))), switches)
 
 
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+def test_losses_of_16_bits(reduction: str, cupy: Any) -> None:
+    """They are of the scores' dtype, and rounded once: as on the CPU, which sums up in float32."""
+    scores, target = np.random.default_rng(0).standard_normal((50, 7)).astype(np.float16), np.arange(50) % 7
+    for loss in (fc.cross_entropy, fc.multiclass_hinge_loss):
+        expected = loss(scores, target, reduction=reduction)
+        got = loss(cupy.asarray(scores), cupy.asarray(target), reduction=reduction)
+        assert got.dtype == expected.dtype == np.float16
+        np.testing.assert_allclose(got.get(), expected, rtol=2.0**-10)
+
+
 def test_while_a_graph_is_captured(cupy: Any) -> None:
     """Nobody may ask the device then: a class that does not exist gives NaN."""
     if not hasattr(cupy, "captured"):
