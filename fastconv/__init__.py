@@ -7,6 +7,8 @@ Arrays are of float32 or float64, all of a call of the same; of float16 or (`ml_
 and written as such and computed in float32: a result is what float32 gives, rounded once, and so within half a unit in
 its last place, and float32's own error, of what is right. That takes a float32 copy of each array for as long as the
 call lasts, three times the arrays' memory in all.
+
+CuPy's arrays are computed on their GPU, and give CuPy's; `layers.Layer.to` moves a network there.
 """
 
 from __future__ import annotations

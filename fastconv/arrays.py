@@ -8,10 +8,21 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["FLOATS", "STORAGE", "check_needs", "check_number", "check_out", "dense", "same_dtype"]
+from fastconv.devices import on_gpu
+
+__all__ = ["FLOATS", "STORAGE", "check_home", "check_needs", "check_number", "check_out", "dense", "same_dtype"]
 
 FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 STORAGE = ("float16", "bfloat16")  # kept in arrays, computed in float32; bfloat16 is ml_dtypes', which is not imported
+
+
+def check_home(value: Any, name: str) -> None:
+    """Raise TypeError if an array is CuPy's: only those whose first array is one are computed on the GPU."""
+    if on_gpu(value):
+        raise TypeError(
+            f"{name}: expected a NumPy array, as the first one is, got a CuPy array; move it with "
+            f"cupy.asnumpy({name}), or the others with cupy.asarray"
+        )
 
 
 def dense(value: Any, name: str, ndim: int | None = None) -> np.ndarray:
@@ -54,6 +65,7 @@ def dense(value: Any, name: str, ndim: int | None = None) -> np.ndarray:
 
 
 def _from_protocol(value: Any, name: str) -> np.ndarray:
+    check_home(value, name)
     if isinstance(value, np.ndarray):
         if isinstance(value, np.ma.MaskedArray):
             raise TypeError(f"{name}: masked arrays are not supported, use .filled(value)")
@@ -145,6 +157,7 @@ def check_out(out: Any, shape: tuple[int, ...], dtype: np.dtype, *inputs: np.nda
     ValueError
         If its shape is not the result's, it is not dense and writable, or shares memory with an input.
     """
+    check_home(out, "out")
     if type(out) is not np.ndarray:
         raise TypeError(f"out: expected a NumPy array, got {type(out).__name__}")
     if out.dtype != dtype or not out.dtype.isnative:

@@ -125,6 +125,9 @@ def _parser() -> argparse.ArgumentParser:
     learning.add_argument("--epochs", type=_positive, metavar="N", help="passes over the training images (default: 40)")
     learning.add_argument("--batch-size", type=_positive, metavar="N", help="images per step (default: 64)")
     learning.add_argument(
+        "--device", metavar="DEVICE", help='where to train: "cpu" (default), "cuda", a GPU by way of CuPy, or "cuda:1"'
+    )
+    learning.add_argument(
         "--optimizer",
         choices=("sgd", "adam"),
         default="sgd",

@@ -11,9 +11,8 @@ from collections.abc import Callable, Iterator, Mapping
 from itertools import accumulate, pairwise
 from typing import Any, overload
 
-import numpy as np
-
 from fastconv.activation import relu_backward
+from fastconv.devices import library_of
 from fastconv.layers import Array, Backward, Identity, Layer, ReLU
 from fastconv.rectifiers import add_relu
 
@@ -155,6 +154,7 @@ class WithHeads(Sequential):
     --------
     >>> from fastconv.layers import Linear
     >>> model = WithHeads({"fc1": Linear(4, 3), "fc2": Linear(3, 2)}, {"aux": ("fc1", Linear(3, 2))})
+    >>> import numpy as np
     >>> x = np.zeros((5, 4), np.float32)
     >>> model(x).shape
     (5, 2)
@@ -290,6 +290,7 @@ class Concat(_Container):
     --------
     >>> from fastconv.layers import Conv2d
     >>> block = Concat(branch1=Conv2d(3, 4, 1), branch2=Conv2d(3, 8, 3, padding=1))
+    >>> import numpy as np
     >>> block(np.zeros((1, 3, 9, 9), np.float32)).shape
     (1, 12, 9, 9)
     """
@@ -301,21 +302,22 @@ class Concat(_Container):
         self.axis = axis
 
     def __call__(self, x: Array) -> Array:
-        return np.concatenate([branch(x) for branch in self], axis=self.axis)
+        return library_of(x).concatenate([branch(x) for branch in self], axis=self.axis)
 
     def forward(self, x: Array, *, training: bool = True) -> tuple[Array, Backward]:
         outputs, steps = zip(*(branch.forward(x, training=training) for branch in self), strict=True)
+        xp = library_of(x)
         ends = list(accumulate(output.shape[self.axis] for output in outputs))
 
         def backward(dy: Array, needs_dx: bool = True) -> Array | None:
             dx: Array | None = None
-            for step, part in zip(steps, np.split(dy, ends[:-1], axis=self.axis), strict=True):
+            for step, part in zip(steps, xp.split(dy, ends[:-1], axis=self.axis), strict=True):
                 gradient = step(part, needs_dx=needs_dx)
                 if gradient is not None:
                     dx = gradient if dx is None else dx + gradient
             return dx
 
-        return np.concatenate(outputs, axis=self.axis), backward
+        return xp.concatenate(outputs, axis=self.axis), backward
 
     def _options(self) -> str:
         return "" if self.axis == 1 else f"axis={self.axis}"

@@ -26,7 +26,9 @@ __all__ = [
     "explain",
 ]
 
-ALGORITHMS = ("auto", "direct", "im2col", "winograd", "depthwise", "reference")
+# Those of all backends; what does not exist for an array's own is NotImplementedError.
+ALGORITHMS = ("auto", "direct", "im2col", "winograd", "depthwise", "reference", "matmul", "cudnn", "cudnn_tf32")
+_PRECISIONS = ("strict", "fast", "tf32")  # each allows what those before it do
 
 
 class _Planned(NamedTuple):
@@ -89,9 +91,10 @@ def _problem(
 
 def _costs(backend: ModuleType, which: str, problem: Problem, precision: str) -> list[tuple[str, str | None, float]]:
     """What `algorithm="auto"` chooses from: name, reason to decline or None, estimated seconds."""
+    level = _PRECISIONS.index(precision)
     return [
-        (name, "it is not of strict precision", cost)
-        if precision == "strict" and name in backend.APPROXIMATE and declined is None
+        (name, f"it is not of {precision} precision", cost)
+        if declined is None and level < _PRECISIONS.index(backend.NEEDS.get(name, "strict"))
         else (name, declined, cost)
         for name, declined, cost in backend.conv_algorithms(which, *problem)
     ]
@@ -142,7 +145,7 @@ def _best(backend: ModuleType, which: str, problem: Problem, precision: str, mea
         if name != "reference":
             plan = backend.conv_plan(which, *problem, name, False)
             runs[name] = functools.partial(plan, x, weight, None, y)
-    chosen = tuning.fastest(runs)
+    chosen = tuning.fastest(runs, backend.synchronize)
     tuning.learn(key, chosen)
     return chosen
 
@@ -159,9 +162,9 @@ def plan_problem(
     """Plan one pass of a convolution that has been checked, by the algorithm that the user named."""
     if algorithm not in ALGORITHMS:
         raise ValueError(f"algorithm: expected one of {', '.join(map(repr, ALGORITHMS))}, got {algorithm!r}")
-    if algorithm not in ("auto", *(name for name, _, _ in backend.conv_algorithms(which, *problem))):
+    if algorithm not in ("auto", *backend.conv_names(which, *problem)):
         raise NotImplementedError(f"algorithm: {algorithm!r} is not implemented for this backend yet")
-    if algorithm == "auto" and (precision == "strict" or measure or tuning.known()):
+    if algorithm == "auto" and (precision != "fast" or measure or tuning.known()):
         algorithm = _best(backend, which, problem, precision, measure)
     try:
         return backend.conv_plan(which, *problem, algorithm, relu)
@@ -692,7 +695,7 @@ def explain(x: Any, weight: Any, *, which: str = "forward", **options: Any) -> s
     Returns
     -------
     str
-        One line per algorithm: its estimated time on one thread, or why it declines.
+        One line per algorithm: its estimated time on one thread or on the GPU, or why it declines.
 
     Examples
     --------
@@ -701,6 +704,7 @@ def explain(x: Any, weight: Any, *, which: str = "forward", **options: Any) -> s
     auto
     """
     chosen = algorithms(x, weight, which=which, **options)[0]
+    backend = backend_of(x, "explain")
     costs, learnt = _examine(x, weight, which, **options)
     lines = [f"auto takes {chosen} ({which}{', measured to be fastest' if chosen == learnt else ''})"]
     for name, declined, cost in costs:
@@ -709,5 +713,5 @@ def explain(x: Any, weight: Any, *, which: str = "forward", **options: Any) -> s
         elif name == "reference":
             lines.append(f"  {name:10} textbook loops, never chosen for speed")
         else:
-            lines.append(f"  {name:10} estimated {cost * 1e3:.3g} ms on one thread")
+            lines.append(f"  {name:10} estimated {cost * 1e3:.3g} ms {backend.COST_OF}")
     return "\n".join(lines)

@@ -12,6 +12,7 @@ from typing import IO, Any, NamedTuple, TypeAlias
 
 import numpy as np
 
+from fastconv.devices import host
 from fastconv.layers import Layer, check_state
 
 __all__ = ["load", "read_arrays", "read_metadata", "replacing", "save", "write_arrays"]
@@ -73,7 +74,7 @@ def write_arrays(path: Path, arrays: Mapping[str, Any], metadata: Mapping[str, A
     form = _form(path)
     # One text, because safetensors writes several in any order, and equal weights should be equal files.
     text = {_METADATA: json.dumps(metadata)} if metadata else {}
-    plain = {name: np.asarray(array, array.dtype.newbyteorder("="), order="C") for name, array in arrays.items()}
+    plain = {name: np.asarray(host(array), array.dtype.newbyteorder("="), order="C") for name, array in arrays.items()}
     with replacing(path) as temporary:
         if form == ".npz":
             with zipfile.ZipFile(temporary, "w") as archive:

@@ -17,6 +17,7 @@ from fastconv import data, loss as losses
 from fastconv.activation import softmax
 from fastconv.containers import Sequential, WithHeads
 from fastconv.data.pictures import photograph_path
+from fastconv.devices import check_device
 from fastconv.files import load, read_metadata, replacing, save
 from fastconv.history import read_log
 from fastconv.init import blank
@@ -59,6 +60,8 @@ def train(options: argparse.Namespace) -> int:
     needed.update({"digits": {"sklearn": "scikit-learn"}, "folder": {"PIL": "pillow"}}.get(kind, {}))
     if missing := [name for module, name in needed.items() if _missing(module)]:
         raise ImportError(f'training needs {", ".join(missing)}: pip install "fastconv[train]"')
+    if options.device is not None:
+        check_device(options.device)
     variant = options.variant or ("paper" if options.model == "lenet5" else None)
     recipe = dict(_RECIPES.get((options.model, variant), _USUAL))
     if options.optimizer == "adam":
@@ -115,12 +118,14 @@ def train(options: argparse.Namespace) -> int:
             checkpoint=checkpoint if options.checkpoint or options.resume else None,
             resume=options.resume,
             log=options.log,
+            device=options.device,
         )
     except BaseException:
         folder.remove_if_new()
         raise
     seconds = time.perf_counter() - start
     result = evaluate(model, dataset.x_test, dataset.y_test, loss=getattr(losses, recipe["loss"]))
+    model.to("cpu")  # where what follows looks at it
     print(f"{_rightly(result.confusion, kind)}, after {seconds:.1f} s of training")
 
     metadata = {
@@ -142,6 +147,7 @@ def train(options: argparse.Namespace) -> int:
         "augment": not options.no_augment,
         "workers": options.workers,
         "seed": options.seed,
+        **({"device": options.device} if options.device else {}),
     }
     log = {
         **metadata,

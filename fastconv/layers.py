@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, ClassVar, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
@@ -41,6 +41,7 @@ from fastconv.adaptive import (
 from fastconv.arrays import FLOATS, check_number
 from fastconv.conv import conv1d, conv1d_backward, conv2d, conv2d_backward, conv3d, conv3d_backward
 from fastconv.dense import linear, linear_backward
+from fastconv.devices import check_device, host, library_of, placed
 from fastconv.geometry import LAYOUTS, axes, check_layout, window
 from fastconv.init import Rng, uniform_fan_in
 from fastconv.local import local_conv2d, local_conv2d_backward
@@ -102,6 +103,9 @@ from fastconv.transposed import (
     conv_transpose3d,
     conv_transpose3d_backward,
 )
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 __all__ = [
     "ELU",
@@ -255,6 +259,7 @@ class Layer:
 
     elementwise: ClassVar[bool] = False  # whether it does the same to each element, by itself, whatever the axes
     fuses_relu = False  # whether both calls take ``relu=True``: the ReLU after the layer, in the same pass
+    _arrays: tuple[str, ...] = ()  # attributes that are arrays but no part of the state: they move with it
     _ignored: tuple[str, ...] = ()  # names in published states that this layer has no use for
     _old_names: ClassVar[Mapping[str, str]] = {}  # names in older published states, and what they are called now
 
@@ -335,8 +340,8 @@ class Layer:
         return current
 
     def state_dict(self) -> dict[str, np.ndarray]:
-        """Return copies of all parameters' and buffers' values by path."""
-        return {path: item.value.copy() for path, item in self.named_state()}
+        """Return copies of all parameters' and buffers' values by path: NumPy arrays, wherever the layer is."""
+        return {path: host(item.value.copy()) for path, item in self.named_state()}
 
     def load_state_dict(self, state: Mapping[str, ArrayLike]) -> None:
         """Set all parameters' and buffers' values, in place; on an error none has changed.
@@ -355,13 +360,56 @@ class Layer:
             If an entry is not of a floating-point dtype.
         """
         items, ignored, current = dict(self.named_state()), self.ignored_names(), self.current_names(state)
-        arrays = {path: np.asarray(state[name]) for name, path in current.items() if path not in ignored}
+        arrays = {path: host(state[name]) for name, path in current.items() if path not in ignored}
         check_state({path: array.shape for path, array in arrays.items()}, self)
         for path, array in arrays.items():
             if not np.issubdtype(array.dtype, np.floating):
                 raise TypeError(f"state: {path} is of dtype {array.dtype}, expected a floating-point one")
         for path, array in arrays.items():
-            items[path].value[...] = array
+            target = items[path].value
+            target[...] = library_of(target).asarray(array, target.dtype)
+
+    def to(self, device: str) -> Self:
+        """Move all parameters and buffers of this layer and all below to a device, in place.
+
+        Parameters
+        ----------
+        device : str
+            "cpu", "cuda" (CuPy's current GPU) or "cuda:1". What the layer is then given has to be there too: NumPy
+            arrays on the CPU, CuPy arrays on a GPU.
+
+        Returns
+        -------
+        Layer
+            This one.
+
+        Raises
+        ------
+        ValueError
+            If there is no such device.
+        ImportError, OSError
+            If CuPy is missing; if there is no GPU or no driver.
+
+        Examples
+        --------
+        >>> Linear(3, 2).to("cpu")
+        Linear(3, 2)
+        """
+        check_device(device)
+        moved: dict[int, Array] = {}  # first everything, then the layer: if memory runs out, nothing has changed
+        for _, item in self.named_state():
+            moved[id(item)] = placed(item.value, device)
+        gradients = [(p, placed(p.grad, device)) for p in self.parameters() if p.grad is not None]
+        arrays = [
+            (layer, name, placed(getattr(layer, name), device)) for _, layer in self.walk() for name in layer._arrays
+        ]
+        for _, item in self.named_state():
+            item.value = moved[id(item)]
+        for parameter, gradient in gradients:
+            parameter.grad = gradient
+        for layer, name, array in arrays:
+            setattr(layer, name, array)
+        return self
 
     def seed(self, rng: Rng) -> None:
         """Seed all random layers (dropout and its like) of this one and all below: what they draw repeats.
@@ -1098,6 +1146,8 @@ class TableConv2d(Conv2d):
     (1, 2, 10, 10)
     """
 
+    _arrays = ("_rows", "_columns")
+
     def __init__(
         self,
         table: ArrayLike,
@@ -1117,6 +1167,7 @@ class TableConv2d(Conv2d):
                 "table: expected booleans of shape (out_channels, in_channels) with a True in every row, "
                 f"got dtype {self.table.dtype}, shape {self.table.shape}"
             )
+        self._rows, self._columns = np.nonzero(self.table)
         out_channels, in_channels = self.table.shape
         super().__init__(
             in_channels,
@@ -1138,12 +1189,13 @@ class TableConv2d(Conv2d):
             self.bias.value *= scale
 
     def dense_weight(self) -> Array:
-        dense = np.zeros((self.out_channels, self.in_channels, *self.kernel_size), self.weight.value.dtype)
-        dense[self.table] = self.weight.value
+        xp = library_of(self.weight.value)
+        dense = xp.zeros((self.out_channels, self.in_channels, *self.kernel_size), self.weight.value.dtype)
+        dense[self._rows, self._columns] = self.weight.value
         return dense
 
     def _parameter_grad(self, dweight: Array) -> Array:
-        return np.asarray(dweight[self.table])
+        return dweight[self._rows, self._columns]
 
     def _options(self) -> str:
         return f"{super()._options()}, connections={int(self.table.sum())}"
@@ -1227,6 +1279,8 @@ class RBF(Layer):
     [[0.0, -4.0]]
     """
 
+    _arrays = ("codes",)
+
     def __init__(self, codes: ArrayLike, *, dtype: DTypeLike = np.float32) -> None:
         self.codes = np.array(codes, _float_dtype(dtype))
         if self.codes.ndim != 2 or not self.codes.size:
@@ -1234,8 +1288,8 @@ class RBF(Layer):
 
     def __call__(self, x: Array) -> Array:
         # |x - c|^2 = x.x - 2 x.c + c.c, so that the product does the work.
-        products = linear(x, 2 * self.codes, -np.square(self.codes).sum(axis=1))
-        return products - np.square(x).sum(axis=1, keepdims=True)
+        products = linear(x, 2 * self.codes, -(self.codes * self.codes).sum(axis=1))
+        return products - (x * x).sum(axis=1, keepdims=True)
 
     def forward(self, x: Array, *, training: bool = True) -> tuple[Array, Backward]:
         def backward(dy: Array, needs_dx: bool = True) -> Array | None:
@@ -1783,6 +1837,8 @@ class Subsample2d(Layer):
     (1, 6, 14, 14)
     """
 
+    _arrays = ("_mean", "_variance")
+
     def __init__(
         self, channels: int, kernel_size: Any = 2, *, layout: str = "NCHW", dtype: DTypeLike = np.float32
     ) -> None:
@@ -1794,7 +1850,7 @@ class Subsample2d(Layer):
         dtype = _float_dtype(dtype)
         self.weight = Parameter("weight", np.full(self.channels, 1 / self._area, dtype))
         self.bias = Parameter("bias", np.zeros(self.channels, dtype))
-        self._no_statistics = np.zeros(self.channels), np.ones(self.channels)
+        self._mean, self._variance = np.zeros(self.channels), np.ones(self.channels)  # which change nothing
 
     def __call__(self, x: Array) -> Array:
         return self._scale(self._average(x))
@@ -1806,7 +1862,8 @@ class Subsample2d(Layer):
             daverage, dweight, dbias = batch_norm_backward(
                 dy,
                 average,
-                *self._no_statistics,
+                self._mean,
+                self._variance,
                 self._weights(),
                 training=False,
                 eps=0,
@@ -1831,7 +1888,8 @@ class Subsample2d(Layer):
 
     def _scale(self, average: Array) -> Array:
         """Batch norm's inference, which scales and shifts channels: there is nothing here to normalise."""
-        return batch_norm(average, *self._no_statistics, self._weights(), self.bias.value, eps=0, layout=self.layout)
+        statistics = self._mean, self._variance
+        return batch_norm(average, *statistics, self._weights(), self.bias.value, eps=0, layout=self.layout)
 
     def _options(self) -> str:
         layout = "" if self.layout == "NCHW" else f", layout={self.layout!r}"

@@ -19,11 +19,16 @@ def _check_reduction(reduction: Any) -> None:
 
 def _reduce(losses: Any, positions: tuple[int, ...], reduction: str, dtype: Any) -> Any:
     if reduction == "none":
-        return narrowed(losses.reshape(positions), dtype)
-    total = losses.sum(dtype="float64")
+        losses = narrowed(losses.reshape(positions), dtype)
+        return losses if losses.dtype == dtype else losses.astype(dtype)  # a GPU's, of 16 bits, are kept in 32
+    return _scalar(losses.sum(dtype="float64"), losses.size, reduction, dtype)
+
+
+def _scalar(total: Any, count: int, reduction: str, dtype: Any) -> Any:
+    """The sum or the mean of so many numbers: a scalar, or an array of no axes where the numbers are."""
     if reduction == "mean":
-        total = total / losses.size if losses.size else math.nan
-    return dtype.type(total)
+        total = total / count if count else total * math.nan
+    return total.astype(dtype)
 
 
 @overload
@@ -163,7 +168,7 @@ def rbf_loss(scores: Any, target: Any, *, j: float = 5.0, reduction: str = "mean
     if not backend.holds_integers(target):
         raise TypeError("target: expected class indices, integers")
     target = backend.integers(target, "target", "int64")
-    if target.size and target.max() >= classes:
+    if target.size and int(target.max()) >= classes:
         raise ValueError(f"target: expected class indices from 0 to {classes - 1}, got {target.max()}")
     dtype, scores = scores.dtype, widened(scores)
     wider = backend.empty((rows, classes + 1), scores.dtype)
@@ -221,9 +226,7 @@ def mse_loss(x: Any, target: Any, *, reduction: str = "mean", return_grad: bool 
     _check_reduction(reduction)
     scale = 2 / max(x.size, 1) if reduction == "mean" else 2.0
     total, squares, dx = backend.squared_error(x, target, scale, reduction == "none", bool(return_grad))
-    if reduction == "mean":
-        total = total / x.size if x.size else math.nan
-    loss = squares if reduction == "none" else x.dtype.type(total)
+    loss = squares if reduction == "none" else _scalar(total, x.size, reduction, x.dtype)
     return (loss, dx) if return_grad else loss
 
 

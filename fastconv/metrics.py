@@ -1,4 +1,7 @@
-"""How good predictions are: accuracy, top-k, confusion, precision and recall."""
+"""How good predictions are: accuracy, top-k, confusion, precision and recall.
+
+All is counted on the CPU; what is on a GPU is copied from it.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+
+from fastconv.devices import host
 
 __all__ = ["ClassReport", "accuracy", "class_report", "confusion_matrix", "top_k_accuracy"]
 
@@ -85,7 +90,7 @@ def confusion_matrix(target: Any, predicted: Any, classes: int) -> np.ndarray:
     >>> confusion_matrix([0, 1, 1], [0, 1, 0], classes=2).tolist()
     [[1, 0], [1, 1]]
     """
-    target, predicted = np.asarray(target), np.asarray(predicted)
+    target, predicted = host(target), host(predicted)
     if target.ndim != 1 or target.shape != predicted.shape:
         raise ValueError(f"target, predicted: expected two of shape (N,), got {target.shape} and {predicted.shape}")
     for name, values in (("target", target), ("predicted", predicted)):
@@ -134,7 +139,7 @@ def class_report(confusion: Any) -> ClassReport:
     >>> report.precision.tolist(), report.recall.tolist()
     ([1.0, 0.8], [0.75, 1.0])
     """
-    counts = np.asarray(confusion)
+    counts = host(confusion)
     if counts.ndim != 2 or counts.shape[0] != counts.shape[1] or (counts < 0).any():
         raise ValueError(f"confusion: expected counts (classes, classes), none negative, got shape {counts.shape}")
     right = np.diagonal(counts).astype(float)
@@ -148,7 +153,7 @@ def class_report(confusion: Any) -> ClassReport:
 
 
 def _checked(scores: Any, target: Any) -> tuple[np.ndarray, np.ndarray]:
-    scores, target = np.asarray(scores), np.asarray(target)
+    scores, target = host(scores), host(target)
     if scores.ndim != 2 or target.shape != scores.shape[:1] or not len(target):
         raise ValueError(
             f"scores, target: expected (N, classes) and (N,), N at least 1, got {scores.shape} and {target.shape}"

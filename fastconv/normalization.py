@@ -126,8 +126,10 @@ def batch_norm(
         if value is not None and getattr(value, "shape", None) != (channels,):
             shape = getattr(value, "shape", None)
             raise ValueError(f"{name}: expected an array of shape ({channels},), one for each channel, got {shape}")
+        if value is not None:
+            backend.check_home(value, name)
         is_float = value is not None and (value.dtype.kind == "f" or value.dtype.name in STORAGE)
-        if value is not None and training and not (is_float and value.flags.writeable):
+        if value is not None and training and not (is_float and getattr(value.flags, "writeable", True)):
             raise ValueError(f"{name}: training updates it: expected an array of floats that can be written to")
     if training and outer * inner == 1:
         raise ValueError(f"x: training needs more than one value per channel, got shape {x.shape}")
@@ -214,6 +216,7 @@ def batch_norm_backward(
         if getattr(value, "shape", None) != (channels,):
             shape = getattr(value, "shape", None)
             raise ValueError(f"{name}: expected an array of shape ({channels},), one for each channel, got {shape}")
+        backend.check_home(value, name)
         statistics.append(value.astype("float64"))
     wanted = check_needs(needs)
     gradients: tuple[Any, Any, Any] = backend.batch_norm_backward(

@@ -5,12 +5,15 @@ from __future__ import annotations
 import math
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, ClassVar
+from copy import copy
+from types import ModuleType
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from fastconv.arrays import same_dtype
+from fastconv.arrays import STORAGE, same_dtype
 from fastconv.backends import backend_of
+from fastconv.devices import beside, host, library_of, on_gpu
 from fastconv.layers import Parameter
 
 __all__ = [
@@ -28,7 +31,40 @@ __all__ = [
     "is_better",
 ]
 
-_BLOCK = 1 << 16  # numbers that are squared in double precision at a time
+# Numbers that are squared in double precision at a time.
+_BLOCK, _BLOCK_ON_GPU = 1 << 16, 1 << 24
+
+
+class _Moving(NamedTuple):
+    """Parameters that have a gradient and are computed by one backend: which, and dense arrays of both."""
+
+    backend: ModuleType
+    places: list[int]
+    values: list[Any]
+    gradients: list[Any]
+
+    def write_back(self, parameters: list[Parameter]) -> None:
+        for i, value in zip(self.places, self.values, strict=True):
+            if value is not parameters[i].value:  # a copy: the parameter was no dense array
+                parameters[i].value[...] = value
+
+
+def _moving(parameters: list[Parameter], function: str) -> list[_Moving]:
+    """All parameters that have a gradient; everything is checked before anything is changed."""
+    found: dict[str, _Moving] = {}
+    for i, parameter in enumerate(parameters):
+        if parameter.grad is None:
+            continue
+        backend = backend_of(parameter.value, function)
+        value = backend.dense(parameter.value, parameter.name)
+        gradient = backend.dense(parameter.grad, f"{parameter.name}'s gradient")
+        same_dtype(value, parameter.name, gradient, "its gradient")
+        if gradient.shape != value.shape:
+            raise ValueError(f"{parameter.name}: has shape {value.shape}, its gradient {gradient.shape}")
+        group = found.setdefault(backend.__name__, _Moving(backend, [], [], []))
+        for column, entry in zip(group[1:], (i, value, gradient), strict=True):
+            column.append(entry)
+    return list(found.values())
 
 
 class Optimizer:
@@ -78,13 +114,13 @@ class Optimizer:
         -------
         dict
             ``"optimizer"`` (the class's name) and ``"options"``, which JSON can say, and ``"arrays"``: copies, by names
-            such as ``"_velocities.0"`` for the first parameter.
+            such as ``"_velocities.0"`` for the first parameter; NumPy arrays, wherever the parameters are.
         """
         return {
             "optimizer": type(self).__name__,
-            "options": {name: getattr(self, name) for name in ("lr", "initial_lr", *self._options)},
+            "options": {name: copy(getattr(self, name)) for name in ("lr", "initial_lr", *self._options)},
             "arrays": {
-                f"{name}.{i}": array.copy()
+                f"{name}.{i}": host(array.copy())
                 for name in self._kept
                 for i, array in enumerate(getattr(self, name))
                 if array is not None
@@ -92,7 +128,7 @@ class Optimizer:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore what `state_dict` returned; on an error nothing has changed.
+        """Restore what `state_dict` returned, each array where its parameter is; on an error nothing has changed.
 
         Raises
         ------
@@ -111,12 +147,14 @@ class Optimizer:
             for i, parameter in enumerate(self.parameters):
                 array = arrays.pop(f"{name}.{i}", None)
                 value = parameter.value
-                if array is not None and (array.shape, array.dtype) != (value.shape, value.dtype):
+                dtype = self._dtype_beside(value)
+                if array is not None and (array.shape, array.dtype) != (value.shape, dtype):
                     raise ValueError(
                         f"state: {name}.{i} is {array.shape}, {array.dtype}; "
                         f"{parameter.name} is {value.shape}, {value.dtype}"
+                        + (f", for which {dtype} is kept" if dtype != value.dtype else "")
                     )
-                kept[name].append(None if array is None else array.copy())
+                kept[name].append(None if array is None else beside(array.copy(), value))
         if arrays:
             raise ValueError(f"state: {', '.join(arrays)} belong to no parameter here")
         for name, value in {**options, **kept}.items():
@@ -125,10 +163,22 @@ class Optimizer:
                 raise ValueError(f"state: {name} is {value!r}, expected what {now!r} is")
             if isinstance(now, list) and len(value) != len(now):
                 raise ValueError(f"state: {name} is for {len(value)} parameters, expected {len(now)}")
-            options[name] = tuple(value) if isinstance(now, tuple) else value  # JSON made it a list
+            options[name] = tuple(value) if isinstance(now, tuple) else copy(value)  # JSON made it a list
         self._lr, self.initial_lr = options.pop("lr"), options.pop("initial_lr")
         for name, value in options.items():
             setattr(self, name, value)
+
+    def _dtype_beside(self, value: Any) -> Any:
+        """Of what is kept for a parameter."""
+        return value.dtype
+
+    def _beside(self, kept: list[Any], moving: _Moving) -> list[Any]:
+        """What is kept of these parameters, at first zeros; it goes where they have gone."""
+        for i, value in zip(moving.places, moving.values, strict=True):
+            if kept[i] is None:
+                kept[i] = library_of(value).zeros(value.shape, self._dtype_beside(value))
+            kept[i] = beside(kept[i], value)
+        return [kept[i] for i in moving.places]
 
 
 class SGD(Optimizer):
@@ -184,37 +234,17 @@ class SGD(Optimizer):
 
     def step(self) -> None:
         """Move every parameter that has a gradient. The gradients are not changed."""
-        for i, parameter in enumerate(self.parameters):
-            if parameter.grad is None:
-                continue
-            backend = backend_of(parameter.value, "SGD")
-            value = backend.dense(parameter.value, parameter.name)
-            gradient = backend.dense(parameter.grad, f"{parameter.name}'s gradient")
-            same_dtype(value, parameter.name, gradient, "its gradient")
-            if gradient.shape != value.shape:
-                raise ValueError(f"{parameter.name}: has shape {value.shape}, its gradient {gradient.shape}")
-            if self.momentum and self._velocities[i] is None:
-                self._velocities[i] = np.zeros_like(value)
-            backend.sgd_step(
-                value,
-                gradient,
-                self._velocities[i],
-                self.lr,
-                self.momentum,
-                self.weight_decay,
-                self.nesterov,
-            )
-            if value is not parameter.value:  # a copy: the parameter was no dense array
-                parameter.value[...] = value
-
-    def zero_grad(self) -> None:
-        """Forget all gradients (they become None)."""
-        for parameter in self.parameters:
-            parameter.grad = None
+        for moving in _moving(self.parameters, "SGD"):
+            velocities = self._beside(self._velocities, moving) if self.momentum else [None] * len(moving.places)
+            options = (self.lr, self.momentum, self.weight_decay, self.nesterov)
+            moving.backend.sgd_step(moving.values, moving.gradients, velocities, *options)
+            moving.write_back(self.parameters)
 
 
 class Adam(Optimizer):
     """Steps scaled by running means of each gradient and its square (Kingma & Ba 2015, "Adam", algorithm 1).
+
+    For parameters of float16 and bfloat16 the means are kept in float32: squares of small gradients are 0 in 16 bits.
 
     Parameters
     ----------
@@ -266,22 +296,17 @@ class Adam(Optimizer):
 
     def step(self) -> None:
         """Move every parameter that has a gradient. The gradients are not changed."""
-        slow, slower = self.betas
-        for i, parameter in enumerate(self.parameters):
-            gradient = parameter.grad
-            if gradient is None:
-                continue
-            if self.weight_decay:
-                gradient = gradient + self.weight_decay * parameter.value
-            if self._means[i] is None:
-                self._means[i], self._squares[i] = np.zeros_like(gradient), np.zeros_like(gradient)
-            mean, square = self._means[i], self._squares[i]
-            mean += (1 - slow) * (gradient - mean)
-            square += (1 - slower) * (gradient * gradient - square)
-            self._steps[i] += 1
-            # Both means start at zero, and are too small by these factors.
-            size = np.sqrt(square / (1 - slower ** self._steps[i])) + self.eps
-            parameter.value -= self.lr / (1 - slow ** self._steps[i]) * mean / size
+        for moving in _moving(self.parameters, "Adam"):
+            means, squares = self._beside(self._means, moving), self._beside(self._squares, moving)
+            for i in moving.places:
+                self._steps[i] += 1
+            steps = [self._steps[i] for i in moving.places]
+            options = (self.lr, self.betas, self.eps, self.weight_decay)
+            moving.backend.adam_step(moving.values, moving.gradients, means, squares, steps, *options)
+            moving.write_back(self.parameters)
+
+    def _dtype_beside(self, value: Any) -> Any:
+        return np.dtype(np.float32) if value.dtype.name in STORAGE else value.dtype
 
 
 class Schedule:
@@ -737,17 +762,18 @@ def clip_grad_norm(
     if not norm_type > 0:
         raise ValueError(f"norm_type: expected a number above 0, or infinity, got {norm_type!r}")
     chosen = [parameter for parameter in parameters if parameter.grad is not None]
-    total = 0.0
+    total: Any = 0.0  # of a GPU's gradients a number there, for which nobody waits before the last
     for parameter in chosen:
-        flat = parameter.grad.reshape(-1)  # type: ignore[union-attr]
-        for first in range(0, flat.size, _BLOCK):
-            size = np.abs(flat[first : first + _BLOCK].astype(np.float64))
+        flat: Any = parameter.grad.reshape(-1)  # type: ignore[union-attr]
+        block = _BLOCK_ON_GPU if on_gpu(flat) else _BLOCK
+        for first in range(0, flat.size, block):
+            size = np.abs(flat[first : first + block].astype(np.float64))
             if math.isinf(norm_type):
-                largest = float(size.max())
-                total = largest if math.isnan(largest) or not total >= largest else total
+                total = np.maximum(total, size.max())  # NaN is passed on
             else:
-                total += float((size * size if norm_type == 2 else size**norm_type).sum())
-    norm = total if math.isinf(norm_type) else total ** (1 / norm_type)
+                total = total + (size * size if norm_type == 2 else size**norm_type).sum()
+    summed = float(total)
+    norm: float = summed if math.isinf(norm_type) else summed ** (1 / norm_type)
     if error_if_nonfinite and not math.isfinite(norm):
         raise ValueError(f"gradients: their norm is {norm}; the loss or a layer gave what is no finite number")
     factor = max_norm / (norm + 1e-6)

@@ -5,9 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import numpy as np
-
 from fastconv.containers import Sequential
+from fastconv.devices import library_of
 from fastconv.geometry import LAYOUTS, axes
 from fastconv.layers import (
     AdaptiveAvgPool2d,
@@ -49,6 +48,7 @@ class PerPixel(Layer):
     Examples
     --------
     >>> from fastconv.layers import RBF
+    >>> import numpy as np
     >>> layer = PerPixel(RBF([[1.0, 1.0], [-1.0, 1.0], [0.0, 0.0]]))
     >>> layer(np.ones((1, 2, 4, 5), np.float32)).shape
     (1, 3, 4, 5)
@@ -64,15 +64,16 @@ class PerPixel(Layer):
         yield "", self.layer
 
     def _rows(self, maps: Array) -> Array:
-        last = np.moveaxis(maps, 1, -1) if self.layout == "NCHW" else maps
-        return np.ascontiguousarray(last).reshape(-1, last.shape[-1])
+        library = library_of(maps)
+        last = library.moveaxis(maps, 1, -1) if self.layout == "NCHW" else maps
+        return library.ascontiguousarray(last).reshape(-1, last.shape[-1])
 
     def _maps(self, rows: Array, shape: tuple[int, ...]) -> Array:
         """Rows as maps of the batch and size that `shape` has."""
         if self.layout == "NHWC":
             return rows.reshape(*shape[:3], rows.shape[1])
         last = rows.reshape(shape[0], *shape[2:], rows.shape[1])
-        return np.ascontiguousarray(np.moveaxis(last, -1, 1))
+        return library_of(last).ascontiguousarray(library_of(last).moveaxis(last, -1, 1))
 
     def __call__(self, x: Array) -> Array:
         return self._maps(self.layer(self._rows(x)), x.shape)
@@ -133,6 +134,7 @@ def as_convolution(model: Sequential, input_shape: tuple[int, ...] | None = None
     >>> import fastconv as fc
     >>> model = fc.models.lenet5(variant="modern", rng=0)
     >>> maps = fc.as_convolution(model)
+    >>> import numpy as np
     >>> maps(np.zeros((1, 1, 48, 40), np.float32)).shape
     (1, 10, 5, 3)
     """
@@ -150,7 +152,7 @@ def as_convolution(model: Sequential, input_shape: tuple[int, ...] | None = None
     if input_shape is None:
         shape = _guess(leaves[:flat], dense.in_features, layout)
     else:
-        shape = _probe(leaves[:flat], input_shape, dense.weight.value.dtype, layout, swaps)
+        shape = _probe(leaves[:flat], input_shape, dense.weight.value, layout, swaps)
     if math.prod(shape) != dense.in_features:
         raise ValueError(
             f"input_shape: {input_shape} gives the dense head {math.prod(shape)} features, it takes {dense.in_features}"
@@ -206,12 +208,12 @@ def _guess(leaves: list[Layer], features: int, layout: str) -> tuple[int, ...]:
 
 
 def _probe(
-    leaves: list[Layer], input_shape: Any, dtype: np.dtype, layout: str, swaps: dict[int, Layer | None]
+    leaves: list[Layer], input_shape: Any, like: Array, layout: str, swaps: dict[int, Layer | None]
 ) -> tuple[int, ...]:
     """The same from an image; what pools it to a given size is swapped for a window."""
     if not hasattr(input_shape, "__len__") or len(input_shape) != 3:
         raise ValueError(f"input_shape: expected the three axes of an image ({layout[1:]}), got {input_shape!r}")
-    x = np.zeros((1, *(axes(input_shape, "input_shape", 3))), dtype)
+    x = library_of(like).zeros((1, *(axes(input_shape, "input_shape", 3))), like.dtype)
     for layer in leaves:
         before = x.shape[2:] if layout == "NCHW" else x.shape[1:3]
         x = layer(x)
@@ -235,10 +237,13 @@ def _convolution(layer: Linear, shape: tuple[int, ...], layout: str) -> Conv2d:
     if layout == "NCHW":
         kernel, weight = shape[1:], layer.weight.value.reshape(-1, *shape)
     else:
-        kernel, weight = shape[:2], np.moveaxis(layer.weight.value.reshape(-1, *shape), -1, 1)
+        kernel, weight = (
+            shape[:2],
+            library_of(layer.weight.value).moveaxis(layer.weight.value.reshape(-1, *shape), -1, 1),
+        )
     channels = weight.shape[1]
     swapped = Conv2d(channels, layer.out_features, kernel, bias=layer.bias is not None, layout=layout, rng=0)
-    swapped.weight = Parameter("weight", np.array(weight, order="C"))
+    swapped.weight = Parameter("weight", weight.copy())
     if layer.bias is not None:
         swapped.bias = Parameter("bias", layer.bias.value.copy())
     return swapped

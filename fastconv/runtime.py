@@ -185,7 +185,7 @@ def threads(n: SupportsIndex) -> Iterator[None]:
         _override.reset(token)
 
 
-PRECISIONS = ("fast", "strict")
+PRECISIONS = ("fast", "strict", "tf32")
 _process_precision = "fast"
 _precision: ContextVar[str | None] = ContextVar("fastconv.precision", default=None)
 
@@ -196,14 +196,15 @@ def _check_precision(mode: str) -> str:
     return mode
 
 
-def set_precision(mode: Literal["fast", "strict"]) -> None:
+def set_precision(mode: Literal["fast", "strict", "tf32"]) -> None:
     """Set which algorithms `algorithm="auto"` may take, for the whole process.
 
     Parameters
     ----------
-    mode : {"fast", "strict"}
+    mode : {"fast", "strict", "tf32"}
         "fast", which is how it begins, takes whatever is estimated to be fastest. "strict" takes only those that
         multiply and add as the formula says, in some order; an algorithm that a call names is taken all the same.
+        "tf32" also allows what rounds float32 to the 10 bits of TF32 before it multiplies: tensor cores of a GPU do.
 
     Raises
     ------
@@ -240,7 +241,7 @@ def get_precision() -> str:
 
     Returns
     -------
-    {"fast", "strict"}
+    {"fast", "strict", "tf32"}
 
     Examples
     --------
@@ -252,12 +253,12 @@ def get_precision() -> str:
 
 
 @contextmanager
-def precision(mode: Literal["fast", "strict"]) -> Iterator[None]:
+def precision(mode: Literal["fast", "strict", "tf32"]) -> Iterator[None]:
     """Use `mode` within a ``with`` block (or a decorated function), as `threads` does its number.
 
     Parameters
     ----------
-    mode : {"fast", "strict"}
+    mode : {"fast", "strict", "tf32"}
         As for `set_precision`.
 
     Raises

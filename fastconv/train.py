@@ -14,6 +14,7 @@ import numpy as np
 from fastconv.activation import softmax
 from fastconv.checkpoints import load_checkpoint, save_checkpoint
 from fastconv.data.batches import Batches
+from fastconv.devices import beside, host
 from fastconv.files import Path
 from fastconv.history import NAMES, Epoch, check_log_path, write_log
 from fastconv.init import Rng
@@ -160,6 +161,7 @@ def evaluate(
         From a batch to scores (N, classes).
     x : ndarray, shape (N, ...)
     y : ndarray of integers, shape (N,)
+        Both on the CPU or on a GPU; batches go where the model is, and the scores are measured on the CPU.
     batch_size : int
     loss : callable
         As `fastconv.cross_entropy`.
@@ -191,6 +193,7 @@ def evaluate(
     _check_data(x, y, "x", "y")
     if batch_size < 1:
         raise ValueError(f"batch_size: expected at least 1, got {batch_size}")
+    y = host(y)
     scores = np.concatenate([_scores(model, x[i : i + batch_size], views) for i in range(0, len(x), batch_size)])
     predicted = scores.argmax(axis=1)
     confusion = confusion_matrix(y, predicted, scores.shape[1])
@@ -199,14 +202,20 @@ def evaluate(
 
 
 def _scores(model: Layer, x: np.ndarray, views: Callable[[np.ndarray], np.ndarray] | None) -> np.ndarray:
+    home = _home(model, x)
     if views is None:
-        return np.asarray(model(x))
-    several = views(x)
+        return host(model(beside(x, home)))
+    several = views(host(x))
     if several.ndim < 3 or len(several) != len(x) or not several.shape[1]:
         raise ValueError(f"views: expected an array ({len(x)}, views, ...), got shape {several.shape}")
-    shares = softmax(np.asarray(model(several.reshape(-1, *several.shape[2:]))))
+    shares = softmax(host(model(beside(several.reshape(-1, *several.shape[2:]), home))))
     mean = shares.reshape(*several.shape[:2], -1).mean(axis=1)
     return np.asarray(np.log(np.maximum(mean, np.finfo(mean.dtype).tiny)))
+
+
+def _home(model: Layer, x: Any) -> Any:
+    """An array that is where the model's batches have to be; where `x` is if it has no parameters."""
+    return next((item.value for _, item in model.named_state()), x)
 
 
 def fit(
@@ -232,6 +241,7 @@ def fit(
     checkpoint: Path | None = None,
     resume: bool = False,
     log: Path | None = None,
+    device: str | None = None,
     progress: bool = True,
     on_epoch: Callable[[Epoch], None] | None = None,
 ) -> list[Epoch]:
@@ -281,6 +291,9 @@ def fit(
         their number, as ``"cosine"`` does.
     log : path, optional
         A file that ends in ``.csv`` or ``.json``, written anew after every epoch.
+    device : str, optional
+        Where to train: the model is moved there (`Layer.to`) and stays there. "cpu", "cuda" or "cuda:1"; unless given,
+        where the model is. Batches go there, wherever `x` and `y` are.
     progress : bool
         Show a progress bar on the terminal's error stream (needs tqdm).
     on_epoch : callable, optional
@@ -299,7 +312,9 @@ def fit(
     FileNotFoundError
         If there is no checkpoint to go on from.
     ImportError
-        If `progress` is asked for and tqdm is missing.
+        If `progress` is asked for and tqdm is missing, or a GPU and CuPy is missing.
+    OSError
+        If there is no GPU or no driver, and `device` asks for one.
 
     Examples
     --------
@@ -321,6 +336,9 @@ def fit(
         check_log_path(log)
     _check_metrics(metrics, early_stopping, validation)
     rng = np.random.default_rng(rng)
+    if device is not None:
+        model.to(device)
+    home = _home(model, x)
     model.seed(rng)
     if optimizer is None:
         optimizer = SGD(model.parameters(), lr, momentum=0.9, nesterov=True, weight_decay=5e-4)
@@ -338,7 +356,8 @@ def fit(
                 break
             total = right = seen = 0.0
             with closing(iter(batches)) as loop:  # type: ignore[type-var]
-                for inputs, target in loop:
+                for batch in loop:
+                    inputs, target = (beside(array, home) for array in batch)
                     scores, backward = model.forward(inputs)
                     value, dscores = loss(scores, target, return_grad=True)
                     if not np.isfinite(value):

@@ -81,16 +81,21 @@ def _changed() -> None:
         listener()
 
 
-def fastest(candidates: Mapping[str, Callable[[], None]], seconds: float = 0.05) -> str:
-    """Name of the candidate whose fastest run is fastest; they take turns, at least three times."""
+def fastest(candidates: Mapping[str, Callable[[], None]], finish: Callable[[], None], seconds: float = 0.05) -> str:
+    """Name of the candidate whose fastest run is fastest; they take turns, at least three times.
+
+    `finish` waits until what a run has started is done.
+    """
     best = dict.fromkeys(candidates, float("inf"))
     for run in candidates.values():
         run()  # pages are touched, plans made
+    finish()
     begin, rounds = time.perf_counter(), 0
     while rounds < 3 or time.perf_counter() - begin < seconds * len(candidates):
         for name, run in candidates.items():
             start = time.perf_counter()
             run()
+            finish()
             best[name] = min(best[name], time.perf_counter() - start)
         rounds += 1
     return min(best, key=best.__getitem__)

@@ -248,6 +248,17 @@ def test_a_missing_package_is_known_before_training(tmp_path, capsys, monkeypatc
     assert not (tmp_path / "run").exists()
 
 
+def test_a_device_that_is_not_there_is_known_before_training(tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "cupy", None)
+    for device, text in (("gpu", 'device: expected "cpu", "cuda" or'), ("cuda", "the GPU needs CuPy")):
+        assert cli.main(["train", "lenet5", "--device", device, "--out", str(tmp_path / "run")]) == 1
+        out, error = capsys.readouterr()
+        assert text in error
+        assert error.count("\n") == 1
+        assert not out
+        assert not (tmp_path / "run").exists()
+
+
 def test_without_matplotlib_there_is_no_picture(tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     assert cli.main(["train", "lenet5", "--epochs", "1", "--out", str(tmp_path / "run")]) == 0

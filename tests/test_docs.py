@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import doctest
 import importlib
+import importlib.util
 import pkgutil
 import re
 import subprocess
@@ -20,6 +21,7 @@ MODULES = [
     module.name
     for module in pkgutil.walk_packages(fc.__path__, "fastconv.")
     if not module.name.endswith(("_native", "__main__"))
+    and (not module.name.startswith("fastconv.backends.cuda") or importlib.util.find_spec("cupy"))
 ]
 
 

@@ -434,6 +434,30 @@ def test_gradient_descent(half: str, momentum: float) -> None:
 
 
 @each_half
+def test_adam(half: str) -> None:
+    """Squares of such gradients are 0 in float16: what Adam keeps is of float32, also when it is restored."""
+    from fastconv.layers import Parameter
+
+    value = normal(1000).astype(HALF[half])
+    parameters = [Parameter("weight", value.copy()), Parameter("bias", np.float32([1, 2]))]  # one of each kind
+    wide = Parameter("weight", value.astype(np.float32))
+    parameters[1].grad = np.ones(2, np.float32)
+    parameters[0].grad = (normal(10, 100).ravel() * 1e-5).astype(HALF[half])
+    wide.grad = parameters[0].grad.astype(np.float32)
+    adam, other = fc.optim.Adam(parameters, weight_decay=1e-6), fc.optim.Adam([wide], weight_decay=1e-6)
+    adam.step()
+    other.step()
+    same(parameters[0].value, wide.value.astype(HALF[half]))
+    assert (parameters[1].value < [1, 2]).all()
+    state = adam.state_dict()
+    assert {array.dtype.name for array in state["arrays"].values()} == {"float32"}
+    adam.load_state_dict(state)
+    state["arrays"]["_means.0"] = state["arrays"]["_means.0"].astype(HALF[half])
+    with pytest.raises(ValueError, match="for which float32 is kept"):
+        adam.load_state_dict(state)
+
+
+@each_half
 def test_auxiliary_loss(half: str) -> None:
     parts = tuple(normal(3, 4 + i)[:, :4].copy().astype(HALF[half]) for i in range(2))
     value, gradients = fc.auxiliary_loss(parts, INDICES, return_grad=True)

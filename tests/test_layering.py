@@ -18,7 +18,7 @@ CSRC = ROOT / "csrc"
 LEVELS = [
     {"_native"},
     {"_library"},
-    {"runtime"},
+    {"devices", "runtime"},
     {"arrays", "geometry", "tuning"},
     {"backends"},
     {

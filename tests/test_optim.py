@@ -333,6 +333,20 @@ def test_an_optimizer_goes_on_bitwise(make, dtype):
         np.testing.assert_array_equal(ours.value, theirs.value)
 
 
+def test_a_state_stays_as_it_was():
+    """Steps that follow change neither what was returned nor what was given."""
+    parameter = Parameter("weight", np.zeros(2))
+    adam, other = Adam([parameter]), Adam([parameter])
+    parameter.grad = np.ones(2)
+    adam.step()
+    state = adam.state_dict()
+    other.load_state_dict(state)
+    adam.step()
+    other.step()
+    assert state["options"]["_steps"] == [1]
+    np.testing.assert_allclose(state["arrays"]["_means.0"], 0.1)
+
+
 def test_states_of_other_optimizers_are_refused():
     two = [Parameter("weight", np.zeros((2, 3))), Parameter("bias", np.zeros(2))]
     sgd, adam = SGD(two, 0.1, 0.9), Adam(two)

@@ -68,6 +68,6 @@ def test_the_process_and_the_block() -> None:
 
 @pytest.mark.parametrize("set_it", [fc.set_precision, lambda mode: fc.precision(mode).__enter__()])
 def test_an_unknown_mode(set_it) -> None:
-    with pytest.raises(ValueError, match=r"^mode: expected one of 'fast', 'strict', got 'exact'"):
+    with pytest.raises(ValueError, match=r"^mode: expected one of 'fast', 'strict', 'tf32', got 'exact'"):
         set_it("exact")
     assert fc.get_precision() == "fast"

@@ -91,7 +91,10 @@ def test_the_fastest_is_the_fastest() -> None:
     def wait(n: int) -> Any:
         return lambda: sum(range(n))
 
-    assert tuning.fastest({"slow": wait(100_000), "fast": wait(10), "middling": wait(10_000)}, 0.001) == "fast"
+    assert (
+        tuning.fastest({"slow": wait(100_000), "fast": wait(10), "middling": wait(10_000)}, lambda: None, 0.001)
+        == "fast"
+    )
 
 
 def test_a_file_keeps_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,8 +1,13 @@
-"""The backend seam: the type of an array, and its dtype, decide who computes."""
+"""The backend seam: the type of an array, and its dtype, decide who computes.
+
+A backend is a module of functions, the same ones with the same signatures in each. What merely makes, joins or
+rearranges arrays is no backend's work but that of the arrays' own library (`fastconv.devices.library_of`).
+"""
 
 from __future__ import annotations
 
 import functools
+import importlib
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any, TypeVar
@@ -11,6 +16,7 @@ from fastconv import tuning
 from fastconv.arrays import STORAGE
 from fastconv.backends import cpu, half
 from fastconv.backends.half import narrowed, widened
+from fastconv.devices import on_gpu
 
 __all__ = ["backend_of", "narrowed", "planned", "widened"]
 
@@ -27,13 +33,14 @@ def backend_of(array: Any, function: str) -> ModuleType:
     function : str
         The public function's name, for errors.
 
-    Raises
-    ------
-    NotImplementedError
-        For CuPy arrays, which have no backend yet.
+    Returns
+    -------
+    module
+        The GPU's for CuPy arrays, of whatever dtype; the CPU's for all others, which may have to be converted: one for
+        dtypes of 16 bits, one for the rest.
     """
-    if type(array).__module__.partition(".")[0] == "cupy":
-        raise NotImplementedError(f"{function}: CuPy arrays have no backend yet; pass NumPy arrays (cupy.asnumpy(x))")
+    if on_gpu(array):  # there is one: CuPy is imported
+        return importlib.import_module("fastconv.backends.cuda")
     dtype = getattr(array, "dtype", None)
     return half if getattr(dtype, "itemsize", 0) == 2 and _is_storage(dtype) else cpu
 

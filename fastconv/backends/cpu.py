@@ -6,23 +6,28 @@ backend has the same functions.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from fastconv._library import _native
-from fastconv.arrays import check_out, dense
+from fastconv.arrays import check_home, check_out, dense
 from fastconv.geometry import Window
 from fastconv.runtime import get_num_threads
 
 __all__ = [
-    "APPROXIMATE",
+    "COST_OF",
+    "NEEDS",
     "activate",
     "activate_backward",
+    "adam_step",
     "batch_norm",
     "batch_norm_backward",
+    "check_home",
     "check_out",
     "conv_algorithms",
+    "conv_names",
     "conv_plan",
     "cross_entropy",
     "dense",
@@ -48,6 +53,7 @@ __all__ = [
     "softmax",
     "softmax_backward",
     "squared_error",
+    "synchronize",
 ]
 
 PASSES = {
@@ -57,12 +63,17 @@ PASSES = {
 }
 
 empty = np.empty
+COST_OF = "on one thread"
 on_change = _native.on_isa_change
 
 
 def instruction_set() -> str:
     """Name of the instruction set in use."""
     return _native.isa_current()
+
+
+def synchronize() -> None:
+    """Wait until everything that was started is done: here it always is."""
 
 
 class ConvPlan:
@@ -97,7 +108,12 @@ def conv_plan(
     )
 
 
-APPROXIMATE = frozenset({"winograd"})  # these do not multiply and add as the formula says
+NEEDS = {"winograd": "fast"}  # the precision without which an algorithm is not to be taken
+
+
+def conv_names(which: str, *problem: Any) -> list[str]:
+    """Names of the algorithms that `conv_algorithms` examines, which is more work."""
+    return [name for name, _, _ in conv_algorithms(which, *problem)]
 
 
 def conv_algorithms(which: str, *problem: Any) -> list[tuple[str, str | None, float]]:
@@ -252,7 +268,7 @@ def _as_array(value: Any) -> np.ndarray:
 
 def holds_integers(value: Any) -> bool:
     """Whether `value` is an array (or a list, or a number) of integers."""
-    return _as_array(value).dtype.kind in "iu"
+    return (value if hasattr(value, "dtype") else _as_array(value)).dtype.kind in "iu"
 
 
 def integers(value: Any, name: str, dtype: str = "") -> np.ndarray:
@@ -263,6 +279,7 @@ def integers(value: Any, name: str, dtype: str = "") -> np.ndarray:
     TypeError
         If it is not an array of integers.
     """
+    check_home(value, name)
     array = _as_array(value)
     if array.dtype.kind not in "iu":
         raise TypeError(f"{name}: expected integers, got dtype {array.dtype}")
@@ -270,16 +287,40 @@ def integers(value: Any, name: str, dtype: str = "") -> np.ndarray:
 
 
 def sgd_step(
-    value: np.ndarray,
-    grad: np.ndarray,
-    velocity: np.ndarray | None,
+    values: Sequence[np.ndarray],
+    grads: Sequence[np.ndarray],
+    velocities: Sequence[np.ndarray | None],
     rate: float,
     momentum: float,
     weight_decay: float,
     nesterov: bool,
 ) -> None:
-    """One step of gradient descent on `value` and `velocity`, in place (dense arrays of one dtype)."""
-    _native.sgd(value, grad, velocity, rate, momentum, weight_decay, nesterov, get_num_threads())
+    """One step of gradient descent on all `values` and `velocities`, in place (dense arrays)."""
+    for value, grad, velocity in zip(values, grads, velocities, strict=True):
+        _native.sgd(value, grad, velocity, rate, momentum, weight_decay, nesterov, get_num_threads())
+
+
+def adam_step(
+    values: Sequence[np.ndarray],
+    grads: Sequence[np.ndarray],
+    means: Sequence[np.ndarray],
+    squares: Sequence[np.ndarray],
+    steps: Sequence[int],
+    rate: float,
+    betas: tuple[float, float],
+    eps: float,
+    weight_decay: float,
+) -> None:
+    """One step of Adam on all `values`, `means` and `squares`, in place; `steps` counts this one."""
+    slow, slower = betas
+    for value, gradient, mean, square, step in zip(values, grads, means, squares, steps, strict=True):
+        if weight_decay:
+            gradient = gradient + weight_decay * value
+        mean += (1 - slow) * (gradient - mean)
+        square += (1 - slower) * (gradient * gradient - square)
+        # Both means start at zero, and are too small by these factors.
+        size = np.sqrt(square / (1 - slower**step)) + eps
+        value -= rate / (1 - slow**step) * mean / size
 
 
 # ---- normalization -------------------------------------------------------------------------------------------------
@@ -407,8 +448,8 @@ def hinge(
 
 def squared_error(
     a: np.ndarray, b: np.ndarray, scale: float, want_each: bool, want_gradient: bool
-) -> tuple[float, np.ndarray | None, np.ndarray | None]:
-    """The sum of (a - b)**2 and, if wanted, each of them and scale * (a - b)."""
+) -> tuple[np.float64, np.ndarray | None, np.ndarray | None]:
+    """The sum of (a - b)**2, a scalar, and, if wanted, each of them and scale * (a - b)."""
     squares = np.empty(a.shape, a.dtype) if want_each else None
     slopes = np.empty(a.shape, a.dtype) if want_gradient else None
-    return _native.squared_error(a, b, squares, slopes, scale, get_num_threads()), squares, slopes
+    return np.float64(_native.squared_error(a, b, squares, slopes, scale, get_num_threads())), squares, slopes

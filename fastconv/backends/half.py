@@ -7,7 +7,7 @@ once, to nearest, ties to even.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,18 +15,32 @@ import numpy as np
 from fastconv._library import _native
 from fastconv.arrays import check_out, dense
 from fastconv.backends import cpu
-from fastconv.backends.cpu import APPROXIMATE, empty, holds_integers, instruction_set, integers, on_change
+from fastconv.backends.cpu import (
+    COST_OF,
+    NEEDS,
+    check_home,
+    empty,
+    holds_integers,
+    instruction_set,
+    integers,
+    on_change,
+    synchronize,
+)
 from fastconv.geometry import Window
 from fastconv.runtime import get_num_threads
 
 __all__ = [
-    "APPROXIMATE",
+    "COST_OF",
+    "NEEDS",
     "activate",
     "activate_backward",
+    "adam_step",
     "batch_norm",
     "batch_norm_backward",
+    "check_home",
     "check_out",
     "conv_algorithms",
+    "conv_names",
     "conv_plan",
     "cross_entropy",
     "dense",
@@ -53,6 +67,7 @@ __all__ = [
     "softmax",
     "softmax_backward",
     "squared_error",
+    "synchronize",
     "widened",
 ]
 
@@ -148,6 +163,11 @@ class ConvPlan:
 def conv_plan(which: str, dtype: str, *options: Any) -> ConvPlan:
     """Plan one pass of a convolution, in float32."""
     return ConvPlan(which, cpu.conv_plan(which, "float32", *options))
+
+
+def conv_names(which: str, dtype: str, *problem: Any) -> list[str]:
+    """Names of the algorithms that `conv_algorithms` examines."""
+    return cpu.conv_names(which, "float32", *problem)
 
 
 def conv_algorithms(which: str, dtype: str, *problem: Any) -> list[tuple[str, str | None, float]]:
@@ -256,10 +276,39 @@ def _loss(function: Callable[..., Any], x: np.ndarray, *options: Any) -> tuple[n
     return None if result is None else (result[0], narrowed(result[1], x.dtype))
 
 
-def sgd_step(value: np.ndarray, grad: np.ndarray, velocity: np.ndarray | None, *options: Any) -> None:
-    """One step of gradient descent on `value` and `velocity`, in place."""
-    wide_value, wide_velocity = widened(value), widened(velocity)
-    cpu.sgd_step(wide_value, widened(grad), wide_velocity, *options)
-    _narrow(wide_value, value)
-    if velocity is not None and _is_stored(velocity):
-        _narrow(wide_velocity, velocity)
+def sgd_step(
+    values: Sequence[np.ndarray],
+    grads: Sequence[np.ndarray],
+    velocities: Sequence[np.ndarray | None],
+    rate: float,
+    momentum: float,
+    weight_decay: float,
+    nesterov: bool,
+) -> None:
+    """One step of gradient descent on all `values` and `velocities`, in place (dense arrays)."""
+    options = (rate, momentum, weight_decay, nesterov)
+    for value, gradient, velocity in zip(values, grads, velocities, strict=True):  # one by one: copies are large
+        wide, wide_velocity = widened(value), widened(velocity)
+        cpu.sgd_step([wide], [widened(gradient)], [wide_velocity], *options)
+        _narrow(wide, value)
+        if velocity is not None and _is_stored(velocity):
+            _narrow(wide_velocity, velocity)
+
+
+def adam_step(
+    values: Sequence[np.ndarray],
+    grads: Sequence[np.ndarray],
+    means: Sequence[np.ndarray],
+    squares: Sequence[np.ndarray],
+    steps: Sequence[int],
+    rate: float,
+    betas: tuple[float, float],
+    eps: float,
+    weight_decay: float,
+) -> None:
+    """One step of Adam on all `values`, `means` and `squares` (of float32), in place; `steps` counts this one."""
+    options = (rate, betas, eps, weight_decay)
+    for value, gradient, mean, square, step in zip(values, grads, means, squares, steps, strict=True):
+        wide = widened(value)
+        cpu.adam_step([wide], [widened(gradient)], [mean], [square], [step], *options)
+        _narrow(wide, value)

@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from fastconv.data.augment import Augment
+from fastconv.devices import beside, host, on_gpu
 from fastconv.init import Rng
 
 __all__ = ["Batches"]
@@ -28,6 +29,8 @@ class Batches:
     ----------
     x : ndarray, shape (N, ...)
     y : ndarray, shape (N, ...)
+        Batches are where these are. CuPy's are picked by the loop's thread, on its device and stream, and augmented on
+        the CPU.
     batch_size : int
     shuffle : bool, default True
         Take the items in an order drawn anew for each loop.
@@ -100,7 +103,7 @@ class Batches:
             key = int(self.rng.integers(2**63))
             generators = [(key, i) for i in range(len(chosen))]
         jobs = iter(zip(chosen, generators))
-        if not self.workers:
+        if not self.workers or on_gpu(self.x) or on_gpu(self.y):
             for job in jobs:
                 yield self._prepared(*job)
             return
@@ -117,8 +120,8 @@ class Batches:
             pool.shutdown(wait=True, cancel_futures=True)
 
     def _prepared(self, chosen: np.ndarray, generator: Any) -> Batch:
-        x = self.x[chosen]
+        x = self.x[beside(chosen, self.x)]
         if self.augment is not None:
             rng = generator if isinstance(generator, np.random.Generator) else np.random.default_rng(generator)
-            x = self.augment(x, rng)
-        return x, self.y[chosen]
+            x = beside(self.augment(host(x), rng), self.x)
+        return x, self.y[beside(chosen, self.y)]
