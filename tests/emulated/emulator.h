@@ -26,7 +26,8 @@ struct Dim {
 };
 static Dim threadIdx, blockIdx, blockDim, gridDim;
 
-namespace emulator {
+namespace emulator
+{
 
 struct Fiber {
     jmp_buf here;
