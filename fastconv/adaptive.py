@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastconv.backends import backend_of, narrowed, planned, widened
-from fastconv.devices import library_of
+from fastconv.devices import array_namespace
 from fastconv.geometry import axes, check_layout, window
 from fastconv.pooling import max_pool2d_backward
 
@@ -315,7 +315,7 @@ def spatial_pyramid_pool2d(x: Any, levels: Any, *, return_switches: bool = False
     grids = [adaptive_max_pool2d(x, n, return_switches=return_switches, layout=layout) for n in _levels(levels)]
     maxima = [grid[0] for grid in grids] if return_switches else grids
     rows = [grid.reshape(grid.shape[0], math.prod(grid.shape[1:])) for grid in maxima]
-    y = library_of(rows[0]).concatenate(rows, axis=1)
+    y = array_namespace(rows[0]).concatenate(rows, axis=1)
     return (y, [switches for _, switches in grids]) if return_switches else y
 
 

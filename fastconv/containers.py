@@ -12,7 +12,7 @@ from itertools import accumulate, pairwise
 from typing import Any, overload
 
 from fastconv.activation import relu_backward
-from fastconv.devices import library_of
+from fastconv.devices import array_namespace
 from fastconv.layers import Array, Backward, Identity, Layer, ReLU
 from fastconv.rectifiers import add_relu
 
@@ -302,11 +302,11 @@ class Concat(_Container):
         self.axis = axis
 
     def __call__(self, x: Array) -> Array:
-        return library_of(x).concatenate([branch(x) for branch in self], axis=self.axis)
+        return array_namespace(x).concatenate([branch(x) for branch in self], axis=self.axis)
 
     def forward(self, x: Array, *, training: bool = True) -> tuple[Array, Backward]:
         outputs, steps = zip(*(branch.forward(x, training=training) for branch in self), strict=True)
-        xp = library_of(x)
+        xp = array_namespace(x)
         ends = list(accumulate(output.shape[self.axis] for output in outputs))
 
         def backward(dy: Array, needs_dx: bool = True) -> Array | None:

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["beside", "check_device", "host", "library_of", "on_gpu", "placed"]
+__all__ = ["array_namespace", "beside", "check_device", "host", "on_gpu", "placed"]
 
 
-def library_of(array: Any) -> Any:
+def array_namespace(array: Any) -> Any:
     """Return the library whose array this is, NumPy or CuPy: it makes, joins and rearranges its own arrays."""
     return sys.modules["cupy"] if on_gpu(array) else np
 
@@ -88,7 +88,7 @@ def beside(array: Any, other: Any) -> Any:
     """Return an array in the memory where another one is: itself if it is there."""
     if not on_gpu(other):
         return host(array)
-    return _on(library_of(other), int(other.device.id), array)
+    return _on(array_namespace(other), int(other.device.id), array)
 
 
 def _on(cupy: Any, number: int, array: Any) -> Any:

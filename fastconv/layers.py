@@ -41,7 +41,7 @@ from fastconv.adaptive import (
 from fastconv.arrays import FLOATS, check_number
 from fastconv.conv import conv1d, conv1d_backward, conv2d, conv2d_backward, conv3d, conv3d_backward
 from fastconv.dense import linear, linear_backward
-from fastconv.devices import check_device, host, library_of, placed
+from fastconv.devices import array_namespace, check_device, host, placed
 from fastconv.geometry import LAYOUTS, axes, check_layout, window
 from fastconv.init import Rng, uniform_fan_in
 from fastconv.local import local_conv2d, local_conv2d_backward
@@ -367,7 +367,7 @@ class Layer:
                 raise TypeError(f"state: {path} is of dtype {array.dtype}, expected a floating-point one")
         for path, array in arrays.items():
             target = items[path].value
-            target[...] = library_of(target).asarray(array, target.dtype)
+            target[...] = array_namespace(target).asarray(array, target.dtype)
 
     def to(self, device: str) -> Self:
         """Move all parameters and buffers of this layer and all below to a device, in place.
@@ -1189,7 +1189,7 @@ class TableConv2d(Conv2d):
             self.bias.value *= scale
 
     def dense_weight(self) -> Array:
-        xp = library_of(self.weight.value)
+        xp = array_namespace(self.weight.value)
         dense = xp.zeros((self.out_channels, self.in_channels, *self.kernel_size), self.weight.value.dtype)
         dense[self._rows, self._columns] = self.weight.value
         return dense

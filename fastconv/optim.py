@@ -13,7 +13,7 @@ import numpy as np
 
 from fastconv.arrays import STORAGE, same_dtype
 from fastconv.backends import backend_of
-from fastconv.devices import beside, host, library_of, on_gpu
+from fastconv.devices import array_namespace, beside, host, on_gpu
 from fastconv.layers import Parameter
 
 __all__ = [
@@ -176,7 +176,7 @@ class Optimizer:
         """What is kept of these parameters, at first zeros; it goes where they have gone."""
         for i, value in zip(moving.places, moving.values, strict=True):
             if kept[i] is None:
-                kept[i] = library_of(value).zeros(value.shape, self._dtype_beside(value))
+                kept[i] = array_namespace(value).zeros(value.shape, self._dtype_beside(value))
             kept[i] = beside(kept[i], value)
         return [kept[i] for i in moving.places]
 

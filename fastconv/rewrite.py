@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from fastconv.containers import Sequential
-from fastconv.devices import library_of
+from fastconv.devices import array_namespace
 from fastconv.geometry import LAYOUTS, axes
 from fastconv.layers import (
     AdaptiveAvgPool2d,
@@ -64,7 +64,7 @@ class PerPixel(Layer):
         yield "", self.layer
 
     def _rows(self, maps: Array) -> Array:
-        library = library_of(maps)
+        library = array_namespace(maps)
         last = library.moveaxis(maps, 1, -1) if self.layout == "NCHW" else maps
         return library.ascontiguousarray(last).reshape(-1, last.shape[-1])
 
@@ -73,7 +73,7 @@ class PerPixel(Layer):
         if self.layout == "NHWC":
             return rows.reshape(*shape[:3], rows.shape[1])
         last = rows.reshape(shape[0], *shape[2:], rows.shape[1])
-        return library_of(last).ascontiguousarray(library_of(last).moveaxis(last, -1, 1))
+        return array_namespace(last).ascontiguousarray(array_namespace(last).moveaxis(last, -1, 1))
 
     def __call__(self, x: Array) -> Array:
         return self._maps(self.layer(self._rows(x)), x.shape)
@@ -213,7 +213,7 @@ def _probe(
     """The same from an image; what pools it to a given size is swapped for a window."""
     if not hasattr(input_shape, "__len__") or len(input_shape) != 3:
         raise ValueError(f"input_shape: expected the three axes of an image ({layout[1:]}), got {input_shape!r}")
-    x = library_of(like).zeros((1, *(axes(input_shape, "input_shape", 3))), like.dtype)
+    x = array_namespace(like).zeros((1, *(axes(input_shape, "input_shape", 3))), like.dtype)
     for layer in leaves:
         before = x.shape[2:] if layout == "NCHW" else x.shape[1:3]
         x = layer(x)
@@ -239,7 +239,7 @@ def _convolution(layer: Linear, shape: tuple[int, ...], layout: str) -> Conv2d:
     else:
         kernel, weight = (
             shape[:2],
-            library_of(layer.weight.value).moveaxis(layer.weight.value.reshape(-1, *shape), -1, 1),
+            array_namespace(layer.weight.value).moveaxis(layer.weight.value.reshape(-1, *shape), -1, 1),
         )
     channels = weight.shape[1]
     swapped = Conv2d(channels, layer.out_features, kernel, bias=layer.bias is not None, layout=layout, rng=0)

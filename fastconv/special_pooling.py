@@ -11,7 +11,7 @@ from fastconv.activation import relu, relu_backward
 from fastconv.arrays import check_number, same_dtype
 from fastconv.backends import backend_of, narrowed, widened
 from fastconv.conv import conv2d, conv2d_backward
-from fastconv.devices import library_of
+from fastconv.devices import array_namespace
 from fastconv.geometry import axes, check_axis, check_layout
 from fastconv.normalization import channels_seen
 from fastconv.pooling import (
@@ -457,7 +457,7 @@ def _gaussian(kernel_size: Any, sigma: Any) -> np.ndarray:
 def _gaussian_conv(x: Any, kernel_size: Any, stride: Any, padding: Any, sigma: Any, layout: Any) -> Any:
     weights = _gaussian(kernel_size, sigma)
     channels = x.shape[3 if check_layout(layout, 2) else 1]
-    xp = library_of(x)
+    xp = array_namespace(x)
     bank = xp.ascontiguousarray(xp.broadcast_to(xp.asarray(weights.astype(x.dtype)), (channels, 1, *weights.shape)))
     stride = weights.shape if stride is None else stride
     return bank, {"stride": stride, "padding": padding, "groups": max(channels, 1), "layout": layout}
@@ -557,7 +557,7 @@ def gaussian_pool2d_backward(
     if not hasattr(input_shape, "__len__") or len(input_shape) != 4:
         raise ValueError(f"input_shape: expected the 4 axes of the pooled array, got {input_shape!r}")
     shape = axes(input_shape, "input_shape", 4, 0)
-    x = library_of(dy).broadcast_to(library_of(dy).zeros((), dy.dtype), shape)  # its values do not matter
+    x = array_namespace(dy).broadcast_to(array_namespace(dy).zeros((), dy.dtype), shape)  # its values do not matter
     bank, options = _gaussian_conv(x, kernel_size, stride, padding, sigma, layout)
     return narrowed(conv2d_backward(dy, x, bank, needs=(True, False, False), **options)[0], stored.dtype)
 
@@ -585,7 +585,7 @@ def _pool_channels(x: Any, seen: tuple[int, int, int], axis: int, size: int, str
     count = (seen[1] - size) // stride + 1
     shape = (*x.shape[:axis], count, *x.shape[axis + 1 :])
     if not x.size:
-        xp = library_of(x)
+        xp = array_namespace(x)
         empty = xp.zeros(shape, x.dtype)
         return (empty, xp.zeros(shape, np.int32)) if return_switches else empty
     planes, options = _planes(seen, size, stride)
@@ -613,7 +613,7 @@ def _unpool_channels(
     if switches.shape != dy.shape:
         raise ValueError(f"switches: expected dy's shape {dy.shape}, got {switches.shape}")
     if not dy.size:
-        return library_of(dy).zeros(shape, dy.dtype)
+        return array_namespace(dy).zeros(shape, dy.dtype)
     planes, _ = _planes(seen, 1, 1)
     count = dy.shape[axis]
     pooled = (1, 1, planes[2], count) if seen[2] == 1 else (planes[0], 1, count, planes[3])

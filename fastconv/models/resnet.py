@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from fastconv.containers import Residual, Sequential
-from fastconv.devices import library_of
+from fastconv.devices import array_namespace
 from fastconv.init import Rng
 from fastconv.layers import Array, Backward, Flatten, GlobalAvgPool2d, Layer, MaxPool2d, ReLU
 from fastconv.models._maker import Maker, check_variant
@@ -104,13 +104,13 @@ class PadChannels(Layer):
         self.extra = extra
 
     def __call__(self, x: Array) -> Array:
-        return library_of(x).pad(x, ((0, 0), (0, self.extra), (0, 0), (0, 0)))
+        return array_namespace(x).pad(x, ((0, 0), (0, self.extra), (0, 0), (0, 0)))
 
     def forward(self, x: Array, *, training: bool = True) -> tuple[Array, Backward]:
         channels = x.shape[1]
 
         def backward(dy: Array, needs_dx: bool = True) -> Array | None:
-            return library_of(dy).ascontiguousarray(dy[:, :channels]) if needs_dx else None
+            return array_namespace(dy).ascontiguousarray(dy[:, :channels]) if needs_dx else None
 
         return self(x), backward
 
