@@ -1,7 +1,7 @@
 /* algo_depthwise.c -- one input channel for each group: windows over planes, no matrix product.
  *
  * There is next to nothing to compute for each element that is read, so everything is about touching memory once.
- * Windows of 3x3 over planes have a driver of their own, lines.c.
+ * Windows of 3x3 over planes have a driver of their own, depthwise_lines.c.
  * Planes: a plane, or some of its rows, is staged with its padding (a cheap copy), strides resolved as in stage.c;
  * kernels run along rows. Pixels: channels-last arrays are read where they lie, through pointers, those of the padding
  * to zeros; kernels run along channels. Channels-last arrays with several outputs for each channel, or with fewer
@@ -898,9 +898,9 @@ static const char *decline(const fc_conv_plan *plan)
 {
     if (plan->problem.in_channels != plan->problem.groups)
         return "it takes one input channel for each group";
-    size_t worker = fc_lines_fit(plan) ? fc_lines_workspace(plan, 1)
-                    : by_pixels(plan)  ? pixels_shape_of(plan).worker
-                                       : shape_of(plan).worker;
+    if (fc_depthwise_lines_fit(plan))
+        return NULL;
+    size_t worker = by_pixels(plan) ? pixels_shape_of(plan).worker : shape_of(plan).worker;
     return worker > plan->limit ? "what it stages would not fit into the workspace" : NULL;
 }
 
@@ -917,7 +917,7 @@ static double cost(const fc_conv_plan *plan)
     if (!by_pixels(plan)) {
         shape h = shape_of(plan);
         vectors = (double)fc_ceil_div(plan->output[2], plan->kernels->lanes);
-        moved = fc_lines_fit(plan) ? 0 : (double)h.staged / lanes * 2;
+        moved = fc_depthwise_lines_fit(plan) ? 0 : (double)h.staged / lanes * 2;
         if (p->layout == FC_CHANNELS_LAST)
             moved += (double)(back ? p->input[0] * p->input[1] * p->input[2] : 0) +
                      rows * (double)(plan->output[2] * h.inputs * h.outputs) * 4;
@@ -928,8 +928,8 @@ static double cost(const fc_conv_plan *plan)
 
 static size_t workspace(const fc_conv_plan *plan, int threads)
 {
-    if (fc_lines_fit(plan))
-        return fc_lines_workspace(plan, threads);
+    if (fc_depthwise_lines_fit(plan))
+        return fc_depthwise_lines_workspace(plan, threads);
     if (by_pixels(plan)) {
         pixels_shape h = pixels_shape_of(plan);
         return h.worker * (size_t)threads + h.shared + 2 * FC_ALIGNMENT;
@@ -941,8 +941,8 @@ static size_t workspace(const fc_conv_plan *plan, int threads)
 static void run(const fc_conv_plan *plan, const fc_conv_arrays *arrays, void *space, int threads)
 {
     bool gradient = plan->problem.pass == FC_BACKWARD_WEIGHT;
-    if (fc_lines_fit(plan))
-        fc_lines_run(plan, arrays, space, threads);
+    if (fc_depthwise_lines_fit(plan))
+        fc_depthwise_lines_run(plan, arrays, space, threads);
     else if (by_pixels(plan))
         (gradient ? pixels_gradient_run : pixels_run)(plan, arrays, space, threads);
     else

@@ -131,6 +131,7 @@ def test_every_number_of_channels(isa: str, last: bool) -> None:
         Problem(2, 3, 1, (5, 2), (3, 3), 1, ((2, 0), (16, 15))),  # rows shorter than what their edges reach
         Problem(2, 3, 1, (5, 40), (3, 3), 2, ((0, 3), (0, 30))),  # a right edge wider than a vector
         Problem(1, 3, 1, (1, 1), (3, 3), 1, 1),
+        Problem(1, 1, 1, (1, 2_900_000), (3, 3), 1, 1),  # a row of zeros and two copied ones would not fit: staged
         Problem(1, 3, 1, (4, 40_000), (1, 3), 1, ((0, 0), (1, 1))),  # boxes that cut rows
         Problem(1, 1, 40, (40, 44), (3, 3), 2, 1),  # many planes summed up into one
         Problem(1, 2, 1, (9, 9), (3, 3), 1, 300, 200),  # hardly a tap meets the image

@@ -1,4 +1,4 @@
-/* lines.c -- depthwise windows of 3x3, channels first: rows are read where they lie, nothing is staged.
+/* depthwise_lines.c -- depthwise windows of 3x3, channels first: rows are read where they lie, nothing is staged.
  *
  * The kernels take a pointer to each row that they read, those of the padding to zeros, and mask what a vector reads beyond
  * the ends of its row. Where that would be beyond the ends of the array, too, the row is copied. A task takes some rows of
@@ -28,20 +28,6 @@ typedef struct shape {
 static fc_sweep sweep_of(const fc_conv_plan *plan)
 {
     return plan->problem.pass == FC_BACKWARD_INPUT ? fc_sweep_backward_input(plan, 0) : fc_sweep_forward(plan);
-}
-
-bool fc_lines_fit(const fc_conv_plan *plan)
-{
-    const fc_conv_problem *p = &plan->problem;
-    const bool back = p->pass == FC_BACKWARD_INPUT;
-    if (p->layout != FC_CHANNELS_FIRST || (back && (p->out_channels != p->groups || fc_sweep_phases(plan) > 1)))
-        return false;
-    const fc_sweep s = sweep_of(plan);
-    const fc_axis *d = &s.axis[0], *h = &s.axis[1], *w = &s.axis[2];
-    const ptrdiff_t lanes = plan->kernels->lanes, over = w->origin + (w->places - 1) * w->step + 3 - w->input;
-    return d->input == 1 && d->places == 1 && d->taps == 1 && d->origin == 0 && h->taps == 3 && w->taps == 3 &&
-           h->tap_step == 1 && w->tap_step == 1 && h->step == w->step && h->step <= 2 && w->input < INT32_MAX / 4 &&
-           -w->origin <= lanes && w->origin < w->input && over <= lanes; /* edges are narrower than a vector */
 }
 
 static shape shape_of(const fc_conv_plan *plan, const fc_sweep *s)
@@ -77,6 +63,21 @@ static shape shape_of(const fc_conv_plan *plan, const fc_sweep *s)
                         fc_round_up((1 + h.spares[0] + h.spares[1]) * h.spare * element, FC_ALIGNMENT) +
                         fc_round_up((sums + temp) * element, FC_ALIGNMENT));
     return h;
+}
+
+bool fc_depthwise_lines_fit(const fc_conv_plan *plan)
+{
+    const fc_conv_problem *p = &plan->problem;
+    const bool back = p->pass == FC_BACKWARD_INPUT;
+    if (p->layout != FC_CHANNELS_FIRST || (back && (p->out_channels != p->groups || fc_sweep_phases(plan) > 1)))
+        return false;
+    const fc_sweep s = sweep_of(plan);
+    const fc_axis *d = &s.axis[0], *h = &s.axis[1], *w = &s.axis[2];
+    const ptrdiff_t lanes = plan->kernels->lanes, over = w->origin + (w->places - 1) * w->step + 3 - w->input;
+    const bool window = d->input == 1 && d->places == 1 && d->taps == 1 && d->origin == 0 && h->taps == 3 &&
+                        w->taps == 3 && h->tap_step == 1 && w->tap_step == 1 && h->step == w->step && h->step <= 2;
+    const bool edges = w->input < INT32_MAX / 4 && -w->origin <= lanes && w->origin < w->input && over <= lanes;
+    return window && edges && shape_of(plan, &s).worker <= plan->limit / 2; /* rows of any length can be staged */
 }
 
 /* What a worker has at hand. */
@@ -255,14 +256,14 @@ static void run_gradient(void *context, ptrdiff_t index, int worker)
 
 /* ---- the driver -------------------------------------------------------------------------------------------------- */
 
-size_t fc_lines_workspace(const fc_conv_plan *plan, int threads)
+size_t fc_depthwise_lines_workspace(const fc_conv_plan *plan, int threads)
 {
     const fc_sweep s = sweep_of(plan);
     const shape h = shape_of(plan, &s);
     return h.worker * (size_t)threads + h.shared + FC_ALIGNMENT;
 }
 
-void fc_lines_run(const fc_conv_plan *plan, const fc_conv_arrays *arrays, void *workspace, int threads)
+void fc_depthwise_lines_run(const fc_conv_plan *plan, const fc_conv_arrays *arrays, void *workspace, int threads)
 {
     const fc_sweep s = sweep_of(plan);
     const shape h = shape_of(plan, &s);
