@@ -152,7 +152,9 @@ static ptrdiff_t list_runs(const fc_sweep *s, const fc_stage *stage, bool packed
             }
     ptrdiff_t slots = 0;
     for (ptrdiff_t t = 0; t <= last; t++) {
-        const ptrdiff_t length = tiles[t].runs == 1 ? out[tiles[t].first_run].length : 0;
+        /* what came from several rows may still be one stretch of the output */
+        const fc_run *from = out + tiles[t].first_run, *until = from + tiles[t].runs - 1;
+        const ptrdiff_t length = tiles[t].runs ? until->to + until->length - from->to : 0;
         const bool whole = (length == width || length == slim) && length == tiles[t].columns;
         tiles[t].slot = whole && ax[2].output_step == 1 ? -1 : slots++;
     }
