@@ -252,14 +252,33 @@ static block block_at(const job *j, ptrdiff_t index, ptrdiff_t vectors)
     return b;
 }
 
-/* Where tile (image, down, across) of the block lies within each class of points, in units of `step`. */
-static void slots_of(const block *b, ptrdiff_t image, ptrdiff_t down, ptrdiff_t across, ptrdiff_t step,
-                     ptrdiff_t *slots)
+/* A tile of every image of a block. */
+typedef struct place {
+    fc_winograd_size size;
+    ptrdiff_t at[2];        /* of its outputs, from the block's first */
+    ptrdiff_t slots[SLOTS]; /* where it lies within each class of points, of the first image */
+} place;
+
+/* Lists the tiles of an image; `step` elements lie between tiles of a point. Returns how many. */
+static ptrdiff_t list_places(const shape *h, const block *b, ptrdiff_t step, place *list)
 {
-    for (int i = 0; i < CLASSES; i++)
-        for (int k = 0; k < CLASSES; k++)
-            slots[i * CLASSES + k] =
-                ((image * b->users[0][i] + down - b->first[0]) * b->users[1][k] + across - b->first[1]) * step;
+    place *p = list;
+    for (ptrdiff_t down = b->first[0]; down < b->last[0]; down++)
+        for (ptrdiff_t across = b->first[1]; across < b->last[1]; across++, p++) {
+            p->size = size_of(h, down, across);
+            p->at[0] = segment_start(&h->axis[0], down) - segment_start(&h->axis[0], b->first[0]);
+            p->at[1] = segment_start(&h->axis[1], across) - segment_start(&h->axis[1], b->first[1]);
+            for (int i = 0; i < CLASSES; i++)
+                for (int k = 0; k < CLASSES; k++)
+                    p->slots[i * CLASSES + k] = ((down - b->first[0]) * b->users[1][k] + across - b->first[1]) * step;
+        }
+    return p - list;
+}
+
+/* Where an image of a block begins among the tiles of a point. */
+static ptrdiff_t first_tile(const block *b, ptrdiff_t image, int point)
+{
+    return image * (b->tiles[point] / b->images);
 }
 
 /* ---- planning --------------------------------------------------------------------------------------------- */
@@ -366,6 +385,14 @@ static void stage_together(const fc_conv_plan *plan, const view *w, shape *h)
     h->inputs = fc_max(h->together, 2);
 }
 
+/* Of a worker, which holds so many elements besides its lists. */
+static size_t worker_bytes(const shape *h, ptrdiff_t elements, ptrdiff_t element)
+{
+    return (size_t)(fc_round_up(elements * element, FC_ALIGNMENT) + 9 * FC_ALIGNMENT +
+                    fc_round_up(h->together * reach_of(h) * (ptrdiff_t)sizeof(ptrdiff_t), FC_ALIGNMENT) +
+                    fc_round_up(h->tiles * (ptrdiff_t)sizeof(place), FC_ALIGNMENT));
+}
+
 static shape shape_of(const fc_conv_plan *plan, const view *w)
 {
     const fc_kernels *kernels = plan->kernels;
@@ -393,9 +420,7 @@ static shape shape_of(const fc_conv_plan *plan, const view *w)
     h.split = w->in_phases * w->out_phases == 1 ? 0 : 2 * split_pitch(reach_of(&h)) * lanes + FC_SLACK;
     h.taps = h.kept ? fc_min(w->depth, KEPT_CHANNELS) * w->kernel * lanes : h.chunk * w->kernel * lanes;
     h.round = h.kept ? h.blocks : fc_max(fc_min((ptrdiff_t)(plan->limit / 2) / (h.v * element), h.blocks), 1);
-    h.worker = (size_t)(fc_round_up((h.m + h.stage + h.split + h.taps + (h.kept ? h.v : h.u)) * element, FC_ALIGNMENT) +
-                        8 * FC_ALIGNMENT +
-                        fc_round_up(h.together * reach_of(&h) * (ptrdiff_t)sizeof(ptrdiff_t), FC_ALIGNMENT));
+    h.worker = worker_bytes(&h, h.m + h.stage + h.split + h.taps + (h.kept ? h.v : h.u), element);
     h.shared = (size_t)((h.kept ? h.panels * h.u : h.round * h.v) * element);
     return h;
 }
@@ -443,11 +468,33 @@ static shape shape_of_weights(const fc_conv_plan *plan, const view *w, int threa
     h.stage = h.together * reach_of(&h) * lanes;
     h.split = w->in_phases * w->out_phases == 1 ? 0 : split_pitch(reach_of(&h)) * lanes + FC_SLACK;
     h.taps = h.task_vectors * lanes * w->side[0].taps * w->side[1].taps * lanes;
-    h.worker = (size_t)(fc_round_up((h.stage + h.split + h.taps + (h.own ? h.sums : 0)) * element, FC_ALIGNMENT) +
-                        8 * FC_ALIGNMENT +
-                        fc_round_up(h.together * reach_of(&h) * (ptrdiff_t)sizeof(ptrdiff_t), FC_ALIGNMENT));
+    h.worker = worker_bytes(&h, h.stage + h.split + h.taps + (h.own ? h.sums : 0), element);
     h.shared = (size_t)((h.round * (h.v + h.d) + (h.own ? 0 : tasks * h.sums)) * element);
     return h;
+}
+
+/* ---- what a worker has -------------------------------------------------------------------------------------- */
+
+typedef struct space {
+    char *m, *stage, *split, *taps, *own; /* own: v if kept, else u */
+    ptrdiff_t *offsets;
+    place *places;
+} space;
+
+static space space_of(const job *j, int worker)
+{
+    const shape *h = j->shape;
+    const ptrdiff_t element = (ptrdiff_t)fc_size_of(j->plan->problem.dtype);
+    char *at = j->workspace + (size_t)worker * h->worker;
+    space s;
+    s.taps = fc_take(&at, h->taps * element);
+    s.m = fc_take(&at, h->m * element);
+    s.stage = fc_take(&at, h->stage * element);
+    s.split = fc_take(&at, h->split * element);
+    s.own = fc_take(&at, (h->kept ? h->v : h->u) * element);
+    s.offsets = fc_take(&at, h->together * reach_of(h) * (ptrdiff_t)sizeof(ptrdiff_t));
+    s.places = fc_take(&at, 0);
+    return s;
 }
 
 /* ---- the filters ------------------------------------------------------------------------------------------ */
@@ -600,44 +647,52 @@ static void stage_vector(const job *j, const operand *x, const region *at, ptrdi
                                count, columns, false, to + r * at->length[1] * lanes * element, NULL);
 }
 
-/* The same of a vector of channels in all phases, each phase as if it were an image of its own: whole planes are read as they lie and each
- * place goes to its phase. */
-static void stage_phases(const job *j, const operand *x, const region *at, ptrdiff_t image, ptrdiff_t vector,
-                         char *stage, ptrdiff_t *offsets)
+/* The part of a plane that its phases in a region take. */
+typedef struct window {
+    ptrdiff_t begin[2], length[2];
+} window;
+
+/* The window of a region, and where each of its places goes: to its phase, each phase as if it were an image of its own. */
+static window list_phases(const operand *x, const region *at, ptrdiff_t lanes, ptrdiff_t *offsets)
+{
+    const ptrdiff_t area = at->length[0] * at->length[1];
+    ptrdiff_t before[2]; /* places that lie in the padding */
+    window w;
+    for (int a = 0; a < 2; a++) {
+        const ptrdiff_t start = x->origin[a] + at->begin[a] * x->step[a];
+        w.begin[a] = fc_max(start, 0);
+        w.length[a] = fc_max(fc_min(start + at->length[a] * x->step[a], x->size[a]) - w.begin[a], 0);
+        before[a] = w.begin[a] - start;
+    }
+    for (ptrdiff_t r = 0; r < w.length[0]; r++) {
+        const ptrdiff_t y = before[0] + r, row = y % x->step[0] * x->step[1] * area + y / x->step[0] * at->length[1];
+        for (ptrdiff_t c = 0, phase = before[1] % x->step[1], to = before[1] / x->step[1]; c < w.length[1]; c++) {
+            *offsets++ = (row + phase * area + to) * lanes;
+            if (++phase == x->step[1]) {
+                phase = 0;
+                to++;
+            }
+        }
+    }
+    return w;
+}
+
+/* The same of a vector of channels in all phases: whole planes are read as they lie. */
+static void stage_phases(const job *j, const operand *x, const window *w, ptrdiff_t image, ptrdiff_t vector,
+                         char *stage, const ptrdiff_t *offsets)
 {
     const fc_kernels *kernels = j->plan->kernels;
     const ptrdiff_t element = (ptrdiff_t)fc_size_of(j->plan->problem.dtype), lanes = kernels->lanes;
     const ptrdiff_t width = x->size[1], plane = x->size[0] * width, channels = x->groups * x->channels,
-                    channel = j->group * x->channels + vector * lanes, area = at->length[0] * at->length[1];
-    ptrdiff_t start[2], low[2], high[2];
-    for (int a = 0; a < 2; a++) {
-        start[a] = x->origin[a] + at->begin[a] * x->step[a];
-        low[a] = fc_max(start[a], 0);
-        high[a] = fc_max(fc_min(start[a] + at->length[a] * x->step[a], x->size[a]), low[a]);
+                    channel = j->group * x->channels + vector * lanes;
+    ptrdiff_t run = w->length[1], runs = w->length[0];
+    if (run == width) { /* rows follow one another */
+        run *= runs;
+        runs = 1;
     }
-    const ptrdiff_t rows = high[0] - low[0], columns = high[1] - low[1];
-    if (!rows || !columns)
-        return;
-    ptrdiff_t z = low[1] - start[1], n = 0;
-    for (ptrdiff_t phase = z % x->step[1], place = z / x->step[1]; n < columns; n++) { /* of the first row */
-        offsets[n] = (phase * area + place) * lanes;
-        if (++phase == x->step[1]) {
-            phase = 0;
-            place++;
-        }
-    }
-    for (ptrdiff_t r = rows - 1; r >= 0; r--) {
-        const ptrdiff_t y = low[0] + r - start[0],
-                        row = (y % x->step[0] * x->step[1] * area + y / x->step[0] * at->length[1]) * lanes;
-        for (ptrdiff_t c = 0; c < columns; c++)
-            offsets[r * columns + c] = offsets[c] + row;
-    }
-    const char *from = x->data + ((image * channels + channel) * plane + low[0] * width + low[1]) * element;
-    if (columns == width)
-        kernels->planes_in(from, plane, lanes, rows * columns, false, stage, offsets);
-    else
-        for (ptrdiff_t r = 0; r < rows; r++)
-            kernels->planes_in(from + r * width * element, plane, lanes, columns, false, stage, offsets + r * columns);
+    const char *from = x->data + ((image * channels + channel) * plane + w->begin[0] * width + w->begin[1]) * element;
+    for (ptrdiff_t r = 0; run && r < runs; r++)
+        kernels->planes_in(from + r * width * element, plane, lanes, run, false, stage, offsets + r * run);
 }
 
 /* The same of the phases of an image: channels first, split into planes of their own; */
@@ -708,7 +763,7 @@ static void stage_phase_pixels(const job *j, const operand *x, const region *at,
 
 /* Transforms vectors of channels from first to last of a block. */
 static void transform_input(const job *j, const operand *x, const block *b, ptrdiff_t first, ptrdiff_t last,
-                            char *stage, char *split, ptrdiff_t *offsets, char *v)
+                            const space *s, char *v)
 {
     const shape *h = j->shape;
     const ptrdiff_t element = (ptrdiff_t)fc_size_of(j->plan->problem.dtype), lanes = j->plan->kernels->lanes;
@@ -723,41 +778,35 @@ static void transform_input(const job *j, const operand *x, const block *b, ptrd
         whole = whole && start >= 0 && start + at.length[a] * x->step[a] <= x->size[a];
         at.begin[a] += phased ? 0 : x->origin[a];
     }
-    const ptrdiff_t area = at.length[0] * at.length[1] * lanes * element;
+    const ptrdiff_t area = at.length[0] * at.length[1] * lanes * element, places = list_places(h, b, lanes, s->places);
     if (!whole)
-        memset(stage, 0, (size_t)(together * area));
+        memset(s->stage, 0, (size_t)(together * area));
     if (!phased && !pixels) {
         const ptrdiff_t columns = fc_min(x->size[1], at.begin[1] + at.length[1]) - fc_max(at.begin[1], 0),
                         rows = fc_min(x->size[0], at.begin[0] + at.length[0]) - fc_max(at.begin[0], 0);
         if (columns == x->size[1]) /* rows follow one another */
             for (ptrdiff_t i = 0, n = 0; i < rows; i++)
                 for (ptrdiff_t k = 0; k < columns; k++)
-                    offsets[n++] = (i * at.length[1] + k) * lanes;
+                    s->offsets[n++] = (i * at.length[1] + k) * lanes;
     }
+    const window window = together > 1 ? list_phases(x, &at, lanes, s->offsets) : (struct window){0};
     for (ptrdiff_t n = 0; n < b->images; n++)
         for (ptrdiff_t c = first; c < last; c += together) {
             if (!phased)
-                stage_vector(j, x, &at, b->image + n, c, stage, offsets);
+                stage_vector(j, x, &at, b->image + n, c, s->stage, s->offsets);
             else if (pixels)
-                stage_phase_pixels(j, x, &at, b->image + n, c, stage);
+                stage_phase_pixels(j, x, &at, b->image + n, c, s->stage);
             else if (together > 1)
-                stage_phases(j, x, &at, b->image + n, c / together, stage, offsets);
+                stage_phases(j, x, &window, b->image + n, c / together, s->stage, s->offsets);
             else
-                stage_phase_planes(j, x, &at, b->image + n, c, split, stage);
+                stage_phase_planes(j, x, &at, b->image + n, c, s->split, s->stage);
             for (ptrdiff_t k = 0; k < together; k++) {
-                ptrdiff_t table[POINTS], slots[SLOTS];
+                ptrdiff_t table[POINTS];
                 for (int p = 0; p < POINTS; p++)
-                    table[p] = b->v[p] + (c + k - x->first) * b->tiles[p] * lanes;
-                for (ptrdiff_t d = b->first[0]; d < b->last[0]; d++)
-                    for (ptrdiff_t a = b->first[1]; a < b->last[1]; a++) {
-                        slots_of(b, n, d, a, lanes, slots);
-                        ptrdiff_t from =
-                            (segment_start(&h->axis[0], d) - segment_start(&h->axis[0], b->first[0])) * at.length[1] +
-                            segment_start(&h->axis[1], a) - segment_start(&h->axis[1], b->first[1]);
-                        fc_winograd_size size = size_of(h, d, a);
-                        x->transform(stage + k * area + from * lanes * element, at.length[1] * lanes, &size, v, table,
-                                     slots);
-                    }
+                    table[p] = b->v[p] + ((c + k - x->first) * b->tiles[p] + first_tile(b, n, p)) * lanes;
+                for (const place *p = s->places; p < s->places + places; p++)
+                    x->transform(s->stage + k * area + (p->at[0] * at.length[1] + p->at[1]) * lanes * element,
+                                 at.length[1] * lanes, &p->size, v, table, p->slots);
             }
         }
 }
@@ -894,28 +943,23 @@ static void put(const job *j, const region *at, ptrdiff_t image, ptrdiff_t filte
 
 /* The outputs of one vector of filters of a panel, from m to [row][column][lanes]. */
 static void stage_output(const job *j, const block *b, const region *r, ptrdiff_t image, ptrdiff_t column,
-                         ptrdiff_t panel_width, const void *bias, const char *m, char *stage)
+                         ptrdiff_t panel_width, const place *list, ptrdiff_t places, const void *bias, const char *m,
+                         char *stage)
 {
-    const shape *h = j->shape;
     const ptrdiff_t element = (ptrdiff_t)fc_size_of(j->plan->problem.dtype), lanes = j->plan->kernels->lanes;
     fc_winograd_out o = {.pitch = r->length[1] * lanes, .bias = bias, .relu = j->plan->problem.relu};
-    ptrdiff_t table[POINTS], slots[SLOTS];
+    ptrdiff_t table[POINTS];
     for (int p = 0; p < POINTS; p++)
-        table[p] = b->m[p] + column;
-    for (ptrdiff_t d = b->first[0]; d < b->last[0]; d++)
-        for (ptrdiff_t a = b->first[1]; a < b->last[1]; a++) {
-            slots_of(b, image, d, a, panel_width, slots);
-            const fc_winograd_size size = size_of(h, d, a);
-            ptrdiff_t y = segment_start(&h->axis[0], d) - r->begin[0], x = segment_start(&h->axis[1], a) - r->begin[1];
-            o.to = stage + (y * r->length[1] + x) * lanes * element;
-            o.rows = fc_min(outputs_of(size.taps[0], size.pairs[0]), r->length[0] - y);
-            o.columns = fc_min(outputs_of(size.taps[1], size.pairs[1]), r->length[1] - x);
-            j->plan->kernels->winograd_output(m, table, slots, &size, &o);
-        }
+        table[p] = b->m[p] + first_tile(b, image, p) * panel_width + column;
+    for (const place *p = list; p < list + places; p++) {
+        o.to = stage + (p->at[0] * r->length[1] + p->at[1]) * lanes * element;
+        o.rows = fc_min(outputs_of(p->size.taps[0], p->size.pairs[0]), r->length[0] - p->at[0]);
+        o.columns = fc_min(outputs_of(p->size.taps[1], p->size.pairs[1]), r->length[1] - p->at[1]);
+        j->plan->kernels->winograd_output(m, table, p->slots, &p->size, &o);
+    }
 }
 
-static void finish(const job *j, const block *b, ptrdiff_t panel, ptrdiff_t panel_width, const char *m, char *stage,
-                   char *split)
+static void finish(const job *j, const block *b, ptrdiff_t panel, ptrdiff_t panel_width, const space *s)
 {
     const view *w = j->view;
     const ptrdiff_t element = (ptrdiff_t)fc_size_of(j->plan->problem.dtype), lanes = j->plan->kernels->lanes;
@@ -926,7 +970,7 @@ static void finish(const job *j, const block *b, ptrdiff_t panel, ptrdiff_t pane
         r.begin[a] = segment_start(&j->shape->axis[a], b->first[a]);
         r.length[a] = fc_min(segment_start(&j->shape->axis[a], b->last[a]), j->shape->axis[a].length) - r.begin[a];
     }
-    const ptrdiff_t area = r.length[0] * r.length[1];
+    const ptrdiff_t area = r.length[0] * r.length[1], places = list_places(j->shape, b, panel_width, s->places);
     for (ptrdiff_t n = 0; n < b->images; n++)
         for (ptrdiff_t i = 0; i < panel_width; i += together * lanes) {
             const ptrdiff_t vector = (panel * j->shape->width + i) / lanes, filter = vector / w->out_phases * lanes,
@@ -935,35 +979,16 @@ static void finish(const job *j, const block *b, ptrdiff_t panel, ptrdiff_t pane
             if (j->bias)
                 j->plan->kernels->copy(j->bias + channel * element, bias, count);
             for (int k = 0; k < together; k++)
-                stage_output(j, b, &r, n, i + k * lanes, panel_width, bias, m, stage + k * area * lanes * element);
+                stage_output(j, b, &r, n, i + k * lanes, panel_width, s->places, places, bias, s->m,
+                             s->stage + k * area * lanes * element);
             if (w->out_phases > 1)
-                put_phases(j, &r, b->image + n, vector % w->out_phases, together, channel, count, stage, split);
+                put_phases(j, &r, b->image + n, vector % w->out_phases, together, channel, count, s->stage, s->split);
             else
-                put(j, &r, b->image + n, channel, count, stage);
+                put(j, &r, b->image + n, channel, count, s->stage);
         }
 }
 
 /* ---- tasks ------------------------------------------------------------------------------------------------ */
-
-typedef struct space {
-    char *m, *stage, *split, *taps, *own; /* own: v if kept, else u */
-    ptrdiff_t *offsets;
-} space;
-
-static space space_of(const job *j, int worker)
-{
-    const shape *h = j->shape;
-    const ptrdiff_t element = (ptrdiff_t)fc_size_of(j->plan->problem.dtype);
-    char *at = j->workspace + (size_t)worker * h->worker;
-    space s;
-    s.taps = fc_take(&at, h->taps * element);
-    s.m = fc_take(&at, h->m * element);
-    s.stage = fc_take(&at, h->stage * element);
-    s.split = fc_take(&at, h->split * element);
-    s.own = fc_take(&at, (h->kept ? h->v : h->u) * element);
-    s.offsets = fc_take(&at, 0);
-    return s;
-}
 
 /* Kept: a block, start to end. */
 static void run_block(void *context, ptrdiff_t index, int worker)
@@ -974,11 +999,11 @@ static void run_block(void *context, ptrdiff_t index, int worker)
                     channels = j->view->depth;
     space s = space_of(j, worker);
     block b = block_at(j, index, h->vectors);
-    transform_input(j, &j->in, &b, 0, h->vectors, s.stage, s.split, s.offsets, s.own);
+    transform_input(j, &j->in, &b, 0, h->vectors, &s, s.own);
     for (ptrdiff_t panel = 0; panel < h->panels; panel++) {
         ptrdiff_t width = panel_width(j, panel);
         multiply(j, &b, width, 0, channels, s.own, j->shared + panel * h->u * element, channels * width + lanes, s.m);
-        finish(j, &b, panel, width, s.m, s.stage, s.split);
+        finish(j, &b, panel, width, &s);
     }
 }
 
@@ -992,7 +1017,7 @@ static void run_input(void *context, ptrdiff_t index, int worker)
     space s = space_of(j, worker);
     block b = block_at(j, j->first_block + index / pieces, h->vectors);
     ptrdiff_t first = index % pieces * h->inputs;
-    transform_input(j, &j->in, &b, first, fc_min(first + h->inputs, h->vectors), s.stage, s.split, s.offsets,
+    transform_input(j, &j->in, &b, first, fc_min(first + h->inputs, h->vectors), &s,
                     j->shared + index / pieces * h->v * element);
 }
 
@@ -1012,7 +1037,7 @@ static void run_panel(void *context, ptrdiff_t index, int worker)
         transform_filters(j, panel, c, last, s.taps, s.own, pitch);
         multiply(j, &b, width, c, last, j->shared + of_round * h->v * element, s.own, pitch, s.m);
     }
-    finish(j, &b, panel, width, s.m, s.stage, s.split);
+    finish(j, &b, panel, width, &s);
 }
 
 /* ---- the weight gradient ------------------------------------------------------------------------------------ */
@@ -1026,14 +1051,13 @@ static void run_gradient_tiles(void *context, ptrdiff_t index, int worker)
     const shape *h = j->shape;
     const ptrdiff_t element = (ptrdiff_t)fc_size_of(j->plan->problem.dtype), of_x = fc_ceil_div(h->vectors, h->inputs),
                     pieces = of_x + fc_ceil_div(j->range_vectors, h->inputs), n = index / pieces;
-    char *at = j->workspace + (size_t)worker * h->worker, *stage = fc_take(&at, h->stage * element),
-         *split = fc_take(&at, h->split * element);
+    const space s = space_of(j, worker);
     const bool dy = index % pieces >= of_x;
     const ptrdiff_t vectors = dy ? j->range_vectors : h->vectors,
                     first = (index % pieces - (dy ? of_x : 0)) * h->inputs, last = fc_min(first + h->inputs, vectors),
                     skipped = dy ? j->range : 0;
     const block b = block_at(j, j->first_block + n, vectors);
-    transform_input(j, dy ? &j->dy : &j->in, &b, skipped + first, skipped + last, stage, split, fc_take(&at, 0),
+    transform_input(j, dy ? &j->dy : &j->in, &b, skipped + first, skipped + last, &s,
                     j->shared + (dy ? h->round * h->v + n * h->d : n * h->v) * element);
 }
 
