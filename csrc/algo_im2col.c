@@ -45,4 +45,10 @@ static void run(const fc_conv_plan *plan, const fc_conv_arrays *arrays, void *sp
         fc_planes_run(plan, true, arrays, space, threads);
 }
 
-const fc_conv_algorithm fc_algorithm_im2col = {"im2col", decline, cost, workspace, run};
+static bool sums_bias(const fc_conv_plan *plan)
+{
+    (void)plan;
+    return true;
+}
+
+const fc_conv_algorithm fc_algorithm_im2col = {"im2col", decline, cost, workspace, run, sums_bias};

@@ -1286,4 +1286,4 @@ static void run(const fc_conv_plan *plan, const fc_conv_arrays *arrays, void *sp
     }
 }
 
-const fc_conv_algorithm fc_algorithm_winograd = {"winograd", decline, cost, workspace, run};
+const fc_conv_algorithm fc_algorithm_winograd = {"winograd", decline, cost, workspace, run, NULL};

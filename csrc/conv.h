@@ -24,6 +24,8 @@ struct fc_conv_algorithm {
     double (*cost)(const fc_conv_plan *plan);         /* estimated seconds on one thread */
     size_t (*workspace)(const fc_conv_plan *plan, int threads);
     void (*run)(const fc_conv_plan *plan, const fc_conv_arrays *arrays, void *workspace, int threads);
+    /* whether the weight gradient sums dy up as it passes, channels first; NULL: never */
+    bool (*sums_bias)(const fc_conv_plan *plan);
 };
 
 #define FC_NOMINAL_HERTZ 3e9 /* turns estimated cycles into seconds; only ratios of estimates matter */
@@ -154,6 +156,17 @@ static inline void *fc_take(char **space, ptrdiff_t bytes)
     *space += fc_round_up(bytes, FC_ALIGNMENT);
     return taken;
 }
+
+/* ---- bias.c ---------------------------------------------------------------------------------------------- */
+
+/* The bias gradient of whoever does not sum dy up while it is at hand. */
+void fc_bias_gradient(const fc_conv_plan *plan, const void *dy, void *dbias, int threads);
+/* For whoever does: adds n elements to a total; and writes the sums, `parts` of them `pitch` apart added in order. */
+void fc_bias_sum(const fc_conv_plan *plan, const void *dy, ptrdiff_t n, double *total);
+void fc_bias_put(const fc_conv_plan *plan, const double *totals, ptrdiff_t parts, ptrdiff_t pitch, ptrdiff_t first,
+                 ptrdiff_t count, void *dbias);
+/* Of a transposed convolution: adds the bias to x. */
+void fc_bias_add(const fc_conv_plan *plan, const void *bias, void *x, int threads);
 
 /* ---- drivers: the loop nests around the micro-kernel ---------------------------------------------------- */
 

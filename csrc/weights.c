@@ -20,7 +20,7 @@ typedef struct shape {
     ptrdiff_t chunks;                  /* blocks of the reduction, either way */
     ptrdiff_t stage_rows, stage, runs; /* channels first: rows staged at once, elements, runs of a box */
     ptrdiff_t a, b, sums;              /* elements */
-    size_t worker, shared;             /* bytes */
+    size_t worker, shared, bias;       /* bytes; bias: of the sums of dy */
 } shape;
 
 typedef struct weights {
@@ -29,6 +29,7 @@ typedef struct weights {
     const shape *shape;
     const char *x, *dy;
     char *dweight, *workspace, *shared;
+    double *totals; /* of dy, [split][filter]; or NULL */
 } weights;
 
 enum {
@@ -96,7 +97,8 @@ static shape shape_of(const fc_conv_plan *plan, const fc_sweep *s)
                         6 * FC_ALIGNMENT +
                         fc_round_up(2 * h.runs * (ptrdiff_t)sizeof(fc_run) + DEPTH * (ptrdiff_t)sizeof(fc_piece),
                                     FC_ALIGNMENT));
-    h.shared = h.splits == 1 ? 0 : (size_t)(h.blocks * h.splits * h.sums * element);
+    h.shared = h.splits == 1 ? 0 : (size_t)fc_round_up(h.blocks * h.splits * h.sums * element, FC_ALIGNMENT);
+    h.bias = (size_t)(h.splits * s->groups * s->filters) * sizeof(double);
     return h;
 }
 
@@ -113,6 +115,22 @@ static block block_at(const shape *h, ptrdiff_t index)
     b.rows = fc_min(h->block_rows, h->rows - b.row);
     b.columns = fc_min(h->block_columns, h->columns - b.column);
     return b;
+}
+
+/* Where the sums of dy of a split's block begin; or NULL, if it is not this block that takes them. */
+static double *totals_of(const weights *p, const block *b, ptrdiff_t split)
+{
+    const ptrdiff_t filters = p->sweep->filters;
+    if (!p->totals || (p->shape->filters_down ? b->column : b->row))
+        return NULL;
+    return p->totals + (split * p->sweep->groups + b->group) * filters + (p->shape->filters_down ? b->row : b->column);
+}
+
+/* Adds `count` rows of dy to their totals. */
+static void add_rows(const weights *p, double *totals, const char *from, ptrdiff_t pitch, ptrdiff_t count, ptrdiff_t n)
+{
+    for (ptrdiff_t r = 0; totals && r < count; r++)
+        fc_bias_sum(p->plan, from + r * pitch * (ptrdiff_t)fc_size_of(p->plan->problem.dtype), n, totals + r);
 }
 
 /* ---- channels first ------------------------------------------------------------------------------------------- */
@@ -147,7 +165,8 @@ static ptrdiff_t join(fc_run *runs, ptrdiff_t count)
     return kept + 1;
 }
 
-static void sum_first(const weights *p, const block *b, ptrdiff_t chunk0, ptrdiff_t chunk1, char *space, char *sums)
+static void sum_first(const weights *p, const block *b, ptrdiff_t chunk0, ptrdiff_t chunk1, char *space, char *sums,
+                      double *totals)
 {
     const fc_sweep *s = p->sweep;
     const shape *h = p->shape;
@@ -167,9 +186,11 @@ static void sum_first(const weights *p, const block *b, ptrdiff_t chunk0, ptrdif
             char *to = packed + j * DEPTH * element;
             if (columns < h->width)
                 memset(to, 0, (size_t)(places * h->width * element));
-            for (ptrdiff_t r = 0; r < out_runs; r++)
-                kernels->transpose(p->dy + ((b->group * s->filters + b->column + j) * plane + out[r].from) * element,
-                                   plane, to + out[r].to * h->width * element, h->width, columns, out[r].length);
+            for (ptrdiff_t r = 0; r < out_runs; r++) {
+                const char *from = p->dy + ((b->group * s->filters + b->column + j) * plane + out[r].from) * element;
+                add_rows(p, totals ? totals + j : NULL, from, plane, columns, out[r].length);
+                kernels->transpose(from, plane, to + out[r].to * h->width * element, h->width, columns, out[r].length);
+            }
         }
         for (ptrdiff_t first = 0; first < b->rows; first += h->stage_rows) {
             ptrdiff_t last = fc_min(first + h->stage_rows, b->rows), c0 = (b->row + first) / taps;
@@ -195,7 +216,8 @@ static void sum_first(const weights *p, const block *b, ptrdiff_t chunk0, ptrdif
 }
 
 /* Each place is a pixel: the images of both sides lie alike, and so do a box's stretches of them. */
-static void sum_in_place(const weights *p, const block *b, ptrdiff_t chunk0, ptrdiff_t chunk1, char *space, char *sums)
+static void sum_in_place(const weights *p, const block *b, ptrdiff_t chunk0, ptrdiff_t chunk1, char *space, char *sums,
+                         double *totals)
 {
     const fc_sweep *s = p->sweep;
     const shape *h = p->shape;
@@ -218,13 +240,17 @@ static void sum_in_place(const weights *p, const block *b, ptrdiff_t chunk0, ptr
             char *to = packed + j * DEPTH * element;
             if (columns < h->width)
                 memset(to, 0, (size_t)(places * h->width * element));
-            for (ptrdiff_t n = 0; n < images; n++)
-                kernels->transpose(across + ((box.first[0] + n) * across_image + j * plane + start) * element, plane,
-                                   to + n * length * h->width * element, h->width, columns, length);
+            for (ptrdiff_t n = 0; n < images; n++) {
+                const char *from = across + ((box.first[0] + n) * across_image + j * plane + start) * element;
+                add_rows(p, totals && !h->filters_down ? totals + j : NULL, from, plane, columns, length);
+                kernels->transpose(from, plane, to + n * length * h->width * element, h->width, columns, length);
+            }
         }
         for (ptrdiff_t i = 0; i < b->rows; i += h->panel_rows) {
             const ptrdiff_t rows = fc_min(h->panel_rows, b->rows - i);
             const char *from = down + (box.first[0] * down_image + i * plane + start) * element;
+            for (ptrdiff_t n = 0; h->filters_down && n < images; n++)
+                add_rows(p, totals ? totals + i : NULL, from + n * down_image * element, plane, rows, length);
             for (ptrdiff_t r = 0; copied && r < rows; r++)
                 for (ptrdiff_t n = 0; n < images; n++)
                     kernels->copy(from + (n * down_image + r * plane) * element, a + (r * LDA + n * length) * element,
@@ -245,8 +271,10 @@ static void sum_in_place(const weights *p, const block *b, ptrdiff_t chunk0, ptr
 
 /* ---- channels last -------------------------------------------------------------------------------------------- */
 
-static void sum_last(const weights *p, const block *b, ptrdiff_t chunk0, ptrdiff_t chunk1, char *space, char *sums)
+static void sum_last(const weights *p, const block *b, ptrdiff_t chunk0, ptrdiff_t chunk1, char *space, char *sums,
+                     double *totals)
 {
+    (void)totals;
     const fc_sweep *s = p->sweep;
     const shape *h = p->shape;
     const fc_kernels *kernels = p->plan->kernels;
@@ -330,7 +358,10 @@ static void run_split(void *context, ptrdiff_t index, int worker)
     ptrdiff_t chunk0 = fc_min(split * length, h->chunks), chunk1 = fc_min(chunk0 + length, h->chunks);
     if (chunk0 == chunk1)
         memset(sums, 0, (size_t)(h->sums * element));
-    (h->last ? sum_last : h->in_place ? sum_in_place : sum_first)(p, &b, chunk0, chunk1, space, sums);
+    double *totals = totals_of(p, &b, split);
+    if (totals)
+        memset(totals, 0, (size_t)(h->filters_down ? b.rows : b.columns) * sizeof *totals);
+    (h->last ? sum_last : h->in_place ? sum_in_place : sum_first)(p, &b, chunk0, chunk1, space, sums, totals);
     if (h->splits == 1)
         put(p, &b, sums);
 }
@@ -352,7 +383,7 @@ size_t fc_weights_workspace(const fc_conv_plan *plan, int threads)
 {
     fc_sweep s = fc_sweep_forward(plan);
     shape h = shape_of(plan, &s);
-    return h.worker * (size_t)threads + h.shared;
+    return h.worker * (size_t)threads + h.shared + h.bias;
 }
 
 void fc_weights_run(const fc_conv_plan *plan, const fc_conv_arrays *arrays, void *workspace, int threads)
@@ -361,7 +392,11 @@ void fc_weights_run(const fc_conv_plan *plan, const fc_conv_arrays *arrays, void
     shape h = shape_of(plan, &s);
     weights p = {
         plan, &s, &h, arrays->x, arrays->y, arrays->weight, workspace, (char *)workspace + (size_t)threads * h.worker};
+    if (arrays->bias && !h.last)
+        p.totals = (double *)(p.shared + h.shared);
     fc_parallel(threads, h.blocks * h.splits, run_split, &p);
     if (h.splits > 1)
         fc_parallel(threads, h.blocks, add_splits, &p);
+    if (p.totals)
+        fc_bias_put(plan, p.totals, h.splits, s.groups * s.filters, 0, s.groups * s.filters, arrays->bias);
 }
