@@ -898,7 +898,7 @@ static const char *decline(const fc_conv_plan *plan)
 {
     if (plan->problem.in_channels != plan->problem.groups)
         return "it takes one input channel for each group";
-    if (fc_depthwise_lines_fit(plan))
+    if (fc_depthwise_lines_fit(plan) || fc_depthwise_spread_fit(plan))
         return NULL;
     size_t worker = by_pixels(plan) ? pixels_shape_of(plan).worker : shape_of(plan).worker;
     return worker > plan->limit ? "what it stages would not fit into the workspace" : NULL;
@@ -917,7 +917,7 @@ static double cost(const fc_conv_plan *plan)
     if (!by_pixels(plan)) {
         shape h = shape_of(plan);
         vectors = (double)fc_ceil_div(plan->output[2], plan->kernels->lanes);
-        moved = fc_depthwise_lines_fit(plan) ? 0 : (double)h.staged / lanes * 2;
+        moved = fc_depthwise_lines_fit(plan) || fc_depthwise_spread_fit(plan) ? 0 : (double)h.staged / lanes * 2;
         if (p->layout == FC_CHANNELS_LAST)
             moved += (double)(back ? p->input[0] * p->input[1] * p->input[2] : 0) +
                      rows * (double)(plan->output[2] * h.inputs * h.outputs) * 4;
@@ -930,6 +930,8 @@ static size_t workspace(const fc_conv_plan *plan, int threads)
 {
     if (fc_depthwise_lines_fit(plan))
         return fc_depthwise_lines_workspace(plan, threads);
+    if (fc_depthwise_spread_fit(plan))
+        return fc_depthwise_spread_workspace(plan, threads);
     if (by_pixels(plan)) {
         pixels_shape h = pixels_shape_of(plan);
         return h.worker * (size_t)threads + h.shared + 2 * FC_ALIGNMENT;
@@ -943,6 +945,8 @@ static void run(const fc_conv_plan *plan, const fc_conv_arrays *arrays, void *sp
     bool gradient = plan->problem.pass == FC_BACKWARD_WEIGHT;
     if (fc_depthwise_lines_fit(plan))
         fc_depthwise_lines_run(plan, arrays, space, threads);
+    else if (fc_depthwise_spread_fit(plan))
+        fc_depthwise_spread_run(plan, arrays, space, threads);
     else if (by_pixels(plan))
         (gradient ? pixels_gradient_run : pixels_run)(plan, arrays, space, threads);
     else

@@ -184,6 +184,10 @@ void fc_weights_run(const fc_conv_plan *plan, const fc_conv_arrays *arrays, void
 bool fc_depthwise_lines_fit(const fc_conv_plan *plan);
 size_t fc_depthwise_lines_workspace(const fc_conv_plan *plan, int threads);
 void fc_depthwise_lines_run(const fc_conv_plan *plan, const fc_conv_arrays *arrays, void *workspace, int threads);
+/* Its input gradient at stride 2. */
+bool fc_depthwise_spread_fit(const fc_conv_plan *plan);
+size_t fc_depthwise_spread_workspace(const fc_conv_plan *plan, int threads);
+void fc_depthwise_spread_run(const fc_conv_plan *plan, const fc_conv_arrays *arrays, void *workspace, int threads);
 /* Adds the splits of a depthwise weight gradient in order and writes it. totals: [split][filter][tap], or, pitch being
  * not 0, [split][tap][pitch]; they are spoilt. */
 void fc_depthwise_add(const fc_conv_plan *plan, double *totals, ptrdiff_t splits, ptrdiff_t pitch, void *dweight,

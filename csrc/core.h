@@ -320,6 +320,16 @@ typedef struct fc_depthwise {
     void *sums; /* weight gradient: a vector for each tap, added to */
 } fc_depthwise;
 
+/* A plane of dx from one of dy: windows of 3x3 at stride 2, of one channel. */
+typedef struct fc_depthwise_spread {
+    const void *dy, *weight; /* weight: [3][3] */
+    void *dx;
+    ptrdiff_t rows[2], columns[2]; /* of dy, of dx */
+    ptrdiff_t pad[2];              /* before the rows, before the columns */
+    void *room;                    /* three rows of FC_SPREAD_PITCH elements, and one of dx */
+} fc_depthwise_spread;
+#define FC_SPREAD_PITCH(columns, lanes) (fc_round_up(columns, lanes) + 4 * (lanes))
+
 /* Pixels of one row, channels last: at least a vector of channels. */
 typedef struct fc_depthwise_pixels {
     int count;             /* 7, 4, 2 or 1 */
@@ -416,6 +426,7 @@ typedef struct fc_kernels {     /* one real type on one instruction set */
     void (*depthwise_sum[FC_WINDOWS])(const fc_depthwise *);
     void (*depthwise_lines[2])(const fc_depthwise *); /* 3x3, [step - 1] */
     void (*depthwise_lines_sum[2])(const fc_depthwise *);
+    void (*depthwise_spread)(const fc_depthwise_spread *);
     void (*pixels[FC_WINDOWS])(const fc_depthwise_pixels *);
     void (*pixels_sum[FC_WINDOWS])(const fc_depthwise_pixels *);
     void (*dots)(const fc_dots *);

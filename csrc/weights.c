@@ -390,8 +390,14 @@ void fc_weights_run(const fc_conv_plan *plan, const fc_conv_arrays *arrays, void
 {
     fc_sweep s = fc_sweep_forward(plan);
     shape h = shape_of(plan, &s);
-    weights p = {
-        plan, &s, &h, arrays->x, arrays->y, arrays->weight, workspace, (char *)workspace + (size_t)threads * h.worker};
+    weights p = {.plan = plan,
+                 .sweep = &s,
+                 .shape = &h,
+                 .x = arrays->x,
+                 .dy = arrays->y,
+                 .dweight = arrays->weight,
+                 .workspace = workspace,
+                 .shared = (char *)workspace + (size_t)threads * h.worker};
     if (arrays->bias && !h.last)
         p.totals = (double *)(p.shared + h.shared);
     fc_parallel(threads, h.blocks * h.splits, run_split, &p);

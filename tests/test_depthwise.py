@@ -111,6 +111,16 @@ def test_planes_of_every_width(isa: str, dtype: str, last: bool, kernel: int, st
 
 
 @pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("padding", [(0, 0), (1, 1), (2, 2), (0, 1), (2, 1), ((0, 1), (1, 0)), ((1, 2), (2, 0))])
+def test_input_gradient_at_stride_2(isa: str, dtype: str, padding: Any) -> None:
+    """Rows of dy are spread over rows of dx: every width up to two vectors' pairs, both parities of every padding."""
+    with instruction_set(isa):
+        for n in range(3, 70, 3):
+            assert_exact(Problem(1, 3, 1, (3 + n % 5, n), (3, 3), 2, padding), dtype, seed=n)
+
+
+@pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("last", [False, True], ids=["NCHW", "NHWC"])
 def test_every_number_of_channels(isa: str, last: bool) -> None:
     with instruction_set(isa):
