@@ -50,6 +50,7 @@ enum {
     WHOLE_TILES = 8,          /* if there is room for as many tiles */
     LATE_BYTES = 1 << 10,     /* of a plane, at most, if tiles are packed one by one, each when it is first needed */
     ROWS_AHEAD = 4,           /* that are fetched while longer ones are packed */
+    END_CYCLES = 50,          /* estimated, of a row's end that is copied to the output */
 };
 
 /* The input gradient of a kernel of one tap: filters lie side by side as they are. */
@@ -628,6 +629,12 @@ static double sweep_cost(const fc_conv_plan *plan, const fc_sweep *s, bool packe
         panels * tiles * (step > loads + feed ? step : loads + feed) + (packed ? runs * 4 + tiles * vectors : 0);
     double staged =
         h.in_place ? 0 : (double)stage.pitch / (double)fc_max(fc_sweep_taps(s), 1) / (double)plan->kernels->lanes * 3;
+    /* tiles that hold ends of rows are copied, once their reduction is done: two stretches of each filter */
+    const bool whole = s->axis[2].output_step == 1 && box.count[3] == s->axis[2].output &&
+                       (packed || stage.length[2] == box.count[3]); /* rows follow one another */
+    const bool fitting = packed && box.count[3] % h.width == 0;
+    const double ends = whole || fitting ? 0 : (double)(box.count[0] * box.count[1] * box.count[2]);
+    cycles += panels * rows * ends * END_CYCLES / (double)fc_max(fc_sweep_depth(s), 1);
     if (h.kind == FC_WIDE) /* measured: few rows' sums wait for their loads */
         cycles *= 1.8;
     if (!packed && fc_sweep_in_place(s)) /* measured: a tenth, for columns that lie a plane apart */
