@@ -78,7 +78,8 @@ typedef struct shape {
     ptrdiff_t tasks[2];                  /* of a range, along channels and panels */
     ptrdiff_t parts;                     /* of a task, each some rows of points: more than one where tasks are few */
     bool own;                            /* sums stay with the worker */
-    ptrdiff_t d, sums;                   /* elements: dy of a block, sums of a task */
+    ptrdiff_t d, sums;                   /* elements: dy of a block, sums of a task, or of a split */
+    ptrdiff_t splits;                    /* of the blocks, where all sums are few: each with sums of its own; else 0 */
 } shape;
 
 /* What is transformed tile by tile: x, or dy. */
@@ -425,7 +426,16 @@ static shape shape_of(const fc_conv_plan *plan, const view *w)
     return h;
 }
 
-enum { WAVE_BYTES = 16 << 20, LEAST_WAVE = 1 << 20, LEAST_TILES = 48, TASK_CHANNELS = 32, TASK_FILTERS = 64 };
+enum {
+    WAVE_BYTES = 16 << 20,
+    LEAST_WAVE = 1 << 20,
+    LEAST_TILES = 48,
+    TASK_CHANNELS = 32,
+    TASK_FILTERS = 64,
+    SPLITS = 16,             /* at most: more threads than that wait, and every split's sums are added */
+    SPLIT_BLOCKS = 4,        /* of a split, at least */
+    SPLIT_BYTES = 288 << 10, /* of its sums, at most: they stay in the second-level cache */
+};
 
 static shape shape_of_weights(const fc_conv_plan *plan, const view *w, int threads)
 {
@@ -445,6 +455,18 @@ static shape shape_of_weights(const fc_conv_plan *plan, const view *w, int threa
     cut(w, fc_max(fc_min(some, most_tiles(plan, w->depth + w->filters)), 1), &h);
     h.v = POINTS * ((h.vectors * h.tiles) | 1) * lanes;
     h.d = POINTS * ((h.panels * h.width / lanes * h.tiles) | 1) * lanes;
+    h.stage = h.together * reach_of(&h) * lanes;
+    h.split = w->in_phases * w->out_phases == 1 ? 0 : split_pitch(reach_of(&h)) * lanes + FC_SLACK;
+    const ptrdiff_t splits = fc_min(SPLITS, h.blocks / SPLIT_BLOCKS), all_taps = w->side[0].taps * w->side[1].taps;
+    if (sums <= SPLIT_BYTES && splits > 1) {
+        h.splits = splits;
+        h.range = h.panels;
+        h.sums = h.points * (h.vectors * lanes * w->vectors * lanes + lanes);
+        h.taps = lanes * all_taps * lanes;
+        h.worker = worker_bytes(&h, h.stage + h.split + h.taps + h.v + h.d + 2 * lanes, element);
+        h.shared = (size_t)(h.splits * h.sums * element);
+        return h;
+    }
     const ptrdiff_t wave =
         sums > WAVE_BYTES ? room : fc_min(room, fc_min(fc_max(4 * sums, LEAST_WAVE * threads), WAVE_BYTES));
     h.round = fc_max(fc_min(wave / ((h.v + h.d) * element), h.blocks), 1);
@@ -465,9 +487,7 @@ static shape shape_of_weights(const fc_conv_plan *plan, const view *w, int threa
     h.parts = threads > tasks ? fc_min(fc_ceil_div(2 * threads, tasks), 2 * h.axis[0].pairs + 2) : 1;
     h.own = h.round == h.blocks && h.parts == 1;
     h.sums = h.points * (h.task_vectors * lanes * h.task_panels * h.width + lanes);
-    h.stage = h.together * reach_of(&h) * lanes;
-    h.split = w->in_phases * w->out_phases == 1 ? 0 : split_pitch(reach_of(&h)) * lanes + FC_SLACK;
-    h.taps = h.task_vectors * lanes * w->side[0].taps * w->side[1].taps * lanes;
+    h.taps = h.task_vectors * lanes * all_taps * lanes;
     h.worker = worker_bytes(&h, h.stage + h.split + h.taps + (h.own ? h.sums : 0), element);
     h.shared = (size_t)((h.round * (h.v + h.d) + (h.own ? 0 : tasks * h.sums)) * element);
     return h;
@@ -484,14 +504,15 @@ typedef struct space {
 static space space_of(const job *j, int worker)
 {
     const shape *h = j->shape;
-    const ptrdiff_t element = (ptrdiff_t)fc_size_of(j->plan->problem.dtype);
+    const ptrdiff_t element = (ptrdiff_t)fc_size_of(j->plan->problem.dtype), lanes = j->plan->kernels->lanes;
     char *at = j->workspace + (size_t)worker * h->worker;
     space s;
     s.taps = fc_take(&at, h->taps * element);
     s.m = fc_take(&at, h->m * element);
     s.stage = fc_take(&at, h->stage * element);
     s.split = fc_take(&at, h->split * element);
-    s.own = fc_take(&at, (h->kept ? h->v : h->u) * element);
+    /* the gradient's splits: v and d */
+    s.own = fc_take(&at, (h->splits ? h->v + h->d + 2 * lanes : h->kept ? h->v : h->u) * element);
     s.offsets = fc_take(&at, h->together * reach_of(h) * (ptrdiff_t)sizeof(ptrdiff_t));
     s.places = fc_take(&at, 0);
     return s;
@@ -1061,29 +1082,36 @@ static void run_gradient_tiles(void *context, ptrdiff_t index, int worker)
                     j->shared + (dy ? h->round * h->v + n * h->d : n * h->v) * element);
 }
 
-/* The sums of vectors of channels c0 to c1 and of filters f0 to f1, finished, to where they belong. */
-static void put_weights(const job *j, ptrdiff_t c0, ptrdiff_t c1, ptrdiff_t f0, ptrdiff_t f1, const char *sums,
-                        ptrdiff_t pitch, char *taps)
+/* Sums that one task adds up, or finishes. */
+typedef struct share {
+    ptrdiff_t c0, c1, f0, f1; /* vectors of channels, of filters */
+    ptrdiff_t columns, pitch; /* elements: of a channel, of a point */
+    char *sums;
+} share;
+
+/* The sums of a share, finished, to where they belong. */
+static void put_weights(const job *j, const share *s, char *taps)
 {
     const view *w = j->view;
     const shape *h = j->shape;
     const fc_kernels *kernels = j->plan->kernels;
     const ptrdiff_t element = (ptrdiff_t)fc_size_of(j->plan->problem.dtype), lanes = kernels->lanes,
-                    count = fc_min(c1 * lanes, w->depth) - c0 * lanes, of_tile = h->axis[0].taps * h->axis[1].taps;
+                    count = fc_min(s->c1 * lanes, w->depth) - s->c0 * lanes,
+                    of_tile = h->axis[0].taps * h->axis[1].taps;
     const fc_winograd_size size = {{h->axis[0].taps, h->axis[1].taps}, {h->axis[0].pairs, h->axis[1].pairs}};
-    for (ptrdiff_t f = f0; f < f1; f++) {
+    for (ptrdiff_t f = s->f0; f < s->f1; f++) {
         const ptrdiff_t first = (j->range + f) * lanes, filters = fc_min(lanes, w->filters - first);
         char *to = j->out + (j->group * w->filters + first) * w->channels * w->kernel * element;
-        kernels->winograd_taps(sums + (f - f0) * lanes * element, pitch, (f1 - f0) * lanes, &size, count, taps);
+        kernels->winograd_taps(s->sums + (f - s->f0) * lanes * element, s->pitch, s->columns, &size, count, taps);
         if (w->in_phases == 1) {
-            kernels->planes_out(taps, count * of_tile, to + c0 * lanes * w->kernel * element, w->channels * w->kernel,
-                                filters);
+            kernels->planes_out(taps, count * of_tile, to + s->c0 * lanes * w->kernel * element,
+                                w->channels * w->kernel, filters);
             continue;
         }
         ptrdiff_t at[TAPS];
         for (ptrdiff_t n = 0; n < count; n++) {
             ptrdiff_t channel, phase;
-            split_depth(j, c0 * lanes + n, &channel, &phase);
+            split_depth(j, s->c0 * lanes + n, &channel, &phase);
             list_taps(w, phase, false, at);
             for (ptrdiff_t t = 0; t < of_tile; t++) {
                 if (at[t] < 0)
@@ -1097,12 +1125,37 @@ static void put_weights(const job *j, ptrdiff_t c0, ptrdiff_t c1, ptrdiff_t f0, 
     }
 }
 
-/* A task of sums: where it lies. */
-typedef struct share {
-    ptrdiff_t c0, c1, f0, f1; /* vectors of channels, of filters */
-    ptrdiff_t columns, pitch; /* elements: of a channel, of a point */
-    char *sums;
-} share;
+/* A block's products at rows of points from first to last, added to a share's sums. b, d: of x and dy. */
+static void add_products(const job *j, const share *s, const block *b, const block *d, const char *v, const char *dv,
+                         ptrdiff_t first, ptrdiff_t last, bool accumulate)
+{
+    const fc_kernels *kernels = j->plan->kernels;
+    const ptrdiff_t element = (ptrdiff_t)fc_size_of(j->plan->problem.dtype), lanes = kernels->lanes,
+                    across = 2 * j->shape->axis[1].pairs + 2, parts = (s->c1 - s->c0 + 1) / 2;
+    for (ptrdiff_t i = first; i < last; i++)
+        for (ptrdiff_t k = 0; k < across; k++) {
+            const ptrdiff_t p = i * SIDE + k, step = b->tiles[p] * lanes;
+            fc_winograd_outer o = {
+                .dy_pitch = step, .tiles = b->tiles[p], .pitch = s->columns, .accumulate = accumulate};
+            /* the next point's operands come from afar: each product fetches two vectors' worth of them */
+            const ptrdiff_t next = k + 1 < across ? p + 1 : fc_min(p / SIDE + 1, SIDE - 1) * SIDE,
+                            ahead = b->tiles[next] * lanes;
+            ptrdiff_t part = 0;
+            for (ptrdiff_t c = s->c0; c < s->c1; c++)
+                for (ptrdiff_t f = s->f0; f < s->f1; f += 2, part++) {
+                    o.x = v + (b->v[p] + c * step) * element;
+                    o.next = part < parts ? v + (b->v[next] + (s->c0 + 2 * part) * ahead) * element
+                             : s->f0 + 2 * (part - parts) < s->f1
+                                 ? dv + (d->v[next] + (s->f0 + 2 * (part - parts)) * ahead) * element
+                                 : o.x;
+                    o.dy = dv + (d->v[p] + f * step) * element;
+                    o.s = s->sums +
+                          ((i * across + k) * s->pitch + (c - s->c0) * lanes * s->columns + (f - s->f0) * lanes) *
+                              element;
+                    kernels->winograd_outer[fc_min(s->f1 - f, 2) - 1](&o);
+                }
+        }
+}
 
 static share share_at(const job *j, ptrdiff_t index, char *own)
 {
@@ -1124,42 +1177,21 @@ static void run_sums(void *context, ptrdiff_t index, int worker)
 {
     const job *j = context;
     const shape *h = j->shape;
-    const fc_kernels *kernels = j->plan->kernels;
-    const ptrdiff_t element = (ptrdiff_t)fc_size_of(j->plan->problem.dtype), lanes = kernels->lanes,
-                    across = 2 * h->axis[1].pairs + 2;
+    const ptrdiff_t element = (ptrdiff_t)fc_size_of(j->plan->problem.dtype);
     char *at = j->workspace + (size_t)worker * h->worker, *taps = fc_take(&at, h->taps * element);
     const share s = share_at(j, index / h->parts, fc_take(&at, 0));
-    const ptrdiff_t c0 = s.c0, c1 = s.c1, f0 = s.f0, f1 = s.f1, down = 2 * h->axis[0].pairs + 2,
-                    first = index % h->parts * down / h->parts, last = (index % h->parts + 1) * down / h->parts;
-    if (f0 == f1)
+    const ptrdiff_t down = 2 * h->axis[0].pairs + 2, first = index % h->parts * down / h->parts,
+                    last = (index % h->parts + 1) * down / h->parts;
+    if (s.f0 == s.f1)
         return;
     for (ptrdiff_t n = 0; n < j->blocks; n++) {
-        block b = block_at(j, j->first_block + n, h->vectors), d = block_at(j, j->first_block + n, j->range_vectors);
-        const char *v = j->shared + n * h->v * element, *dv = j->shared + (h->round * h->v + n * h->d) * element;
-        for (ptrdiff_t i = first; i < last; i++)
-            for (ptrdiff_t k = 0; k < across; k++) {
-                ptrdiff_t p = i * SIDE + k, step = b.tiles[p] * lanes;
-                fc_winograd_outer o = {
-                    .dy_pitch = step, .tiles = b.tiles[p], .pitch = s.columns, .accumulate = j->first_block + n > 0};
-                /* the next point's operands come from afar: each product fetches two vectors' worth of them */
-                ptrdiff_t next = k + 1 < across ? p + 1 : fc_min(p / SIDE + 1, SIDE - 1) * SIDE, part = 0,
-                          parts = (c1 - c0 + 1) / 2;
-                for (ptrdiff_t c = c0; c < c1; c++)
-                    for (ptrdiff_t f = f0; f < f1; f += 2, part++) {
-                        o.x = v + (b.v[p] + c * step) * element;
-                        o.next = part < parts ? v + (b.v[next] + (c0 + 2 * part) * b.tiles[next] * lanes) * element
-                                 : f0 + 2 * (part - parts) < f1
-                                     ? dv + (d.v[next] + (f0 + 2 * (part - parts)) * b.tiles[next] * lanes) * element
-                                     : o.x;
-                        o.dy = dv + (d.v[p] + f * step) * element;
-                        o.s = s.sums +
-                              ((i * across + k) * s.pitch + (c - c0) * lanes * s.columns + (f - f0) * lanes) * element;
-                        kernels->winograd_outer[fc_min(f1 - f, 2) - 1](&o);
-                    }
-            }
+        const block b = block_at(j, j->first_block + n, h->vectors),
+                    d = block_at(j, j->first_block + n, j->range_vectors);
+        add_products(j, &s, &b, &d, j->shared + n * h->v * element, j->shared + (h->round * h->v + n * h->d) * element,
+                     first, last, j->first_block + n > 0);
     }
     if (h->parts == 1 && j->first_block + j->blocks == h->blocks)
-        put_weights(j, c0, c1, f0, f1, s.sums, s.pitch, taps);
+        put_weights(j, &s, taps);
 }
 
 /* What is left to do for tasks in parts. */
@@ -1168,7 +1200,56 @@ static void run_put(void *context, ptrdiff_t index, int worker)
     const job *j = context;
     const share s = share_at(j, index, NULL);
     if (s.f0 < s.f1)
-        put_weights(j, s.c0, s.c1, s.f0, s.f1, s.sums, s.pitch, j->workspace + (size_t)worker * j->shape->worker);
+        put_weights(j, &s, j->workspace + (size_t)worker * j->shape->worker);
+}
+
+/* Few sums: a split takes its blocks from start to end, and keeps sums of its own. */
+static share share_of_split(const job *j, ptrdiff_t split)
+{
+    const shape *h = j->shape;
+    const ptrdiff_t lanes = j->plan->kernels->lanes;
+    share s = {.c1 = h->vectors, .f1 = j->view->vectors, .columns = j->view->vectors * lanes};
+    s.pitch = h->vectors * lanes * s.columns + lanes;
+    s.sums = j->shared + split * h->sums * (ptrdiff_t)fc_size_of(j->plan->problem.dtype);
+    return s;
+}
+
+static void run_split(void *context, ptrdiff_t index, int worker)
+{
+    const job *j = context;
+    const shape *h = j->shape;
+    const ptrdiff_t element = (ptrdiff_t)fc_size_of(j->plan->problem.dtype), first = index * h->blocks / h->splits,
+                    last = (index + 1) * h->blocks / h->splits;
+    const space s = space_of(j, worker);
+    char *v = s.own, *dv = v + fc_round_up(h->v * element, FC_ALIGNMENT);
+    const share all = share_of_split(j, index);
+    for (ptrdiff_t n = first; n < last; n++) {
+        const block b = block_at(j, n, h->vectors), d = block_at(j, n, all.f1);
+        transform_input(j, &j->in, &b, 0, h->vectors, &s, v);
+        transform_input(j, &j->dy, &d, 0, all.f1, &s, dv);
+        add_products(j, &all, &b, &d, v, dv, 0, 2 * h->axis[0].pairs + 2, n > first);
+    }
+}
+
+/* Adds the splits' sums of one vector of channels and one of filters, in order, and finishes them. */
+static void add_splits(void *context, ptrdiff_t index, int worker)
+{
+    const job *j = context;
+    const shape *h = j->shape;
+    const ptrdiff_t element = (ptrdiff_t)fc_size_of(j->plan->problem.dtype), lanes = j->plan->kernels->lanes;
+    share s = share_of_split(j, 0);
+    s.c0 = index % h->vectors;
+    s.c1 = s.c0 + 1;
+    s.f0 = index / h->vectors;
+    s.f1 = s.f0 + 1;
+    s.sums += (s.c0 * lanes * s.columns + s.f0 * lanes) * element;
+    for (ptrdiff_t split = 1; split < h->splits; split++)
+        for (ptrdiff_t p = 0; p < h->points; p++)
+            for (ptrdiff_t c = 0; c < lanes; c++) {
+                char *to = s.sums + (p * s.pitch + c * s.columns) * element;
+                j->plan->kernels->add(to + split * h->sums * element, to, lanes);
+            }
+    put_weights(j, &s, space_of(j, worker).taps);
 }
 
 static void run_weights(const fc_conv_plan *plan, const fc_conv_arrays *arrays, char *space, int threads)
@@ -1195,6 +1276,11 @@ static void run_weights(const fc_conv_plan *plan, const fc_conv_arrays *arrays, 
         for (j.range = 0; j.range < vectors; j.range += h.range * panel_vectors) {
             j.dy.first = j.range;
             j.range_vectors = fc_min(h.range * panel_vectors, vectors - j.range);
+            if (h.splits) {
+                fc_parallel(threads, h.splits, run_split, &j);
+                fc_parallel(threads, h.vectors * vectors, add_splits, &j);
+                continue;
+            }
             for (j.first_block = 0; j.first_block < h.blocks; j.first_block += h.round) {
                 j.blocks = fc_min(h.round, h.blocks - j.first_block);
                 fc_parallel(threads,
