@@ -2,7 +2,8 @@
 
 ``y = layer(x)`` infers and keeps nothing. ``y, backward = layer.forward(x)`` trains: what the gradient needs lives in
 ``backward``, not in the layer, so a layer may be used twice in one network and by several threads at once.
-``dx = backward(dy)`` adds into each parameter's ``grad`` and never changes `dy`.
+``dx = backward(dy)`` adds into each parameter's ``grad`` and never changes `dy`; `dx` is the caller's own, who may add
+into it, or it is `dy` or a part of that.
 
 Names and the order of arguments are PyTorch's. Every layer with parameters takes ``dtype`` (float32 unless given) and
 ``rng`` (a seed or a generator; see `fastconv.init`), every layer over images takes ``layout``.

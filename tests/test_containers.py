@@ -238,3 +238,41 @@ def test_residual_adds_and_rectifies_in_one_pass():
     np.testing.assert_array_equal(block(x), np.maximum(plain(x), 0))
     np.testing.assert_array_equal(block.forward(x)[0], block(x))
     assert gradcheck(block, x, max_elements=60)
+
+
+class Given(Layer):
+    """Its gradient is an array that the test gives."""
+
+    def __init__(self, dx):
+        self.dx = dx
+
+    def __call__(self, x):
+        return x.copy()
+
+    def forward(self, x, *, training=True):
+        return self(x), lambda dy, needs_dx=True: dy if self.dx is None else self.dx
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("block", ["residual", "concat"])
+def test_gradients_are_added_up_in_place_but_never_in_dy(dtype, block):
+    """Whichever of the two is fresh takes the sum; if neither is (two short cuts), there is a new array."""
+    fresh = np.full((2, 3, 4, 4), 5, dtype)
+    constant = np.broadcast_to(np.array(7, dtype), fresh.shape)
+    for first, second in ((None, None), (fresh, None), (None, fresh), (constant, None), (constant, constant)):
+        branches = Given(first if first is None else first.copy() if first is fresh else first), Given(second)
+        model = Residual(*branches) if block == "residual" else Concat(*branches)
+        y, backward = model.forward(np.ones(fresh.shape, dtype))
+        dy = np.arange(y.size, dtype=dtype).reshape(y.shape)
+        before = dy.copy()
+        parts = (dy, dy) if block == "residual" else np.split(before, 2, axis=1)
+        expected = sum(part if dx is None else dx.copy() for dx, part in zip((first, second), parts, strict=True))
+        dx = backward(dy)
+        np.testing.assert_array_equal(dx, expected)
+        np.testing.assert_array_equal(dy, before)
+        assert not np.may_share_memory(dx, dy)
+        if first is fresh:
+            assert dx is branches[0].dx
+        if second is fresh:
+            assert dx is fresh
+            fresh = np.full_like(fresh, 5)
