@@ -7,7 +7,7 @@ import pytest
 
 from fastconv import gradcheck
 from fastconv.containers import Concat, Residual, Sequential
-from fastconv.layers import BatchNorm2d, Conv2d, Flatten, Identity, Layer, Linear, ReLU, Tanh
+from fastconv.layers import BatchNorm2d, Conv1d, Conv2d, Conv3d, Flatten, Identity, Layer, Linear, ReLU, Tanh
 
 F64 = {"dtype": np.float64}
 
@@ -229,6 +229,33 @@ def test_a_relu_after_batch_norm_takes_no_pass_of_its_own():
         for layer in alone:
             expected = layer(expected)
         np.testing.assert_array_equal(model(x), expected)
+
+
+@pytest.mark.parametrize("layer", [Conv1d, Conv2d, Conv3d])
+def test_a_relu_after_a_convolution_takes_no_pass_of_its_own(layer):
+    rank = {Conv1d: 1, Conv2d: 2, Conv3d: 3}[layer]
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((2, 3, *(5,) * rank)).astype(np.float32)
+
+    def make():
+        return layer(3, 4, 3, padding=1, rng=0), ReLU(), layer(4, 4, 3, rng=1), ReLU(), ReLU()
+
+    alone, model = make(), Sequential(*make())
+    y, steps = x, []
+    for each in alone:
+        y, step = each.forward(y)
+        steps.append(step)
+    got, backward = model.forward(x)
+    np.testing.assert_array_equal(got, y)
+    np.testing.assert_array_equal(model(x), y)
+    gradient = dy = rng.standard_normal(y.shape).astype(np.float32)
+    before = dy.copy()
+    for step in reversed(steps):
+        gradient = step(gradient)
+    np.testing.assert_array_equal(backward(dy), gradient)
+    np.testing.assert_array_equal(dy, before)
+    for a, b in zip(Sequential(*alone).parameters(), model.parameters(), strict=True):
+        np.testing.assert_array_equal(a.grad, b.grad)
 
 
 def test_residual_adds_and_rectifies_in_one_pass():
