@@ -161,7 +161,8 @@ class Training(Inference):
     shapes = "train"
     passes: ClassVar = {"step": "training step", "memory": "peak memory"}
     in_bytes: ClassVar = {"memory"}
-    tolerance: ClassVar = {"float32": 5e-3, "float64": 1e-9}
+    # Rounding that tips a ReLU or a maximum over changes a gradient by more than rounding.
+    tolerance: ClassVar = {"float32": 3e-2, "float64": 1e-9}
     groups: ClassVar[dict[str, Any]] = {}
 
     @staticmethod
