@@ -274,7 +274,7 @@ def conv2d(
     Parameters
     ----------
     x : array, shape (N, C, H, W) or (N, H, W, C)
-        Images, float32 or float64, laid out as `layout` says.
+        Images, float32, float64, float16 or bfloat16, laid out as `layout` says.
     weight : array, shape (K, C // groups, kh, kw)
         Filters, in either layout, of x's dtype.
     bias : array, shape (K,), optional
@@ -307,7 +307,7 @@ def conv2d(
     Raises
     ------
     TypeError
-        If dtypes differ or are not float32 or float64.
+        If dtypes differ or are not float32, float64, float16 or bfloat16.
     ValueError
         If a shape or an option is wrong, or the algorithm cannot do the problem.
     MemoryError
@@ -369,7 +369,7 @@ def conv2d_backward(
     Raises
     ------
     TypeError
-        If dtypes differ or are not float32 or float64.
+        If dtypes differ or are not float32, float64, float16 or bfloat16.
     ValueError
         If a shape or an option is wrong, or the algorithm cannot do the problem.
 
@@ -413,7 +413,7 @@ def conv1d(
     Parameters
     ----------
     x : array, shape (N, C, W) or (N, W, C)
-        Signals, float32 or float64, laid out as `layout` says.
+        Signals, float32, float64, float16 or bfloat16, laid out as `layout` says.
     weight : array, shape (K, C // groups, kw)
         Filters, in either layout, of x's dtype.
     bias : array, shape (K,), optional
@@ -445,7 +445,7 @@ def conv1d(
     Raises
     ------
     TypeError
-        If dtypes differ or are not float32 or float64.
+        If dtypes differ or are not float32, float64, float16 or bfloat16.
     ValueError
         If a shape or an option is wrong, or the algorithm cannot do the problem.
     MemoryError
@@ -506,7 +506,7 @@ def conv1d_backward(
     Raises
     ------
     TypeError
-        If dtypes differ or are not float32 or float64.
+        If dtypes differ or are not float32, float64, float16 or bfloat16.
     ValueError
         If a shape or an option is wrong, or the algorithm cannot do the problem.
 
@@ -541,7 +541,7 @@ def conv3d(
     Parameters
     ----------
     x : array, shape (N, C, D, H, W) or (N, D, H, W, C)
-        Volumes, float32 or float64, laid out as `layout` says.
+        Volumes, float32, float64, float16 or bfloat16, laid out as `layout` says.
     weight : array, shape (K, C // groups, kd, kh, kw)
         Filters, in either layout, of x's dtype.
     bias : array, shape (K,), optional
@@ -573,7 +573,7 @@ def conv3d(
     Raises
     ------
     TypeError
-        If dtypes differ or are not float32 or float64.
+        If dtypes differ or are not float32, float64, float16 or bfloat16.
     ValueError
         If a shape or an option is wrong, or the algorithm cannot do the problem.
     MemoryError
@@ -634,7 +634,7 @@ def conv3d_backward(
     Raises
     ------
     TypeError
-        If dtypes differ or are not float32 or float64.
+        If dtypes differ or are not float32, float64, float16 or bfloat16.
     ValueError
         If a shape or an option is wrong, or the algorithm cannot do the problem.
 
