@@ -5,6 +5,7 @@
     python bench product --dtype float64  the matrix product alone
     python bench memory                   pooling, normalization, ReLU, cross entropy, gradient descent
     python bench family                   convolutions of one and three axes, transposed, depthwise, dilated
+    python bench train inference          whole networks: training steps and their memory, and inference
     python bench choice                   algorithm="auto" beside each algorithm alone: under 1, it chose wrong
     python bench --isa avx2               every side limited to AVX2
 
@@ -23,6 +24,9 @@ ratio   time of the fastest peer / time of fastconv: above 1 fastconv is faster.
 % peak  fastconv's operations a second over the machine's multiply-add peak, measured by peak.c in the same rounds.
         Operations are those of the textbook's loops, so an algorithm with fewer multiplications may pass 100.
         For pooling: bytes, and the speed of a copy.
+
+A training step's memory is the peak of two steps, from where the network is in place, each side in a fresh process;
+its ratio is PyTorch's over fastconv's, too.
 
 Quote nothing from a machine that does other work at the same time. PyTorch is optional: without it, % peak remains.
 """

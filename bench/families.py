@@ -20,6 +20,7 @@ import numpy as np
 sys.path.append(str(Path(__file__).resolve().parent.parent / "tests"))
 
 import problems
+from networks import Inference, Training
 
 Data = dict[str, np.ndarray]
 Call = Callable[[], Any]
@@ -396,6 +397,8 @@ FAMILIES: dict[str, Any] = {
     "max_pool2d": MaxPool2d,
     "memory": Memory,
     "family": Family,
+    "train": Training,
+    "inference": Inference,
 }
 
 

@@ -91,6 +91,9 @@ class Worker:
             count = self._ask(do="result", path=folder)
             return [np.load(Path(folder) / f"{index}.npy") for index in range(count)]
 
+    def memory(self) -> int:
+        return int(self._ask(do="memory"))
+
     def close(self) -> None:
         assert self.process.stdin is not None
         assert self.process.stdout is not None
@@ -128,22 +131,28 @@ class Cell:
     wrong: bool
     peak: float | None  # work a second that the machine can do, measured in the same rounds
     rounds: int
+    memory: dict[str, int] = dataclasses.field(default_factory=dict)  # bytes by side, if these were measured, not time
+
+    @property
+    def measured(self) -> dict[str, Any]:
+        """Seconds or bytes by side: of both, less is better."""
+        return self.memory or self.seconds
 
     @property
     def ours(self) -> float | None:
-        return self.seconds.get("fastconv")
+        return self.measured.get("fastconv")
 
     @property
     def best_peer(self) -> str | None:
-        peers = {side: seconds for side, seconds in self.seconds.items() if side != "fastconv"}
+        peers = {side: cost for side, cost in self.measured.items() if side != "fastconv"}
         return min(peers, key=peers.__getitem__) if peers else None
 
     @property
     def ratio(self) -> float | None:
-        """The best peer's time over ours."""
-        if self.ours is None or self.best_peer is None:
+        """The best peer's time (or memory) over ours."""
+        if not self.ours or self.best_peer is None:
             return None
-        return self.seconds[self.best_peer] / self.ours
+        return float(self.measured[self.best_peer] / self.ours)
 
     @property
     def share(self) -> float | None:
@@ -262,6 +271,8 @@ class Harness:
             "layout": options.layout,
             "algorithm": options.algorithm,
         }
+        if pass_ in getattr(family, "in_bytes", ()):
+            return self._memory_cell(task, problem.name)
         errors: dict[str, str] = {}
         turns: list[str] = []
         for side in ["fastconv", *family.peers, "machine"]:
@@ -315,6 +326,38 @@ class Harness:
             wrong=any(value > family.tolerance[options.dtype] for value in difference.values()),
             peak=peak,
             rounds=rounds,
+        )
+
+    def _memory_cell(self, task: dict[str, Any], row: str) -> Cell:
+        """Measure how much memory each side needs, in a process that has done nothing else."""
+        memory: dict[str, int] = {}
+        errors: dict[str, str] = {}
+        for side in ["fastconv", *FAMILIES[task["family"]].peers]:
+            if side not in self.workers:
+                continue
+            worker = Worker(side, self.options.isa)
+            try:
+                worker.prepare(task)
+                memory[side] = worker.memory()
+            except SideError as error:
+                errors[side] = str(error)
+            finally:
+                worker.close()
+        return Cell(
+            family=task["family"],
+            row=row,
+            pass_=task["pass"],
+            threads=task["threads"],
+            problem=task["problem"],
+            work=0,
+            seconds={},
+            spread={},
+            errors=errors,
+            difference={},
+            wrong=False,
+            peak=None,
+            rounds=1,
+            memory=memory,
         )
 
 

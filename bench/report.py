@@ -103,7 +103,8 @@ def table(family_name: str, cells: list[Cell], times: bool = False) -> str:
             if cell is None or cell.ours is None:
                 return "-", "-", "-", " "
             share = cell.share * 100 if cell.share is not None else None
-            return _number(cell.ratio, ".2f"), _number(share, ".0f"), f"{cell.ours * 1e3:.3f}", _mark(cell)
+            ours = f"{cell.ours / 2**20:.0f} MiB" if cell.memory else f"{cell.ours * 1e3:.3f}"
+            return _number(cell.ratio, ".2f"), _number(share, ".0f"), ours, _mark(cell)
 
         return line(name, entry)
 

@@ -48,7 +48,7 @@ def relu(x: Any) -> Any:
     Parameters
     ----------
     x : array, any shape
-        float32 or float64.
+        float32, float64, float16 or bfloat16.
 
     Returns
     -------
@@ -58,7 +58,7 @@ def relu(x: Any) -> Any:
     Raises
     ------
     TypeError
-        If x is not an array of float32 or float64.
+        If x is not an array of float32, float64, float16 or bfloat16.
 
     Notes
     -----
@@ -80,7 +80,7 @@ def relu_backward(dy: Any, y: Any) -> Any:
     Parameters
     ----------
     dy : array
-        Gradient with respect to relu's result, float32 or float64.
+        Gradient with respect to relu's result, float32, float64, float16 or bfloat16.
     y : array, dy's shape and dtype
         relu's result. Its input does as well: both are positive in the same places.
 
@@ -92,7 +92,7 @@ def relu_backward(dy: Any, y: Any) -> Any:
     Raises
     ------
     TypeError
-        If dtypes differ or are not float32 or float64.
+        If dtypes differ or are not float32, float64, float16 or bfloat16.
     ValueError
         If shapes differ.
 
@@ -111,7 +111,7 @@ def sigmoid(x: Any) -> Any:
     Parameters
     ----------
     x : array, any shape
-        float32 or float64.
+        float32, float64, float16 or bfloat16.
 
     Returns
     -------
@@ -121,7 +121,7 @@ def sigmoid(x: Any) -> Any:
     Raises
     ------
     TypeError
-        If x is not an array of float32 or float64.
+        If x is not an array of float32, float64, float16 or bfloat16.
 
     Notes
     -----
@@ -142,7 +142,7 @@ def sigmoid_backward(dy: Any, y: Any) -> Any:
     Parameters
     ----------
     dy : array
-        Gradient with respect to sigmoid's result, float32 or float64.
+        Gradient with respect to sigmoid's result, float32, float64, float16 or bfloat16.
     y : array, dy's shape and dtype
         sigmoid's result.
 
@@ -153,7 +153,7 @@ def sigmoid_backward(dy: Any, y: Any) -> Any:
     Raises
     ------
     TypeError
-        If dtypes differ or are not float32 or float64.
+        If dtypes differ or are not float32, float64, float16 or bfloat16.
     ValueError
         If shapes differ.
 
@@ -172,7 +172,7 @@ def tanh(x: Any) -> Any:
     Parameters
     ----------
     x : array, any shape
-        float32 or float64.
+        float32, float64, float16 or bfloat16.
 
     Returns
     -------
@@ -182,7 +182,7 @@ def tanh(x: Any) -> Any:
     Raises
     ------
     TypeError
-        If x is not an array of float32 or float64.
+        If x is not an array of float32, float64, float16 or bfloat16.
 
     Notes
     -----
@@ -203,7 +203,7 @@ def tanh_backward(dy: Any, y: Any) -> Any:
     Parameters
     ----------
     dy : array
-        Gradient with respect to tanh's result, float32 or float64.
+        Gradient with respect to tanh's result, float32, float64, float16 or bfloat16.
     y : array, dy's shape and dtype
         tanh's result.
 
@@ -214,7 +214,7 @@ def tanh_backward(dy: Any, y: Any) -> Any:
     Raises
     ------
     TypeError
-        If dtypes differ or are not float32 or float64.
+        If dtypes differ or are not float32, float64, float16 or bfloat16.
     ValueError
         If shapes differ.
 
@@ -241,7 +241,7 @@ def softmax(x: Any, axis: int = -1) -> Any:
     Parameters
     ----------
     x : array, at least one axis
-        Scores, float32 or float64.
+        Scores, float32, float64, float16 or bfloat16.
     axis : int
         The axis of the classes.
 
@@ -254,7 +254,7 @@ def softmax(x: Any, axis: int = -1) -> Any:
     Raises
     ------
     TypeError
-        If x is not an array of float32 or float64, or axis not an integer.
+        If x is not an array of float32, float64, float16 or bfloat16, or axis not an integer.
     ValueError
         If x has no such axis, or no elements along it.
 
@@ -280,7 +280,7 @@ def softmax_backward(dy: Any, y: Any, axis: int = -1) -> Any:
     Parameters
     ----------
     dy : array
-        Gradient with respect to softmax's result, float32 or float64.
+        Gradient with respect to softmax's result, float32, float64, float16 or bfloat16.
     y : array, dy's shape and dtype
         softmax's result.
     axis : int
@@ -293,7 +293,7 @@ def softmax_backward(dy: Any, y: Any, axis: int = -1) -> Any:
     Raises
     ------
     TypeError
-        If dtypes differ or are not float32 or float64, or axis is not an integer.
+        If dtypes differ or are not float32, float64, float16 or bfloat16, or axis is not an integer.
     ValueError
         If shapes differ, or y has no such axis.
 
@@ -314,7 +314,7 @@ def log_softmax(x: Any, axis: int = -1) -> Any:
     Parameters
     ----------
     x : array, at least one axis
-        Scores, float32 or float64.
+        Scores, float32, float64, float16 or bfloat16.
     axis : int
         The axis of the classes.
 
@@ -325,7 +325,7 @@ def log_softmax(x: Any, axis: int = -1) -> Any:
     Raises
     ------
     TypeError
-        If x is not an array of float32 or float64, or axis not an integer.
+        If x is not an array of float32, float64, float16 or bfloat16, or axis not an integer.
     ValueError
         If x has no such axis, or no elements along it.
 
@@ -346,7 +346,7 @@ def log_softmax_backward(dy: Any, y: Any, axis: int = -1) -> Any:
     Parameters
     ----------
     dy : array
-        Gradient with respect to log_softmax's result, float32 or float64.
+        Gradient with respect to log_softmax's result, float32, float64, float16 or bfloat16.
     y : array, dy's shape and dtype
         log_softmax's result.
     axis : int
@@ -359,7 +359,7 @@ def log_softmax_backward(dy: Any, y: Any, axis: int = -1) -> Any:
     Raises
     ------
     TypeError
-        If dtypes differ or are not float32 or float64, or axis is not an integer.
+        If dtypes differ or are not float32, float64, float16 or bfloat16, or axis is not an integer.
     ValueError
         If shapes differ, or y has no such axis.
 

@@ -75,7 +75,7 @@ def adaptive_avg_pool2d(x: Any, output_size: Any, *, layout: str = "NCHW") -> An
     Parameters
     ----------
     x : array, shape (N, C, H, W) or (N, H, W, C)
-        float32 or float64, laid out as `layout` says.
+        float32, float64, float16 or bfloat16, laid out as `layout` says.
     output_size : int or (int, int)
         Height and width of the result; None in a pair leaves that axis as it is.
     layout : {"NCHW", "NHWC"}
@@ -89,7 +89,7 @@ def adaptive_avg_pool2d(x: Any, output_size: Any, *, layout: str = "NCHW") -> An
     Raises
     ------
     TypeError
-        If x is not an array of float32 or float64.
+        If x is not an array of float32, float64, float16 or bfloat16.
     ValueError
         If a shape or an option is wrong, or planes are empty.
 
@@ -125,7 +125,7 @@ def adaptive_avg_pool2d_backward(dy: Any, input_shape: tuple[int, ...], *, layou
     Raises
     ------
     TypeError
-        If dy is not an array of float32 or float64.
+        If dy is not an array of float32, float64, float16 or bfloat16.
     ValueError
         If a shape or an option is wrong.
 
@@ -205,7 +205,7 @@ def global_avg_pool2d(x: Any, *, layout: str = "NCHW") -> Any:
     Parameters
     ----------
     x : array, shape (N, C, H, W) or (N, H, W, C)
-        float32 or float64, laid out as `layout` says.
+        float32, float64, float16 or bfloat16, laid out as `layout` says.
     layout : {"NCHW", "NHWC"}
 
     Returns
@@ -215,7 +215,7 @@ def global_avg_pool2d(x: Any, *, layout: str = "NCHW") -> Any:
     Raises
     ------
     TypeError
-        If x is not an array of float32 or float64.
+        If x is not an array of float32, float64, float16 or bfloat16.
     ValueError
         If a shape or the layout is wrong, or planes are empty.
 
@@ -281,7 +281,7 @@ def spatial_pyramid_pool2d(x: Any, levels: Any, *, return_switches: bool = False
     Parameters
     ----------
     x : array, shape (N, C, H, W) or (N, H, W, C)
-        float32 or float64, laid out as `layout` says.
+        float32, float64, float16 or bfloat16, laid out as `layout` says.
     levels : sequence of int
         Windows per axis of each grid, such as (1, 2, 4).
     return_switches : bool

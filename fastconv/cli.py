@@ -41,6 +41,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.command == "train" and options.warmup and options.lr_schedule in ("step", "plateau"):
         parser.error("--warmup: goes with --lr-schedule cosine or constant")
+    if options.command == "eval" and options.size and not options.ten_crop:
+        parser.error("--size: goes with --ten-crop; otherwise pictures have the network's size")
     try:
         status = _run(options)
         sys.stdout.flush()
@@ -124,9 +126,7 @@ def _parser() -> argparse.ArgumentParser:
     learning = train.add_argument_group("learning")
     learning.add_argument("--epochs", type=_positive, metavar="N", help="passes over the training images (default: 40)")
     learning.add_argument("--batch-size", type=_positive, metavar="N", help="images per step (default: 64)")
-    learning.add_argument(
-        "--device", metavar="DEVICE", help='where to train: "cpu" (default), "cuda", a GPU by way of CuPy, or "cuda:1"'
-    )
+    _add_device(learning, "train")
     learning.add_argument(
         "--optimizer",
         choices=("sgd", "adam"),
@@ -198,13 +198,28 @@ def _parser() -> argparse.ArgumentParser:
         """
         fastconv eval runs/lenet5/weights.safetensors
         fastconv eval runs/resnet20/weights.safetensors --data cifar10 ~/cifar-10-batches-bin
+        fastconv eval runs/vgg11_bn/weights.safetensors --data folder ~/pictures --ten-crop
+            the mean of ten answers for each picture: its corners and its middle, and these mirrored
         """,
     )
     evaluate.add_argument("weights", metavar="WEIGHTS", help="a file that 'fastconv train' wrote")
     evaluate.add_argument(
         "--data", nargs="+", action=_Data, metavar=("NAME", "DIR"), help="as of train; digits need not be said"
     )
+    evaluate.add_argument(
+        "--ten-crop",
+        action="store_true",
+        help="read a folder's pictures larger than the network takes them, and average over ten parts of each",
+    )
+    evaluate.add_argument(
+        "--size",
+        type=_positive,
+        metavar="N",
+        help="with --ten-crop: pixels along an axis of what the parts are cut from (default: 8/7 of the network's, 256 "
+        "for 224)",
+    )
     evaluate.add_argument("--json", action="store_true", help="print JSON")
+    _add_device(evaluate, "compute")
     _add_threads(evaluate)
 
     predict = _command(
@@ -221,6 +236,7 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument("weights", metavar="WEIGHTS", help="a file that 'fastconv train' wrote")
     predict.add_argument("images", metavar="IMAGE", nargs="+", help="image files")
     predict.add_argument("--json", action="store_true", help="print JSON")
+    _add_device(predict, "compute")
     _add_threads(predict)
 
     plot = _command(
@@ -344,6 +360,14 @@ class _Data(argparse.Action):
                 self, f"{name} needs the folder with its files after it, one; got {len(places)}"
             )
         setattr(namespace, self.dest, list(values))
+
+
+def _add_device(parser: Any, what: str) -> None:
+    parser.add_argument(
+        "--device",
+        metavar="DEVICE",
+        help=f'where to {what}: "cpu" (default), "cuda", a GPU by way of CuPy, or "cuda:1"',
+    )
 
 
 def _add_threads(parser: argparse.ArgumentParser) -> None:

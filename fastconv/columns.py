@@ -55,7 +55,7 @@ def im2col(
     Parameters
     ----------
     x : array, shape (N, C, H, W) or (N, H, W, C)
-        float32 or float64, laid out as `layout` says.
+        float32, float64, float16 or bfloat16, laid out as `layout` says.
     kernel_size : int or (int, int)
         Height and width of the window; with another layout, one for each of its axes.
     dilation, padding, stride
@@ -72,7 +72,7 @@ def im2col(
     Raises
     ------
     TypeError
-        If x is not an array of float32 or float64.
+        If x is not an array of float32, float64, float16 or bfloat16.
     ValueError
         If a shape or an option is wrong.
 
@@ -117,7 +117,7 @@ def col2im(
     Parameters
     ----------
     columns : array, shape (N, C * kh * kw, L) or (N, L, kh * kw * C)
-        float32 or float64, as `im2col` returns it.
+        float32, float64, float16 or bfloat16, as `im2col` returns it.
     output_size : int or (int, int)
         Height and width of the image.
     kernel_size : int or (int, int)
@@ -135,7 +135,7 @@ def col2im(
     Raises
     ------
     TypeError
-        If columns is not an array of float32 or float64.
+        If columns is not an array of float32, float64, float16 or bfloat16.
     ValueError
         If a shape or an option is wrong.
 

@@ -124,14 +124,15 @@ class Sequential(_Container):
                 x, step = layer.forward(x, training=training, relu=True)  # type: ignore[call-arg]
             else:
                 x, step = layer.forward(x, training=training)
-            steps.append((step, bool(layer.parameters())))
+            steps.append(step)
         # Without the input's gradient, nothing before the first layer with parameters has to run.
-        first = next((i for i, (_, learns) in enumerate(steps) if learns), len(steps))
+        learning = (i for i, (layer, _) in enumerate(self._steps()) if any(layer.named_parameters()))
+        first = next(learning, len(steps))
 
         def backward(dy: Array, needs_dx: bool = True) -> Array | None:
             gradient = dy
             for i in range(len(steps) - 1, -1 if needs_dx else first - 1, -1):
-                gradient = steps[i][0](gradient, needs_dx=needs_dx or i > first)
+                gradient = steps[i](gradient, needs_dx=needs_dx or i > first)
             return gradient if needs_dx else None
 
         return x, backward
@@ -253,7 +254,7 @@ class Residual(_Container):
             gradient = activation(dy)
             dbody = body(gradient, needs_dx=needs_dx)
             dshort = shortcut(gradient, needs_dx=needs_dx)
-            return None if dbody is None or dshort is None else dbody + dshort
+            return None if dbody is None or dshort is None else _sum(dbody, dshort, dy)
 
         return y, backward
 
@@ -262,6 +263,16 @@ class Residual(_Container):
         if y.shape != short.shape:
             raise ValueError(f"body and shortcut give different shapes, {y.shape} and {short.shape}")
         return add(y, short)
+
+
+def _sum(a: Array, b: Array, dy: Array) -> Array:
+    """Add two gradients up, into one of them: both were made for the caller, unless they are `dy` or parts of it."""
+    share = array_namespace(dy).may_share_memory
+    for total, other in ((a, b), (b, a)):
+        if getattr(total.flags, "writeable", True) and not share(total, dy):  # CuPy's are all
+            total += other
+            return total
+    return a + b
 
 
 def _relu_gradient(y: Array) -> Backward:
@@ -314,7 +325,7 @@ class Concat(_Container):
             for step, part in zip(steps, xp.split(dy, ends[:-1], axis=self.axis), strict=True):
                 gradient = step(part, needs_dx=needs_dx)
                 if gradient is not None:
-                    dx = gradient if dx is None else dx + gradient
+                    dx = gradient if dx is None else _sum(dx, gradient, dy)
             return dx
 
         return xp.concatenate(outputs, axis=self.axis), backward

@@ -210,13 +210,15 @@ def check_bias(backend: ModuleType, bias: Any, x: Any, filters: int) -> Any:
     return bias
 
 
-def _forward(function: str, ndim: int, x: Any, weight: Any, bias: Any, options: tuple[Any, ...], out: Any) -> Any:
+def _forward(
+    function: str, ndim: int, x: Any, weight: Any, bias: Any, options: tuple[Any, ...], relu: bool, out: Any
+) -> Any:
     """Any of the convolutions; options are stride, padding, dilation, groups, algorithm, layout."""
     backend = backend_of(x, function)
     x = backend.dense(x, "x", ndim)
     weight = backend.dense(weight, "weight", ndim)
     same_dtype(x, "x", weight, "weight")
-    plan = _plan(backend, "forward", x.shape, weight.shape, x.dtype, *options, False, *modes())
+    plan = _plan(backend, "forward", x.shape, weight.shape, x.dtype, *options, bool(relu), *modes())
     if bias is not None:
         bias = check_bias(backend, bias, x, weight.shape[0])
     if out is None:
@@ -264,6 +266,7 @@ def conv2d(
     groups: int = 1,
     algorithm: str = "auto",
     layout: str = "NCHW",
+    relu: bool = False,
     out: Any = None,
 ) -> Any:
     """Convolve images with filters: ``y[n, k] = bias[k] + sum_c correlate(x[n, c], weight[k, c])``.
@@ -271,7 +274,7 @@ def conv2d(
     Parameters
     ----------
     x : array, shape (N, C, H, W) or (N, H, W, C)
-        Images, float32 or float64, laid out as `layout` says.
+        Images, float32, float64, float16 or bfloat16, laid out as `layout` says.
     weight : array, shape (K, C // groups, kh, kw)
         Filters, in either layout, of x's dtype.
     bias : array, shape (K,), optional
@@ -291,6 +294,8 @@ def conv2d(
         `explain`'s estimate.
     layout : {"NCHW", "NHWC"}
         Order of x's and the result's axes.
+    relu : bool, default False
+        Store ``max(y, 0)`` instead, in the same pass over the result.
     out : array, optional
         Where to write the result: dense, of its shape and dtype, sharing no memory with the inputs.
 
@@ -302,7 +307,7 @@ def conv2d(
     Raises
     ------
     TypeError
-        If dtypes differ or are not float32 or float64.
+        If dtypes differ or are not float32, float64, float16 or bfloat16.
     ValueError
         If a shape or an option is wrong, or the algorithm cannot do the problem.
     MemoryError
@@ -327,7 +332,7 @@ def conv2d(
     >>> fc.conv2d(image, kernel).ravel()
     array([ 0., -1.,  0.,  1.], dtype=float32)
     """
-    return _forward("conv2d", 4, x, weight, bias, (stride, padding, dilation, groups, algorithm, layout), out)
+    return _forward("conv2d", 4, x, weight, bias, (stride, padding, dilation, groups, algorithm, layout), relu, out)
 
 
 def conv2d_backward(
@@ -364,7 +369,7 @@ def conv2d_backward(
     Raises
     ------
     TypeError
-        If dtypes differ or are not float32 or float64.
+        If dtypes differ or are not float32, float64, float16 or bfloat16.
     ValueError
         If a shape or an option is wrong, or the algorithm cannot do the problem.
 
@@ -400,6 +405,7 @@ def conv1d(
     groups: int = 1,
     algorithm: str = "auto",
     layout: str = "NCW",
+    relu: bool = False,
     out: Any = None,
 ) -> Any:
     """Convolve signals with filters: ``y[n, k] = bias[k] + sum_c correlate(x[n, c], weight[k, c])``.
@@ -407,7 +413,7 @@ def conv1d(
     Parameters
     ----------
     x : array, shape (N, C, W) or (N, W, C)
-        Signals, float32 or float64, laid out as `layout` says.
+        Signals, float32, float64, float16 or bfloat16, laid out as `layout` says.
     weight : array, shape (K, C // groups, kw)
         Filters, in either layout, of x's dtype.
     bias : array, shape (K,), optional
@@ -426,6 +432,8 @@ def conv1d(
         `explain`'s estimate.
     layout : {"NCW", "NWC"}
         Order of x's and the result's axes.
+    relu : bool, default False
+        Store ``max(y, 0)`` instead, in the same pass over the result.
     out : array, optional
         Where to write the result: dense, of its shape and dtype, sharing no memory with the inputs.
 
@@ -437,7 +445,7 @@ def conv1d(
     Raises
     ------
     TypeError
-        If dtypes differ or are not float32 or float64.
+        If dtypes differ or are not float32, float64, float16 or bfloat16.
     ValueError
         If a shape or an option is wrong, or the algorithm cannot do the problem.
     MemoryError
@@ -461,7 +469,7 @@ def conv1d(
     >>> fc.conv1d(signal, np.array([[[-1, 1]]], dtype=np.float32)).ravel()
     array([3., 5., 7.], dtype=float32)
     """
-    return _forward("conv1d", 3, x, weight, bias, (stride, padding, dilation, groups, algorithm, layout), out)
+    return _forward("conv1d", 3, x, weight, bias, (stride, padding, dilation, groups, algorithm, layout), relu, out)
 
 
 def conv1d_backward(
@@ -498,7 +506,7 @@ def conv1d_backward(
     Raises
     ------
     TypeError
-        If dtypes differ or are not float32 or float64.
+        If dtypes differ or are not float32, float64, float16 or bfloat16.
     ValueError
         If a shape or an option is wrong, or the algorithm cannot do the problem.
 
@@ -525,6 +533,7 @@ def conv3d(
     groups: int = 1,
     algorithm: str = "auto",
     layout: str = "NCDHW",
+    relu: bool = False,
     out: Any = None,
 ) -> Any:
     """Convolve volumes with filters: ``y[n, k] = bias[k] + sum_c correlate(x[n, c], weight[k, c])``.
@@ -532,7 +541,7 @@ def conv3d(
     Parameters
     ----------
     x : array, shape (N, C, D, H, W) or (N, D, H, W, C)
-        Volumes, float32 or float64, laid out as `layout` says.
+        Volumes, float32, float64, float16 or bfloat16, laid out as `layout` says.
     weight : array, shape (K, C // groups, kd, kh, kw)
         Filters, in either layout, of x's dtype.
     bias : array, shape (K,), optional
@@ -551,6 +560,8 @@ def conv3d(
         `explain`'s estimate.
     layout : {"NCDHW", "NDHWC"}
         Order of x's and the result's axes.
+    relu : bool, default False
+        Store ``max(y, 0)`` instead, in the same pass over the result.
     out : array, optional
         Where to write the result: dense, of its shape and dtype, sharing no memory with the inputs.
 
@@ -562,7 +573,7 @@ def conv3d(
     Raises
     ------
     TypeError
-        If dtypes differ or are not float32 or float64.
+        If dtypes differ or are not float32, float64, float16 or bfloat16.
     ValueError
         If a shape or an option is wrong, or the algorithm cannot do the problem.
     MemoryError
@@ -586,7 +597,7 @@ def conv3d(
     >>> fc.conv3d(volume, np.ones((1, 1, 2, 2, 2))).ravel()
     array([40., 48.])
     """
-    return _forward("conv3d", 5, x, weight, bias, (stride, padding, dilation, groups, algorithm, layout), out)
+    return _forward("conv3d", 5, x, weight, bias, (stride, padding, dilation, groups, algorithm, layout), relu, out)
 
 
 def conv3d_backward(
@@ -623,7 +634,7 @@ def conv3d_backward(
     Raises
     ------
     TypeError
-        If dtypes differ or are not float32 or float64.
+        If dtypes differ or are not float32, float64, float16 or bfloat16.
     ValueError
         If a shape or an option is wrong, or the algorithm cannot do the problem.
 

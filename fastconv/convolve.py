@@ -48,7 +48,7 @@ def convolve2d(image: Any, kernel: Any, mode: str = "full") -> Any:
     Parameters
     ----------
     image, kernel : array, shapes (H, W) and (kh, kw)
-        float32 or float64, of the same dtype. Outside there are zeros.
+        float32, float64, float16 or bfloat16, of the same dtype. Outside there are zeros.
     mode : {"full", "same", "valid"}
         All of the result, H + kh - 1 by W + kw - 1; its middle, of the image's shape; or only where neither reaches
         past the other, abs(H - kh) + 1 by abs(W - kw) + 1.
@@ -60,7 +60,7 @@ def convolve2d(image: Any, kernel: Any, mode: str = "full") -> Any:
     Raises
     ------
     TypeError
-        If dtypes differ or are not float32 or float64.
+        If dtypes differ or are not float32, float64, float16 or bfloat16.
     ValueError
         If a shape or the mode is wrong: "valid" needs one of the two to be at least as large along both axes.
 
@@ -101,7 +101,7 @@ def convolve2d_backward(
     Raises
     ------
     TypeError
-        If dtypes differ or are not float32 or float64.
+        If dtypes differ or are not float32, float64, float16 or bfloat16.
     ValueError
         If a shape or the mode is wrong.
 

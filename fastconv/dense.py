@@ -38,7 +38,7 @@ def linear(x: Any, weight: Any, bias: Any = None) -> Any:
     Parameters
     ----------
     x : array, shape (..., in_features)
-        float32 or float64.
+        float32, float64, float16 or bfloat16.
     weight : array, shape (out_features, in_features)
         Of x's dtype.
     bias : array, shape (out_features,), optional
@@ -50,7 +50,7 @@ def linear(x: Any, weight: Any, bias: Any = None) -> Any:
     Raises
     ------
     TypeError
-        If dtypes differ or are not float32 or float64.
+        If dtypes differ or are not float32, float64, float16 or bfloat16.
     ValueError
         If shapes do not match.
 
@@ -94,7 +94,7 @@ def linear_backward(
     Raises
     ------
     TypeError
-        If dtypes differ or are not float32 or float64.
+        If dtypes differ or are not float32, float64, float16 or bfloat16.
     ValueError
         If shapes do not match.
 

@@ -8,7 +8,7 @@ import json
 import os
 import sys
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from fastconv import data, loss as losses
 from fastconv.activation import softmax
 from fastconv.containers import Sequential, WithHeads
 from fastconv.data.pictures import photograph_path
-from fastconv.devices import check_device
+from fastconv.devices import check_device, host, placed
 from fastconv.files import load, read_metadata, replacing, save
 from fastconv.history import read_log
 from fastconv.init import blank
@@ -38,6 +38,7 @@ _USUAL = {"epochs": 40, "batch_size": 64, "lr": 0.02, "weight_decay": 5e-4, "los
 _ADAMS_RATE = 0.001  # Kingma & Ba 2015
 _MOMENTUM = 0.9  # Nesterov's
 _TITLES = {"lenet5": "LeNet-5"}
+_LARGER = 8 / 7  # pictures that ten parts are cut from: 256 pixels for 224 (Krizhevsky et al. 2012, section 4.1)
 # Of ImageNet's photographs, as published weights expect them.
 _IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 
@@ -294,6 +295,7 @@ def _published(options: argparse.Namespace) -> tuple[Sequential, data.Pixels]:
 def eval_weights(options: argparse.Namespace) -> int:
     """Measure saved weights on held-out images."""
     _set_threads(options)
+    check_device(options.device or "cpu")
     model, metadata, preparation = _load(options.weights)
     chosen = options.data
     if chosen is None:
@@ -304,12 +306,22 @@ def eval_weights(options: argparse.Namespace) -> int:
             )
         chosen = ["digits"]
     size: Any = (preparation.height, preparation.width) if isinstance(preparation, data.Pixels) else 0
-    dataset = _dataset(chosen, size, pad=preparation.pad if isinstance(preparation, data.Pixels) else 2)
+    views: dict[str, Any] = {}
+    larger = size
+    if options.ten_crop:
+        if chosen[0] != "folder" or not size:
+            raise ValueError("--ten-crop: needs pictures larger than the network's input: those of --data folder DIR")
+        larger = (options.size,) * 2 if options.size else tuple(round(n * _LARGER) for n in size)
+        if min(larger) < max(size):
+            raise ValueError(f"--size: expected at least the network's {max(size)}, got {options.size}")
+        views = {"views": lambda x: data.ten_crop(x, size), "batch_size": 16}  # ten times as many go at once
+    dataset = _dataset(chosen, larger, pad=preparation.pad if isinstance(preparation, data.Pixels) else 2)
     if list(dataset.classes) != metadata["classes"]:
         raise ValueError(f"{options.weights}: was trained on other classes than those of {' '.join(chosen)}")
-    inputs = _as_trained(dataset, preparation)
+    inputs = _as_trained(dataset, preparation, options.ten_crop)
     loss = getattr(losses, {"rbf_loss": "rbf_loss"}.get(str(metadata.get("loss")), "cross_entropy"))
-    result = evaluate(model, inputs, dataset.y_test, loss=loss)
+    model.to(options.device or "cpu")
+    result = evaluate(model, inputs, dataset.y_test, loss=loss, **views)
     if options.json:
         print(json.dumps({"accuracy": result.accuracy, "loss": result.loss, "confusion": result.confusion.tolist()}))
         return 0
@@ -324,9 +336,11 @@ def eval_weights(options: argparse.Namespace) -> int:
     return 0
 
 
-def _as_trained(dataset: data.Dataset, trained: data.Preparation | data.Pixels) -> np.ndarray:
+def _as_trained(dataset: data.Dataset, trained: data.Preparation | data.Pixels, any_size: bool = False) -> np.ndarray:
     """The held-out images, normalised as those that the network learnt from."""
     own = dataset.preparation
+    if any_size and isinstance(own, data.Pixels) and isinstance(trained, data.Pixels):
+        own = replace(own, height=trained.height, width=trained.width)
     if own == trained:
         return dataset.x_test
     if not (isinstance(own, data.Pixels) and isinstance(trained, data.Pixels)) or (
@@ -342,7 +356,10 @@ def _as_trained(dataset: data.Dataset, trained: data.Preparation | data.Pixels) 
 def predict(options: argparse.Namespace) -> int:
     """Tell which class each image shows."""
     _set_threads(options)
+    device = options.device or "cpu"
+    check_device(device)
     model, metadata, preparation = _load(options.weights)
+    model.to(device)
     classes = metadata["classes"]
     results, failed = [], False
     for path in options.images:
@@ -353,7 +370,7 @@ def predict(options: argparse.Namespace) -> int:
             print(f"fastconv predict: {text if path in text else f'{path}: {text}'}", file=sys.stderr)
             failed = True
             continue
-        shares = softmax(model(inputs[None]))[0]
+        shares = softmax(host(model(placed(inputs[None], device))))[0]
         order = np.argsort(shares)[::-1]
         if options.json:
             probabilities = {classes[i]: round(float(shares[i]), 6) for i in range(len(classes))}

@@ -2,7 +2,8 @@
 
 ``y = layer(x)`` infers and keeps nothing. ``y, backward = layer.forward(x)`` trains: what the gradient needs lives in
 ``backward``, not in the layer, so a layer may be used twice in one network and by several threads at once.
-``dx = backward(dy)`` adds into each parameter's ``grad`` and never changes `dy`.
+``dx = backward(dy)`` adds into each parameter's ``grad`` and never changes `dy`; `dx` is the caller's own, who may add
+into it, or it is `dy` or a part of that.
 
 Names and the order of arguments are PyTorch's. Every layer with parameters takes ``dtype`` (float32 unless given) and
 ``rng`` (a seed or a generator; see `fastconv.init`), every layer over images takes ``layout``.
@@ -640,16 +641,21 @@ class _Convolution(Layer):
         names = ("stride", "padding", "dilation", "groups", "layout")
         return {name: getattr(self, name) for name in names}
 
-    def __call__(self, x: Array) -> Array:
-        return self._apply(x, self.dense_weight())
+    def __call__(self, x: Array, *, relu: bool = False) -> Array:
+        return self._apply(x, self.dense_weight(), relu)
 
-    def _apply(self, x: Array, weight: Array) -> Array:
-        return type(self)._function(x, weight, self.bias.value if self.bias else None, **self._keywords())
+    def _apply(self, x: Array, weight: Array, relu: bool) -> Array:
+        options = self._keywords() | ({"relu": True} if relu else {})
+        return type(self)._function(x, weight, self.bias.value if self.bias else None, **options)
 
-    def forward(self, x: Array, *, training: bool = True) -> tuple[Array, Backward]:
+    def forward(self, x: Array, *, training: bool = True, relu: bool = False) -> tuple[Array, Backward]:
         weight = self.dense_weight()
+        y = self._apply(x, weight, relu)
+        rectified = y if relu else None  # what need not be kept is not
 
         def backward(dy: Array, needs_dx: bool = True) -> Array | None:
+            if rectified is not None:
+                dy = relu_backward(dy, rectified)
             needs = (needs_dx, True, self.bias is not None)
             dx, dweight, dbias = type(self)._gradient(dy, x, weight, needs=needs, **self._keywords())
             self.weight.add_grad(self._parameter_grad(dweight))
@@ -657,7 +663,7 @@ class _Convolution(Layer):
                 self.bias.add_grad(dbias)
             return dx
 
-        return self._apply(x, weight), backward
+        return y, backward
 
     def dense_weight(self) -> Array:
         """Return the weights as the function of this layer takes them."""
@@ -699,6 +705,7 @@ class Conv1d(_Convolution):
     (2, 6, 32)
     """
 
+    fuses_relu = True
     _rank = 1
     _function = conv1d
     _gradient = conv1d_backward
@@ -735,6 +742,7 @@ class Conv2d(_Convolution):
     Conv2d(1, 6, kernel_size=5)
     """
 
+    fuses_relu = True
     _rank = 2
     _function = conv2d
     _gradient = conv2d_backward
@@ -768,6 +776,7 @@ class Conv3d(_Convolution):
     (2, 6, 4, 6, 6)
     """
 
+    fuses_relu = True
     _rank = 3
     _function = conv3d
     _gradient = conv3d_backward

@@ -71,7 +71,7 @@ def local_conv2d(
     Parameters
     ----------
     x : array, shape (N, C, H, W) or (N, H, W, C)
-        Images, float32 or float64, laid out as `layout` says.
+        Images, float32, float64, float16 or bfloat16, laid out as `layout` says.
     weight : array, shape (H', W', K, C, kh, kw)
         The filters of each place, in either layout, of x's dtype.
     bias : array, shape (H', W', K), optional
@@ -87,7 +87,7 @@ def local_conv2d(
     Raises
     ------
     TypeError
-        If dtypes differ or are not float32 or float64.
+        If dtypes differ or are not float32, float64, float16 or bfloat16.
     ValueError
         If a shape or an option is wrong.
     MemoryError
@@ -160,7 +160,7 @@ def local_conv2d_backward(
     Raises
     ------
     TypeError
-        If dtypes differ or are not float32 or float64.
+        If dtypes differ or are not float32, float64, float16 or bfloat16.
     ValueError
         If a shape or an option is wrong.
     MemoryError

@@ -43,7 +43,7 @@ def cross_entropy(logits: Any, target: Any, *, reduction: str = "mean", return_g
     Parameters
     ----------
     logits : array, shape (N, C), (N, C, d1, d2, ...) or (C,)
-        Scores of C classes, float32 or float64: what softmax would take.
+        Scores of C classes, float32, float64, float16 or bfloat16: what softmax would take.
     target : array
         Either class indices, integers from 0 to C - 1 of any integer dtype, of logits' shape without the axis of
         the classes; or probabilities, of logits' shape and dtype.
@@ -63,7 +63,8 @@ def cross_entropy(logits: Any, target: Any, *, reduction: str = "mean", return_g
     Raises
     ------
     TypeError
-        If logits are not an array of float32 or float64, or target is neither of integers nor of logits' dtype.
+        If logits are not an array of float32, float64, float16 or bfloat16, or target is neither of integers nor of
+        logits' dtype.
     ValueError
         If shapes do not match, a class does not exist, or the reduction is none of the three.
 
@@ -132,7 +133,7 @@ def rbf_loss(scores: Any, target: Any, *, j: float = 5.0, reduction: str = "mean
     Parameters
     ----------
     scores : array, shape (N, C)
-        Negative squared distances, as `fastconv.layers.RBF` gives them; float32 or float64.
+        Negative squared distances, as `fastconv.layers.RBF` gives them; float32, float64, float16 or bfloat16.
     target : array of integers, shape (N,)
         Class indices from 0 to C - 1.
     j : float
@@ -190,7 +191,7 @@ def mse_loss(x: Any, target: Any, *, reduction: str = "mean", return_grad: bool 
     Parameters
     ----------
     x : array, any shape
-        float32 or float64.
+        float32, float64, float16 or bfloat16.
     target : array, x's shape and dtype
     reduction : {"mean", "sum", "none"}
         Average over all elements, add them up, or return each.
@@ -207,7 +208,7 @@ def mse_loss(x: Any, target: Any, *, reduction: str = "mean", return_grad: bool 
     Raises
     ------
     TypeError
-        If dtypes differ or are not float32 or float64.
+        If dtypes differ or are not float32, float64, float16 or bfloat16.
     ValueError
         If shapes differ, or the reduction is none of the three.
 
@@ -246,7 +247,7 @@ def multiclass_hinge_loss(
     Parameters
     ----------
     scores : array, shape (N, C), (N, C, d1, d2, ...) or (C,)
-        float32 or float64.
+        float32, float64, float16 or bfloat16.
     target : array of integers
         Class indices from 0 to C - 1, of scores' shape without the axis of the classes.
     margin : float
@@ -263,7 +264,7 @@ def multiclass_hinge_loss(
     Raises
     ------
     TypeError
-        If scores are not an array of float32 or float64, or target not one of integers.
+        If scores are not an array of float32, float64, float16 or bfloat16, or target not one of integers.
     ValueError
         If shapes do not match, a class does not exist, the margin is not finite, or the reduction is none of the three.
 

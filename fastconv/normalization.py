@@ -66,7 +66,7 @@ def batch_norm(
     Parameters
     ----------
     x : array, shape (N, C), (N, C, W), (N, C, H, W), (N, C, D, H, W), or with the channels last
-        float32 or float64.
+        float32, float64, float16 or bfloat16.
     running_mean, running_var : array of floats, shape (C,), optional
         The statistics used for inference, where they must be given. Training moves them in place, if they are:
         ``running += momentum * (batch - running)``, the variance being the unbiased one (divided by n - 1).
@@ -95,7 +95,7 @@ def batch_norm(
     Raises
     ------
     TypeError
-        If x is not an array of float32 or float64, or weight and bias are not of its dtype.
+        If x is not an array of float32, float64, float16 or bfloat16, or weight and bias are not of its dtype.
     ValueError
         If a shape or an option is wrong, or training is to take the variance of a single value.
 
@@ -185,7 +185,7 @@ def batch_norm_backward(
     Raises
     ------
     TypeError
-        If dtypes differ or are not float32 or float64.
+        If dtypes differ or are not float32, float64, float16 or bfloat16.
     ValueError
         If shapes do not match.
 
@@ -244,7 +244,7 @@ def local_response_norm(
     Parameters
     ----------
     x : array, shape (N, C), (N, C, W), (N, C, H, W), (N, C, D, H, W), or with the channels last
-        float32 or float64.
+        float32, float64, float16 or bfloat16.
     size : int
         Channels in the sum: ``size // 2`` before, the channel itself and ``(size - 1) // 2`` after, as far as they
         exist.
@@ -262,7 +262,7 @@ def local_response_norm(
     Raises
     ------
     TypeError
-        If x is not an array of float32 or float64, or size not an integer.
+        If x is not an array of float32, float64, float16 or bfloat16, or size not an integer.
     ValueError
         If a shape or an option is wrong.
 
@@ -312,7 +312,7 @@ def local_response_norm_backward(
     Raises
     ------
     TypeError
-        If dtypes differ or are not float32 or float64.
+        If dtypes differ or are not float32, float64, float16 or bfloat16.
     ValueError
         If shapes differ or an option is wrong.
 

@@ -229,7 +229,7 @@ def max_pool2d(
     Parameters
     ----------
     x : array, shape (N, C, H, W) or (N, H, W, C)
-        float32 or float64, laid out as `layout` says.
+        float32, float64, float16 or bfloat16, laid out as `layout` says.
     kernel_size : int or (int, int)
         Height and width of the window.
     stride : int or (int, int), optional
@@ -257,7 +257,7 @@ def max_pool2d(
     Raises
     ------
     TypeError
-        If x is not an array of float32 or float64.
+        If x is not an array of float32, float64, float16 or bfloat16.
     ValueError
         If a shape or an option is wrong.
 
@@ -294,7 +294,7 @@ def max_pool2d_backward(dy: Any, switches: Any, input_shape: tuple[int, ...], *,
     Parameters
     ----------
     dy : array, shape (N, C, H', W') or (N, H', W', C)
-        Gradient with respect to the maxima, float32 or float64.
+        Gradient with respect to the maxima, float32, float64, float16 or bfloat16.
     switches : array of int32 or int64, dy's shape
         What max_pool2d returned.
     input_shape : tuple of int
@@ -310,7 +310,7 @@ def max_pool2d_backward(dy: Any, switches: Any, input_shape: tuple[int, ...], *,
     Raises
     ------
     TypeError
-        If dy is not an array of float32 or float64, or switches not one of integers.
+        If dy is not an array of float32, float64, float16 or bfloat16, or switches not one of integers.
     ValueError
         If shapes do not match, or a switch is not an index into the plane (-1, no winner, is skipped).
 
@@ -340,7 +340,7 @@ def avg_pool2d(
     Parameters
     ----------
     x : array, shape (N, C, H, W) or (N, H, W, C)
-        float32 or float64, laid out as `layout` says.
+        float32, float64, float16 or bfloat16, laid out as `layout` says.
     kernel_size : int or (int, int)
         Height and width of the window.
     stride : int or (int, int), optional
@@ -364,7 +364,7 @@ def avg_pool2d(
     Raises
     ------
     TypeError
-        If x is not an array of float32 or float64.
+        If x is not an array of float32, float64, float16 or bfloat16.
     ValueError
         If a shape or an option is wrong.
 
@@ -405,7 +405,7 @@ def avg_pool2d_backward(
     Parameters
     ----------
     dy : array, shape (N, C, H', W') or (N, H', W', C)
-        Gradient with respect to the averages, float32 or float64.
+        Gradient with respect to the averages, float32, float64, float16 or bfloat16.
     input_shape : tuple of int
         The shape of what was pooled, (N, C, H, W) or (N, H, W, C).
     kernel_size, stride, padding, ceil_mode, count_include_pad, layout
@@ -418,7 +418,7 @@ def avg_pool2d_backward(
     Raises
     ------
     TypeError
-        If dy is not an array of float32 or float64.
+        If dy is not an array of float32, float64, float16 or bfloat16.
     ValueError
         If a shape or an option is wrong.
 
@@ -449,7 +449,7 @@ def max_pool1d(
     Parameters
     ----------
     x : array, shape (N, C, W) or (N, W, C)
-        float32 or float64, laid out as `layout` says.
+        float32, float64, float16 or bfloat16, laid out as `layout` says.
     kernel_size : int
     stride, padding, dilation, ceil_mode, return_switches
         As `max_pool2d` takes them.
@@ -507,7 +507,7 @@ def avg_pool1d(
     Parameters
     ----------
     x : array, shape (N, C, W) or (N, W, C)
-        float32 or float64, laid out as `layout` says.
+        float32, float64, float16 or bfloat16, laid out as `layout` says.
     kernel_size : int
     stride, padding, ceil_mode, count_include_pad
         As `avg_pool2d` takes them.
@@ -571,7 +571,7 @@ def max_pool3d(
     Parameters
     ----------
     x : array, shape (N, C, D, H, W) or (N, D, H, W, C)
-        float32 or float64, laid out as `layout` says.
+        float32, float64, float16 or bfloat16, laid out as `layout` says.
     kernel_size : int or (int, int, int)
     stride, padding, dilation, ceil_mode, return_switches
         As `max_pool2d` takes them.
@@ -629,7 +629,7 @@ def avg_pool3d(
     Parameters
     ----------
     x : array, shape (N, C, D, H, W) or (N, D, H, W, C)
-        float32 or float64, laid out as `layout` says.
+        float32, float64, float16 or bfloat16, laid out as `layout` says.
     kernel_size : int or (int, int, int)
     stride, padding, ceil_mode, count_include_pad
         As `avg_pool2d` takes them.

@@ -44,7 +44,7 @@ def add_relu(a: Any, b: Any) -> Any:
     Raises
     ------
     TypeError
-        If dtypes differ or are not float32 or float64.
+        If dtypes differ or are not float32, float64, float16 or bfloat16.
     ValueError
         If shapes differ.
     """
@@ -58,7 +58,7 @@ def leaky_relu(x: Any, negative_slope: float = 0.01) -> Any:
     Parameters
     ----------
     x : array, any shape
-        float32 or float64.
+        float32, float64, float16 or bfloat16.
     negative_slope : float
 
     Returns
@@ -68,7 +68,7 @@ def leaky_relu(x: Any, negative_slope: float = 0.01) -> Any:
     Raises
     ------
     TypeError
-        If x is not an array of float32 or float64.
+        If x is not an array of float32, float64, float16 or bfloat16.
     ValueError
         If the slope is not finite.
 
@@ -92,7 +92,7 @@ def leaky_relu_backward(dy: Any, x: Any, negative_slope: float = 0.01) -> Any:
     Parameters
     ----------
     dy : array
-        Gradient with respect to the result, float32 or float64.
+        Gradient with respect to the result, float32, float64, float16 or bfloat16.
     x : array, dy's shape and dtype
         What leaky_relu was given. If the slope is not negative, its result does as well.
     negative_slope : float
@@ -104,7 +104,7 @@ def leaky_relu_backward(dy: Any, x: Any, negative_slope: float = 0.01) -> Any:
     Raises
     ------
     TypeError
-        If dtypes differ or are not float32 or float64.
+        If dtypes differ or are not float32, float64, float16 or bfloat16.
     ValueError
         If shapes differ or the slope is not finite.
 
@@ -135,7 +135,7 @@ def prelu(x: Any, weight: Any, *, layout: str = "NCHW") -> Any:
     Parameters
     ----------
     x : array, shape (N, C), (N, C, W), (N, C, H, W), ..., or with the channels last
-        float32 or float64. With a single weight, any shape.
+        float32, float64, float16 or bfloat16. With a single weight, any shape.
     weight : array of x's dtype, shape (C,) or (1,)
     layout : str
         As `batch_norm` takes it.
@@ -147,7 +147,7 @@ def prelu(x: Any, weight: Any, *, layout: str = "NCHW") -> Any:
     Raises
     ------
     TypeError
-        If dtypes differ or are not float32 or float64.
+        If dtypes differ or are not float32, float64, float16 or bfloat16.
     ValueError
         If a shape is wrong.
 
@@ -174,7 +174,7 @@ def prelu_backward(
     Parameters
     ----------
     dy : array
-        Gradient with respect to the result, float32 or float64.
+        Gradient with respect to the result, float32, float64, float16 or bfloat16.
     x : array, dy's shape and dtype
     weight, layout
         As prelu was given them.
@@ -190,7 +190,7 @@ def prelu_backward(
     Raises
     ------
     TypeError
-        If dtypes differ or are not float32 or float64.
+        If dtypes differ or are not float32, float64, float16 or bfloat16.
     ValueError
         If a shape is wrong.
 
@@ -240,7 +240,7 @@ def rrelu(
     Parameters
     ----------
     x : array, any shape
-        float32 or float64.
+        float32, float64, float16 or bfloat16.
     lower, upper : float
     training : bool
         Draw slopes; otherwise all are the mean of lower and upper.
@@ -254,7 +254,7 @@ def rrelu(
     Raises
     ------
     TypeError
-        If x is not an array of float32 or float64, or there is no seed for training.
+        If x is not an array of float32, float64, float16 or bfloat16, or there is no seed for training.
     ValueError
         If lower is above upper, a number is not finite, or the seed is out of range.
 
@@ -282,7 +282,7 @@ def rrelu_backward(
     Parameters
     ----------
     dy : array
-        Gradient with respect to the result, float32 or float64.
+        Gradient with respect to the result, float32, float64, float16 or bfloat16.
     x : array, dy's shape and dtype
     lower, upper, training, seed
         As rrelu was given them.
@@ -312,7 +312,7 @@ def elu(x: Any, alpha: float = 1.0) -> Any:
     Parameters
     ----------
     x : array, any shape
-        float32 or float64.
+        float32, float64, float16 or bfloat16.
     alpha : float
         At least 0.
 
@@ -323,7 +323,7 @@ def elu(x: Any, alpha: float = 1.0) -> Any:
     Raises
     ------
     TypeError
-        If x is not an array of float32 or float64.
+        If x is not an array of float32, float64, float16 or bfloat16.
     ValueError
         If alpha is negative or not finite.
 
@@ -348,7 +348,7 @@ def elu_backward(dy: Any, y: Any, alpha: float = 1.0) -> Any:
     Parameters
     ----------
     dy : array
-        Gradient with respect to the result, float32 or float64.
+        Gradient with respect to the result, float32, float64, float16 or bfloat16.
     y : array, dy's shape and dtype
         elu's result.
     alpha : float
@@ -361,7 +361,7 @@ def elu_backward(dy: Any, y: Any, alpha: float = 1.0) -> Any:
     Raises
     ------
     TypeError
-        If dtypes differ or are not float32 or float64.
+        If dtypes differ or are not float32, float64, float16 or bfloat16.
     ValueError
         If shapes differ, or alpha is negative or not finite.
 
@@ -381,7 +381,7 @@ def softplus(x: Any, beta: float = 1.0) -> Any:
     Parameters
     ----------
     x : array, any shape
-        float32 or float64.
+        float32, float64, float16 or bfloat16.
     beta : float
         The larger, the sharper the bend.
 
@@ -392,7 +392,7 @@ def softplus(x: Any, beta: float = 1.0) -> Any:
     Raises
     ------
     TypeError
-        If x is not an array of float32 or float64.
+        If x is not an array of float32, float64, float16 or bfloat16.
     ValueError
         If beta is not positive and finite.
 
@@ -417,7 +417,7 @@ def softplus_backward(dy: Any, x: Any, beta: float = 1.0) -> Any:
     Parameters
     ----------
     dy : array
-        Gradient with respect to the result, float32 or float64.
+        Gradient with respect to the result, float32, float64, float16 or bfloat16.
     x : array, dy's shape and dtype
         What softplus was given.
     beta : float
@@ -429,7 +429,7 @@ def softplus_backward(dy: Any, x: Any, beta: float = 1.0) -> Any:
     Raises
     ------
     TypeError
-        If dtypes differ or are not float32 or float64.
+        If dtypes differ or are not float32, float64, float16 or bfloat16.
     ValueError
         If shapes differ, or beta is not positive and finite.
 

@@ -34,7 +34,7 @@ def dropout(x: Any, p: float = 0.5, *, seed: int) -> Any:
     Parameters
     ----------
     x : array, any shape
-        float32 or float64.
+        float32, float64, float16 or bfloat16.
     p : float
         The probability of being dropped; 1 leaves nothing.
     seed : int
@@ -48,7 +48,7 @@ def dropout(x: Any, p: float = 0.5, *, seed: int) -> Any:
     Raises
     ------
     TypeError
-        If x is not an array of float32 or float64, or seed not an integer.
+        If x is not an array of float32, float64, float16 or bfloat16, or seed not an integer.
     ValueError
         If p or seed is out of range.
 
@@ -73,7 +73,7 @@ def dropout_backward(dy: Any, p: float = 0.5, *, seed: int) -> Any:
     Parameters
     ----------
     dy : array
-        Gradient with respect to dropout's result, float32 or float64.
+        Gradient with respect to dropout's result, float32, float64, float16 or bfloat16.
     p, seed
         As dropout was given them.
 
@@ -84,7 +84,7 @@ def dropout_backward(dy: Any, p: float = 0.5, *, seed: int) -> Any:
     Raises
     ------
     TypeError
-        If dy is not an array of float32 or float64, or seed not an integer.
+        If dy is not an array of float32, float64, float16 or bfloat16, or seed not an integer.
     ValueError
         If p or seed is out of range.
 

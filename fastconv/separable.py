@@ -44,7 +44,7 @@ def depthwise_conv2d(
     Parameters
     ----------
     x : array, shape (N, C, H, W) or (N, H, W, C)
-        Images, float32 or float64, laid out as `layout` says.
+        Images, float32, float64, float16 or bfloat16, laid out as `layout` says.
     weight : array, shape (C * multiplier, 1, kh, kw)
         The first `multiplier` filters are those of the first channel, and so on.
     bias : array, shape (C * multiplier,), optional
@@ -58,7 +58,7 @@ def depthwise_conv2d(
     Raises
     ------
     TypeError
-        If dtypes differ or are not float32 or float64.
+        If dtypes differ or are not float32, float64, float16 or bfloat16.
     ValueError
         If a shape or an option is wrong, or the algorithm cannot do the problem.
 
@@ -120,7 +120,7 @@ def depthwise_conv2d_backward(
     Raises
     ------
     TypeError
-        If dtypes differ or are not float32 or float64.
+        If dtypes differ or are not float32, float64, float16 or bfloat16.
     ValueError
         If a shape or an option is wrong, or the algorithm cannot do the problem.
 
@@ -168,7 +168,7 @@ def separable_conv2d(
     Parameters
     ----------
     x : array, shape (N, C, H, W) or (N, H, W, C)
-        Images, float32 or float64, laid out as `layout` says.
+        Images, float32, float64, float16 or bfloat16, laid out as `layout` says.
     depthwise : array, shape (C * multiplier, 1, kh, kw)
         Filters of each channel, as `depthwise_conv2d` takes them.
     pointwise : array, shape (K, C * multiplier, 1, 1)
@@ -184,7 +184,7 @@ def separable_conv2d(
     Raises
     ------
     TypeError
-        If dtypes differ or are not float32 or float64.
+        If dtypes differ or are not float32, float64, float16 or bfloat16.
     ValueError
         If a shape or an option is wrong.
 
@@ -261,7 +261,7 @@ def separable_conv2d_backward(
     Raises
     ------
     TypeError
-        If dtypes differ or are not float32 or float64.
+        If dtypes differ or are not float32, float64, float16 or bfloat16.
     ValueError
         If a shape or an option is wrong.
 

@@ -58,7 +58,7 @@ def max_unpool2d(y: Any, switches: Any, output_shape: tuple[int, ...], *, layout
     Parameters
     ----------
     y : array, shape (N, C, H', W') or (N, H', W', C)
-        What goes to the places, float32 or float64.
+        What goes to the places, float32, float64, float16 or bfloat16.
     switches : array of int32 or int64, y's shape
         What `max_pool2d` returned; -1, no winner, goes nowhere.
     output_shape : tuple of int
@@ -73,7 +73,7 @@ def max_unpool2d(y: Any, switches: Any, output_shape: tuple[int, ...], *, layout
     Raises
     ------
     TypeError
-        If y is not an array of float32 or float64, or switches not one of integers.
+        If y is not an array of float32, float64, float16 or bfloat16, or switches not one of integers.
     ValueError
         If shapes do not match, or a switch is not an index into the plane.
 
@@ -104,7 +104,7 @@ def max_unpool2d_backward(dx: Any, switches: Any, *, layout: str = "NCHW") -> An
     Parameters
     ----------
     dx : array, the shape of max_unpool2d's result
-        Gradient with respect to it, float32 or float64.
+        Gradient with respect to it, float32, float64, float16 or bfloat16.
     switches : array of int32 or int64
         As max_unpool2d was given them.
     layout : {"NCHW", "NHWC"}
@@ -116,7 +116,7 @@ def max_unpool2d_backward(dx: Any, switches: Any, *, layout: str = "NCHW") -> An
     Raises
     ------
     TypeError
-        If dx is not an array of float32 or float64, or switches not one of integers.
+        If dx is not an array of float32, float64, float16 or bfloat16, or switches not one of integers.
     ValueError
         If shapes do not match, or a switch is not an index into the plane.
 
@@ -230,7 +230,7 @@ def lp_pool2d(
     Parameters
     ----------
     x : array, shape (N, C, H, W) or (N, H, W, C)
-        float32 or float64, laid out as `layout` says.
+        float32, float64, float16 or bfloat16, laid out as `layout` says.
     norm_type : float
         p: 2 for L2 pooling, 1 for sums of absolute values; the larger, the closer to the largest.
     kernel_size, stride, padding, ceil_mode, layout
@@ -243,7 +243,7 @@ def lp_pool2d(
     Raises
     ------
     TypeError
-        If x is not an array of float32 or float64.
+        If x is not an array of float32, float64, float16 or bfloat16.
     ValueError
         If a shape or an option is wrong.
 
@@ -278,7 +278,7 @@ def lp_pool2d_backward(
     Parameters
     ----------
     dy : array, y's shape
-        Gradient with respect to the result, float32 or float64.
+        Gradient with respect to the result, float32, float64, float16 or bfloat16.
     x, y : array
         What was pooled, and the result.
     norm_type, kernel_size, stride, padding, ceil_mode, layout
@@ -292,7 +292,7 @@ def lp_pool2d_backward(
     Raises
     ------
     TypeError
-        If dtypes differ or are not float32 or float64.
+        If dtypes differ or are not float32, float64, float16 or bfloat16.
     ValueError
         If a shape or an option is wrong.
 
@@ -322,7 +322,7 @@ def lp_pool1d(
     Parameters
     ----------
     x : array, shape (N, C, W) or (N, W, C)
-        float32 or float64, laid out as `layout` says.
+        float32, float64, float16 or bfloat16, laid out as `layout` says.
     norm_type : float
     kernel_size : int
     stride, padding, ceil_mode
@@ -387,7 +387,7 @@ def lp_pool3d(
     Parameters
     ----------
     x : array, shape (N, C, D, H, W) or (N, D, H, W, C)
-        float32 or float64, laid out as `layout` says.
+        float32, float64, float16 or bfloat16, laid out as `layout` says.
     norm_type : float
     kernel_size : int or (int, int, int)
     stride, padding, ceil_mode
@@ -477,7 +477,7 @@ def gaussian_pool2d(
     Parameters
     ----------
     x : array, shape (N, C, H, W) or (N, H, W, C)
-        float32 or float64, laid out as `layout` says.
+        float32, float64, float16 or bfloat16, laid out as `layout` says.
     kernel_size : int or (int, int)
     stride : int or (int, int), optional
         By default kernel_size.
@@ -494,7 +494,7 @@ def gaussian_pool2d(
     Raises
     ------
     TypeError
-        If x is not an array of float32 or float64.
+        If x is not an array of float32, float64, float16 or bfloat16.
     ValueError
         If a shape or an option is wrong.
 
@@ -529,7 +529,7 @@ def gaussian_pool2d_backward(
     Parameters
     ----------
     dy : array, shape (N, C, H', W') or (N, H', W', C)
-        Gradient with respect to the result, float32 or float64.
+        Gradient with respect to the result, float32, float64, float16 or bfloat16.
     input_shape : tuple of int
         The shape of what was pooled.
     kernel_size, stride, padding, sigma, layout
@@ -542,7 +542,7 @@ def gaussian_pool2d_backward(
     Raises
     ------
     TypeError
-        If dy is not an array of float32 or float64.
+        If dy is not an array of float32, float64, float16 or bfloat16.
     ValueError
         If a shape or an option is wrong.
 
@@ -628,7 +628,7 @@ def channel_max_pool(
     Parameters
     ----------
     x : array, shape (N, C), (N, C, W), (N, C, H, W), (N, C, D, H, W), or with the channels last
-        float32 or float64.
+        float32, float64, float16 or bfloat16.
     size : int
         Channels in a window.
     stride : int, optional
@@ -647,7 +647,7 @@ def channel_max_pool(
     Raises
     ------
     TypeError
-        If x is not an array of float32 or float64.
+        If x is not an array of float32, float64, float16 or bfloat16.
     ValueError
         If a shape or an option is wrong.
 
@@ -673,7 +673,7 @@ def channel_max_pool_backward(dy: Any, switches: Any, input_shape: tuple[int, ..
     Parameters
     ----------
     dy : array
-        Gradient with respect to the result, float32 or float64.
+        Gradient with respect to the result, float32, float64, float16 or bfloat16.
     switches : array of integers, dy's shape
         What channel_max_pool returned.
     input_shape : tuple of int
@@ -712,7 +712,7 @@ def maxout(x: Any, pieces: int, axis: int = 1, *, return_switches: bool = False)
     Parameters
     ----------
     x : array, at least one axis
-        float32 or float64.
+        float32, float64, float16 or bfloat16.
     pieces : int
         How many features make one; it must divide their number.
     axis : int
@@ -729,7 +729,7 @@ def maxout(x: Any, pieces: int, axis: int = 1, *, return_switches: bool = False)
     Raises
     ------
     TypeError
-        If x is not an array of float32 or float64, or an option is not an integer.
+        If x is not an array of float32, float64, float16 or bfloat16, or an option is not an integer.
     ValueError
         If x has no such axis, or pieces does not divide its length.
 
@@ -757,7 +757,7 @@ def maxout_backward(dy: Any, switches: Any, input_shape: tuple[int, ...], axis: 
     Parameters
     ----------
     dy : array
-        Gradient with respect to the result, float32 or float64.
+        Gradient with respect to the result, float32, float64, float16 or bfloat16.
     switches : array of integers, dy's shape
         What maxout returned.
     input_shape : tuple of int
@@ -805,7 +805,7 @@ def stochastic_pool2d(
     Parameters
     ----------
     x : array, shape (N, C, H, W) or (N, H, W, C)
-        float32 or float64; meant to be rectified: negative elements count as zeros.
+        float32, float64, float16 or bfloat16; meant to be rectified: negative elements count as zeros.
     kernel_size, stride, padding, ceil_mode, layout
         As `max_pool2d` takes them.
     training : bool
@@ -826,7 +826,7 @@ def stochastic_pool2d(
     Raises
     ------
     TypeError
-        If x is not an array of float32 or float64, or there is no seed for training.
+        If x is not an array of float32, float64, float16 or bfloat16, or there is no seed for training.
     ValueError
         If a shape or an option is wrong.
 
@@ -892,7 +892,7 @@ def stochastic_pool2d_backward(
     Parameters
     ----------
     dy : array
-        Gradient with respect to the result, float32 or float64.
+        Gradient with respect to the result, float32, float64, float16 or bfloat16.
     x : array
         What was pooled.
     switches : array of integers, dy's shape, optional

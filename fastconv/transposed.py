@@ -170,7 +170,7 @@ def conv_transpose1d(
     Parameters
     ----------
     x : array, shape (N, C, W) or (N, W, C)
-        Signals, float32 or float64, laid out as `layout` says.
+        Signals, float32, float64, float16 or bfloat16, laid out as `layout` says.
     weight : array, shape (C, K // groups, kw)
         Filters, in either layout, of x's dtype: those of the conv1d from K channels to C.
     bias : array, shape (K,), optional
@@ -203,7 +203,7 @@ def conv_transpose1d(
     Raises
     ------
     TypeError
-        If dtypes differ or are not float32 or float64.
+        If dtypes differ or are not float32, float64, float16 or bfloat16.
     ValueError
         If a shape or an option is wrong, or the algorithm cannot do the problem.
     MemoryError
@@ -267,7 +267,7 @@ def conv_transpose1d_backward(
     Raises
     ------
     TypeError
-        If dtypes differ or are not float32 or float64.
+        If dtypes differ or are not float32, float64, float16 or bfloat16.
     ValueError
         If a shape or an option is wrong, or the algorithm cannot do the problem.
 
@@ -302,7 +302,7 @@ def conv_transpose2d(
     Parameters
     ----------
     x : array, shape (N, C, H, W) or (N, H, W, C)
-        Images, float32 or float64, laid out as `layout` says.
+        Images, float32, float64, float16 or bfloat16, laid out as `layout` says.
     weight : array, shape (C, K // groups, kh, kw)
         Filters, in either layout, of x's dtype: those of the conv2d from K channels to C.
     bias : array, shape (K,), optional
@@ -335,7 +335,7 @@ def conv_transpose2d(
     Raises
     ------
     TypeError
-        If dtypes differ or are not float32 or float64.
+        If dtypes differ or are not float32, float64, float16 or bfloat16.
     ValueError
         If a shape or an option is wrong, or the algorithm cannot do the problem.
     MemoryError
@@ -402,7 +402,7 @@ def conv_transpose2d_backward(
     Raises
     ------
     TypeError
-        If dtypes differ or are not float32 or float64.
+        If dtypes differ or are not float32, float64, float16 or bfloat16.
     ValueError
         If a shape or an option is wrong, or the algorithm cannot do the problem.
 
@@ -437,7 +437,7 @@ def conv_transpose3d(
     Parameters
     ----------
     x : array, shape (N, C, D, H, W) or (N, D, H, W, C)
-        Volumes, float32 or float64, laid out as `layout` says.
+        Volumes, float32, float64, float16 or bfloat16, laid out as `layout` says.
     weight : array, shape (C, K // groups, kd, kh, kw)
         Filters, in either layout, of x's dtype: those of the conv3d from K channels to C.
     bias : array, shape (K,), optional
@@ -470,7 +470,7 @@ def conv_transpose3d(
     Raises
     ------
     TypeError
-        If dtypes differ or are not float32 or float64.
+        If dtypes differ or are not float32, float64, float16 or bfloat16.
     ValueError
         If a shape or an option is wrong, or the algorithm cannot do the problem.
     MemoryError
@@ -532,7 +532,7 @@ def conv_transpose3d_backward(
     Raises
     ------
     TypeError
-        If dtypes differ or are not float32 or float64.
+        If dtypes differ or are not float32, float64, float16 or bfloat16.
     ValueError
         If a shape or an option is wrong, or the algorithm cannot do the problem.
 

@@ -143,7 +143,23 @@ class Family:
         return (self.batch, self.filters, *(self.output,) * self.rank)
 
 
-Kind = TypeVar("Kind", Conv, Product, Pool, Memory, Family)
+@dataclasses.dataclass(frozen=True)
+class Network:
+    """A whole network and its batch of square images; what is behind a colon only tells rows apart."""
+
+    name: str
+    batch: int
+    channels: int
+    size: int
+    classes: int
+    heads: int = 0  # auxiliary classifiers
+
+    @property
+    def network(self) -> str:
+        return self.name.partition(":")[0]
+
+
+Kind = TypeVar("Kind", Conv, Product, Pool, Memory, Family, Network)
 
 
 def load(source: str | Path, kind: type[Kind]) -> list[Kind]:

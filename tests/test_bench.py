@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import json
+import os
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -158,7 +161,7 @@ def test_families_have_problems(name: str) -> None:
     family = FAMILIES[name]
     for problem in problems_of(name):
         assert all(family.work(problem, pass_) > 0 for pass_ in family.passes)
-    assert set(family.passes) >= {"forward"}
+    assert set(family.passes) & {"forward", "step"}
 
 
 @pytest.mark.parametrize("name", ["memory", "family"])
@@ -189,6 +192,61 @@ def test_sides_compute_the_same(name: str, layout: str) -> None:
                 if layout == "NHWC":
                     ours = [np.moveaxis(a, -1, 1) if a.ndim > 2 and pass_ != "weight" else a for a in ours]
                 assert harness.relative_difference(ours, theirs) < 1e-12, (problem.name, pass_)
+
+
+@pytest.mark.parametrize("name", ["lenet5", "resnet18", "googlenet"])
+@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
+def test_networks_of_both_sides_are_the_same(name: str, layout: str) -> None:
+    """Small images, in double precision: scores, and after a step the gradient of the first weights."""
+    torch = pytest.importorskip("torch")
+    if name != "lenet5" and not importlib.util.find_spec("torchvision"):
+        pytest.skip("needs torchvision")
+    family = FAMILIES["train"]
+    (problem,) = (problem for problem in problems_of("train") if problem.name == name)
+    small = dataclasses.replace(problem, batch=2, size=min(problem.size, 64))
+    data = family.data(small, "step", "float64")
+    ours = family.fastconv(fc, small, "step", data, "NCHW", "auto")
+    theirs = family.torch(torch, small, "step", data, layout)
+    if name != "googlenet":  # whose dropout draws differently
+        assert float(ours()) == pytest.approx(float(theirs()), rel=1e-9)
+    results = [np.asarray(value) for value in ours.check()], [np.asarray(value) for value in theirs.check()]
+    assert harness.relative_difference(*results) < 1e-9
+
+    assert family.work(small, "step") == 3 * family.work(small, "forward")
+
+
+def test_memory_is_measured_in_processes_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[str] = []
+
+    class Fresh(FakeWorker):
+        def memory(self) -> int:
+            return {"fastconv": 1 << 20, "torch-nchw": 3 << 20, "torch-nhwc": 2 << 20}[made[-1]]
+
+    def worker(side: str, isa: str = "") -> Fresh:
+        made.append(side)
+        return Fresh([1.0], [])
+
+    monkeypatch.setattr(harness, "Worker", worker)
+    with harness.Harness(["torch-nchw", "torch-nhwc"], harness.Options()) as measured:
+        made.clear()
+        cell = measured.cell("train", problems_of("train")[0], "memory", 1)
+    assert made == ["fastconv", "torch-nchw", "torch-nhwc"]
+    assert (cell.ratio, cell.best_peer, cell.share) == (2, "torch-nhwc", None)
+    assert "1 MiB" in report.table("train", [cell], times=True)
+
+
+def test_a_worker_knows_its_peak() -> None:
+    """In a fresh process, whose memory nobody has used before."""
+    code = "import numpy, worker; before = worker.peak_memory(reset=True); numpy.ones(1 << 23)"
+    done = subprocess.run(
+        [sys.executable, "-c", code + "; print(worker.peak_memory() - before)"],
+        cwd=BENCH,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert 60 << 20 < int(done.stdout) < 80 << 20
 
 
 def test_lists() -> None:

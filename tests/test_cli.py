@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fastconv import cli, runtime
+from fastconv import cli, runtime, train as training
 
 for package in ("sklearn", "tqdm", "PIL", "safetensors", "matplotlib"):
     pytest.importorskip(package)
@@ -387,6 +387,44 @@ def test_train_eval_and_predict_on_ones_own_data(places, tmp_path, capsys, kind,
         assert cli.main(["predict", weights, *map(str, pictures)]) == 0
         told = [line.split(": ", 1)[1][:3] for line in capsys.readouterr().out.splitlines()]
         assert told == ["ant", "bee", "cow"]
+
+
+def test_ten_crops(places, tmp_path, capsys):
+    from fastconv import data, files, jobs
+
+    place, out = str(places["folder"]), tmp_path / "run"
+    options = ["--variant", "modern", "--size", "32", "--epochs", "2", "--data", "folder", place]
+    assert cli.main(["train", "lenet5", *options, "--out", str(out)]) == 0
+    weights = out / "weights.safetensors"
+    for more, size in (([], 37), (["--size", "40"], 40)):
+        capsys.readouterr()
+        assert cli.main(["eval", str(weights), "--data", "folder", place, "--ten-crop", "--json", *more]) == 0
+        told = json.loads(capsys.readouterr().out)
+        model, _, trained = jobs._load(str(weights))
+        dataset = data.image_folder(place, size)
+        own = data.Pixels(**{**files.read_metadata(weights)["preparation"], "height": size, "width": size})
+        assert isinstance(trained, data.Pixels)
+        x = jobs._as_trained(dataset, own)
+        expected = training.evaluate(model, x, dataset.y_test, views=lambda x: data.ten_crop(x, 32))
+        assert told["loss"] == pytest.approx(expected.loss, rel=1e-5)
+        assert told["confusion"] == expected.confusion.tolist()
+    ten = ["eval", weights, "--ten-crop", "--data"]
+    assert "--size: expected at least the network's 32" in failed([*ten, "folder", place, "--size", 31], capsys)
+    assert "--ten-crop: needs pictures larger" in failed([*ten, "cifar10", places["cifar10"]], capsys)
+    with pytest.raises(SystemExit):
+        cli.main(["eval", str(weights), "--size", "40"])
+    assert "--size: goes with --ten-crop" in capsys.readouterr().err
+
+
+def test_a_device_to_measure_and_predict_on(quick, pictures, capsys, monkeypatch):
+    weights, image = quick / "weights.safetensors", pictures[0][3]
+    assert cli.main(["eval", str(weights), "--device", "cpu"]) == 0
+    assert cli.main(["predict", str(weights), str(image), "--device", "cpu"]) == 0
+    capsys.readouterr()
+    monkeypatch.setitem(sys.modules, "cupy", None)
+    for device, text in (("gpu", 'device: expected "cpu", "cuda" or'), ("cuda", "the GPU needs CuPy")):
+        assert text in failed(["eval", weights, "--device", device], capsys)
+        assert text in failed(["predict", weights, image, "--device", device], capsys)
 
 
 def test_augmentation_is_what_is_usual_for_the_data(places, tmp_path):

@@ -7,7 +7,7 @@ import pytest
 
 from fastconv import gradcheck
 from fastconv.containers import Concat, Residual, Sequential
-from fastconv.layers import BatchNorm2d, Conv2d, Flatten, Identity, Layer, Linear, ReLU, Tanh
+from fastconv.layers import BatchNorm2d, Conv1d, Conv2d, Conv3d, Flatten, Identity, Layer, Linear, ReLU, Tanh
 
 F64 = {"dtype": np.float64}
 
@@ -231,6 +231,33 @@ def test_a_relu_after_batch_norm_takes_no_pass_of_its_own():
         np.testing.assert_array_equal(model(x), expected)
 
 
+@pytest.mark.parametrize("layer", [Conv1d, Conv2d, Conv3d])
+def test_a_relu_after_a_convolution_takes_no_pass_of_its_own(layer):
+    rank = {Conv1d: 1, Conv2d: 2, Conv3d: 3}[layer]
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((2, 3, *(5,) * rank)).astype(np.float32)
+
+    def make():
+        return layer(3, 4, 3, padding=1, rng=0), ReLU(), layer(4, 4, 3, rng=1), ReLU(), ReLU()
+
+    alone, model = make(), Sequential(*make())
+    y, steps = x, []
+    for each in alone:
+        y, step = each.forward(y)
+        steps.append(step)
+    got, backward = model.forward(x)
+    np.testing.assert_array_equal(got, y)
+    np.testing.assert_array_equal(model(x), y)
+    gradient = dy = rng.standard_normal(y.shape).astype(np.float32)
+    before = dy.copy()
+    for step in reversed(steps):
+        gradient = step(gradient)
+    np.testing.assert_array_equal(backward(dy), gradient)
+    np.testing.assert_array_equal(dy, before)
+    for a, b in zip(Sequential(*alone).parameters(), model.parameters(), strict=True):
+        np.testing.assert_array_equal(a.grad, b.grad)
+
+
 def test_residual_adds_and_rectifies_in_one_pass():
     x = np.random.default_rng(0).standard_normal((2, 3, 4, 4))
     block = Residual(Conv2d(3, 3, 3, padding=1, rng=0, dtype=np.float64), activation=ReLU())
@@ -238,3 +265,41 @@ def test_residual_adds_and_rectifies_in_one_pass():
     np.testing.assert_array_equal(block(x), np.maximum(plain(x), 0))
     np.testing.assert_array_equal(block.forward(x)[0], block(x))
     assert gradcheck(block, x, max_elements=60)
+
+
+class Given(Layer):
+    """Its gradient is an array that the test gives."""
+
+    def __init__(self, dx):
+        self.dx = dx
+
+    def __call__(self, x):
+        return x.copy()
+
+    def forward(self, x, *, training=True):
+        return self(x), lambda dy, needs_dx=True: dy if self.dx is None else self.dx
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("block", ["residual", "concat"])
+def test_gradients_are_added_up_in_place_but_never_in_dy(dtype, block):
+    """Whichever of the two is fresh takes the sum; if neither is (two short cuts), there is a new array."""
+    fresh = np.full((2, 3, 4, 4), 5, dtype)
+    constant = np.broadcast_to(np.array(7, dtype), fresh.shape)
+    for first, second in ((None, None), (fresh, None), (None, fresh), (constant, None), (constant, constant)):
+        branches = Given(first if first is None else first.copy() if first is fresh else first), Given(second)
+        model = Residual(*branches) if block == "residual" else Concat(*branches)
+        y, backward = model.forward(np.ones(fresh.shape, dtype))
+        dy = np.arange(y.size, dtype=dtype).reshape(y.shape)
+        before = dy.copy()
+        parts = (dy, dy) if block == "residual" else np.split(before, 2, axis=1)
+        expected = sum(part if dx is None else dx.copy() for dx, part in zip((first, second), parts, strict=True))
+        dx = backward(dy)
+        np.testing.assert_array_equal(dx, expected)
+        np.testing.assert_array_equal(dy, before)
+        assert not np.may_share_memory(dx, dy)
+        if first is fresh:
+            assert dx is branches[0].dx
+        if second is fresh:
+            assert dx is fresh
+            fresh = np.full_like(fresh, 5)

@@ -588,3 +588,25 @@ def test_instruction_sets_agree_on_tolerances() -> None:
         for other in results[1:]:
             for a, b in zip(results[0], other, strict=True):
                 assert relative_error(a, b) <= 2 * max(TOLERANCE["float32"], WINOGRAD_TOLERANCE["float32"])
+
+
+@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("groups", [1, 12])
+@pytest.mark.parametrize("algorithm", ["auto", "direct", "im2col", "winograd", "depthwise", "reference"])
+def test_relu_in_the_same_pass(isa, algorithm, groups, dtype, layout):
+    """What is below 0 becomes 0, NaN stays, the rest is what it is without."""
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((2, 12, 11, 19) if layout == "NCHW" else (2, 11, 19, 12)).astype(dtype)
+    weight = rng.standard_normal((24, 12 // groups, 3, 3)).astype(dtype)
+    bias = rng.standard_normal(24).astype(dtype)
+    bias[3] = np.nan
+    options = {"padding": 1, "groups": groups, "algorithm": algorithm, "layout": layout}
+    able = fc.algorithms(x, weight, padding=1, groups=groups, layout=layout)
+    if algorithm not in ("auto", *able):
+        return
+    plain = fc.conv2d(x, weight, bias, **options)
+    np.testing.assert_array_equal(fc.conv2d(x, weight, bias, relu=True, **options), np.maximum(plain, 0))
+    out = np.empty_like(plain)
+    assert fc.conv2d(x, weight, bias, relu=True, out=out, **options) is out
+    np.testing.assert_array_equal(out, np.maximum(plain, 0))

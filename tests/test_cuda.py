@@ -21,7 +21,7 @@ import pytest
 from gpu import emulated_cupy, moved, provide, real_cupy, same
 
 import fastconv as fc
-from fastconv import devices, layers, optim
+from fastconv import cli, devices, jobs, layers, optim
 from fastconv.backends import cpu, half
 from fastconv.models.resnet import PadChannels
 
@@ -784,6 +784,28 @@ def test_fit_of_arrays_on_the_gpu(cupy: Any) -> None:
         for one, other in zip(histories[0], history):
             assert other.loss == pytest.approx(one.loss, rel=1e-4)
             assert (other.val_accuracy, other.metrics) == (one.val_accuracy, one.metrics)
+
+
+def test_eval_and_predict_on_the_command_line(cupy: Any, tmp_path: Path, capsys: Any, monkeypatch: Any) -> None:
+    pytest.importorskip("sklearn")
+    image = pytest.importorskip("PIL.Image")
+    digits = fc.data.digits()
+    few = dataclasses.replace(digits, x_test=digits.x_test[::180], y_test=digits.y_test[::180])
+    monkeypatch.setattr(jobs, "_dataset", lambda *_, **__: few)
+    metadata = {"model": "lenet5", "variant": "modern", "data": "digits", "classes": list(few.classes)}
+    weights, picture = str(tmp_path / "weights.safetensors"), str(tmp_path / "digit.png")
+    model = fc.models.lenet5(variant="modern", rng=0)
+    fc.save(model, weights, metadata | {"preparation": few.preparation.to_dict()})
+    image.fromarray((100 * few.x_test[0, 0]).clip(0, 255).astype(np.uint8)).save(picture)
+    told = []
+    for device in ("cpu", "cuda"):
+        assert cli.main(["eval", weights, "--json", "--device", device]) == 0
+        told.append(json.loads(capsys.readouterr().out))
+        assert cli.main(["predict", weights, picture, "--json", "--device", device]) == 0
+        told.append(json.loads(capsys.readouterr().out)[0])
+    assert told[2]["loss"] == pytest.approx(told[0]["loss"], rel=1e-5)
+    assert told[2]["confusion"] == told[0]["confusion"]
+    assert told[3]["probabilities"] == pytest.approx(told[1]["probabilities"], abs=1e-5)
 
 
 def test_batches(cupy: Any) -> None:

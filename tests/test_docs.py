@@ -5,11 +5,13 @@ from __future__ import annotations
 import doctest
 import importlib
 import importlib.util
+import json
 import pkgutil
 import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -52,6 +54,46 @@ def test_readme_links() -> None:
     """Files that the README points to exist."""
     for target in re.findall(r"\]\(([^)#:]+)\)", (ROOT / "README.md").read_text(encoding="utf-8")):
         assert (ROOT / target).exists(), target
+
+
+def make_networks() -> Any:
+    spec = importlib.util.spec_from_file_location("make_networks", ROOT / "docs" / "make_networks.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_table_of_networks() -> None:
+    """The file says what the code says; run docs/make_networks.py if it does not."""
+    module = make_networks()
+    assert module.PAGE.read_text(encoding="utf-8").partition(module.SPEED)[0] == module.made_of()
+
+
+def test_table_of_networks_takes_measurements(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And keeps them when it is made anew without."""
+    module = make_networks()
+
+    def cell(pass_: str, threads: int, **numbers: Any) -> dict[str, Any]:
+        told = {"family": "train", "row": "lenet5", "pass": pass_, "threads": threads, "problem": {"batch": 64}}
+        return told | {"seconds": {}, "memory": {}, "noisy": False, "ratio": None} | numbers
+
+    cells = [
+        cell("step", 1, seconds={"fastconv": 0.0123}, ratio=2.5),
+        cell("step", 2, seconds={"fastconv": 0.0067}, ratio=1.6, noisy=True),
+        cell("memory", 1, memory={"fastconv": 7 << 20}, ratio=3.0),
+    ]
+    facts = {"machine": {"cpu": "CPU", "cores": 2}, "isa": "avx2", "versions": {"torch": "2"}, "disturbance": 0.5}
+    monkeypatch.setattr(module, "PAGE", tmp_path / "networks.md")
+    monkeypatch.setattr(module, "made_of", lambda: "static\n")
+    (tmp_path / "bench.json").write_text(json.dumps({**facts, "cells": cells}))
+    module.main([str(tmp_path / "bench.json")])
+    written = module.PAGE.read_text(encoding="utf-8")
+    assert "| `lenet5` | 64 | 12.3 | 2.50 | 6.7 | 1.60~ | 7 | 3.00 |" in written
+    assert "The machine did other work" in written
+    module.main([])
+    assert module.PAGE.read_text(encoding="utf-8") == written
 
 
 def test_plain_numpy_training_loop(tmp_path: Path) -> None:

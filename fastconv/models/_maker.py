@@ -24,12 +24,26 @@ class Maker:
     std : float, optional
         Weights start normal with this standard deviation; unless given, convolutions as He et al. (2015) say and dense
         layers as PyTorch's. Convolutions' biases start at 0.
+    width : float, default 1
+        What `scaled` multiplies by.
+
+    Raises
+    ------
+    ValueError
+        If `width` is not above 0.
     """
 
-    def __init__(self, dtype: DTypeLike, rng: Rng, std: float | None = None) -> None:
+    def __init__(self, dtype: DTypeLike, rng: Rng, std: float | None = None, *, width: float = 1) -> None:
+        if not 0 < width < np.inf:
+            raise ValueError(f"width: expected a finite number above 0, got {width!r}")
         self._dtype = dtype
         self._rng = np.random.default_rng(rng)
         self._std = std
+        self._width = width
+
+    def scaled(self, channels: int) -> int:
+        """Return the paper's number of channels times `width`, at least 1."""
+        return max(1, round(self._width * channels))
 
     def conv(
         self,
@@ -51,6 +65,14 @@ class Maker:
             layer.weight.value = he_normal(shape, int(np.prod(shape[1:])), self._rng, self._dtype)
         else:
             layer.weight.value = normal(shape, self._std, self._rng, self._dtype)
+        return layer
+
+    def rectified_scores(self, in_channels: int, num_classes: int) -> Conv2d:
+        """A 1x1 convolution for scores that a ReLU follows: biases start at 1, as a class that is below 0 everywhere
+        would get no gradient and never be learnt."""
+        layer = self.conv(in_channels, num_classes, 1)
+        assert layer.bias is not None
+        layer.bias.value[...] = 1
         return layer
 
     def norm(self, channels: int, eps: float = 1e-5) -> BatchNorm2d:

@@ -48,6 +48,7 @@ def googlenet(
     *,
     variant: str = "torchvision",
     aux_logits: bool = True,
+    width: float = 1,
     dtype: DTypeLike = np.float32,
     rng: Rng = None,
 ) -> Sequential:
@@ -63,6 +64,8 @@ def googlenet(
     aux_logits : bool, default True
         Auxiliary classifiers behind inception4a and inception4d. They work in training only: ``forward`` returns a
         tuple of three scores then. Train with `fastconv.auxiliary_loss`, which weighs them by 0.3.
+    width : float, default 1
+        What the paper's numbers of channels are multiplied by, for smaller networks or larger ones.
     dtype : dtype, default float32
     rng : numpy.random.Generator, int or None
         A seed for the initial weights.
@@ -75,7 +78,7 @@ def googlenet(
     Raises
     ------
     ValueError
-        If `variant` is unknown.
+        If `variant` is unknown, or `width` is not above 0.
 
     Examples
     --------
@@ -85,23 +88,24 @@ def googlenet(
     """
     check_variant(variant, "torchvision", "paper")
     paper = variant == "paper"
-    make = Maker(dtype, rng)
+    make = Maker(dtype, rng, width=width)
     unit = _unit(make) if paper else make.conv_norm
+    narrow, channels = make.scaled(64), make.scaled(192)
     layers: dict[str, Layer] = {
-        "conv1": unit(in_channels, 64, 7, 2, 3),
+        "conv1": unit(in_channels, narrow, 7, 2, 3),
         "maxpool1": MaxPool2d(3, 2, ceil_mode=True),
         **({"norm1": LocalResponseNorm(5)} if paper else {}),
-        "conv2": unit(64, 64, 1),
-        "conv3": unit(64, 192, 3, 1, 1),
+        "conv2": unit(narrow, narrow, 1),
+        "conv3": unit(narrow, channels, 3, 1, 1),
         **({"norm2": LocalResponseNorm(5)} if paper else {}),
         "maxpool2": MaxPool2d(3, 2, ceil_mode=True),
     }
     heads: dict[str, tuple[str, Layer]] = {}
-    channels = 192
     for name, widths in _BLOCKS.items():
         if widths is None:
             layers[name] = MaxPool2d(3 if paper or name == "maxpool3" else 2, 2, ceil_mode=True)
         else:
+            widths = tuple(map(make.scaled, widths))
             layers[name] = _inception(unit, channels, widths, 5 if paper else 3)
             channels = widths[0] + widths[2] + widths[4] + widths[5]
         if aux_logits and name in ("inception4a", "inception4d"):
@@ -138,12 +142,13 @@ def _inception(unit: Callable[..., Sequential], inputs: int, widths: tuple[int, 
 
 def _auxiliary(make: Maker, unit: Callable[..., Sequential], pool: Layer, inputs: int, num_classes: int) -> Sequential:
     """Section 5: a small classifier in the middle of the network, where gradients would be faint."""
+    maps, hidden = make.scaled(128), make.scaled(1024)
     return Sequential(
         pool=pool,
-        conv=unit(inputs, 128, 1),
+        conv=unit(inputs, maps, 1),
         flatten=Flatten(),
-        fc1=make.linear(128 * 4 * 4, 1024),
+        fc1=make.linear(maps * 4 * 4, hidden),
         relu=ReLU(),
         dropout=make.dropout(0.7),
-        fc2=make.linear(1024, num_classes),
+        fc2=make.linear(hidden, num_classes),
     )

@@ -45,17 +45,22 @@ EXPANSION = 4  # how many times wider a bottleneck's outputs are than its 3x3 co
 
 def _basic(make: Maker, inputs: int, width: int, stride: int, shortcut: Layer | None) -> Residual:
     """Figure 5, left."""
-    return Residual(
-        Sequential(
-            conv1=make.conv(inputs, width, 3, stride, 1, bias=False),
-            bn1=make.norm(width),
-            relu=ReLU(),
-            conv2=make.conv(width, width, 3, 1, 1, bias=False),
-            bn2=make.norm(width),
-        ),
-        shortcut,
-        ReLU(),
-    )
+    return Residual(Sequential(_pair(make, inputs, width, stride)), shortcut, ReLU())
+
+
+def _plain(make: Maker, inputs: int, width: int, stride: int, shortcut: Layer | None) -> Sequential:
+    """The same without the short cut: figure 3, middle."""
+    return Sequential({**_pair(make, inputs, width, stride), "relu2": ReLU()})
+
+
+def _pair(make: Maker, inputs: int, width: int, stride: int) -> dict[str, Layer]:
+    return {
+        "conv1": make.conv(inputs, width, 3, stride, 1, bias=False),
+        "bn1": make.norm(width),
+        "relu": ReLU(),
+        "conv2": make.conv(width, width, 3, 1, 1, bias=False),
+        "bn2": make.norm(width),
+    }
 
 
 def _bottleneck(
@@ -217,6 +222,7 @@ def cifar_resnet(
     in_channels: int = 3,
     *,
     bottleneck: bool = False,
+    residual: bool = True,
     dtype: DTypeLike = np.float32,
     rng: Rng = None,
 ) -> Sequential:
@@ -230,6 +236,8 @@ def cifar_resnet(
     bottleneck : bool, default False
         Bottlenecks and projections, as in the 164 layers of He et al., "Identity mappings in deep residual networks"
         (2016); otherwise pairs of 3x3 convolutions, and short cuts without parameters.
+    residual : bool, default True
+        False leaves the short cuts out: the plain networks that the paper compares with. They have no bottlenecks.
     dtype : dtype, default float32
     rng : numpy.random.Generator, int or None
         A seed for the initial weights.
@@ -242,7 +250,7 @@ def cifar_resnet(
     Raises
     ------
     ValueError
-        If `depth` is of another form.
+        If `depth` is of another form, or a plain network is to have bottlenecks.
 
     Examples
     --------
@@ -250,6 +258,8 @@ def cifar_resnet(
     269722
     """
     counts = cifar_counts(depth, bottleneck)
+    if bottleneck and not residual:
+        raise ValueError("residual: a network with bottlenecks has short cuts; expected True")
     make = Maker(dtype, rng)
     stem = {
         "conv1": make.conv(in_channels, 16, 3, padding=1, bias=False),
@@ -259,7 +269,7 @@ def cifar_resnet(
     if bottleneck:
         width, body = EXPANSION * 64, stages(make, _bottleneck, CIFAR_WIDTHS, counts, EXPANSION)
     else:
-        width, body = 64, stages(make, _basic, CIFAR_WIDTHS, counts, shortcut=padding)
+        width, body = 64, stages(make, _basic if residual else _plain, CIFAR_WIDTHS, counts, shortcut=padding)
     return Sequential(**stem, **body, avgpool=GlobalAvgPool2d(), flatten=Flatten(), fc=make.linear(width, num_classes))
 
 

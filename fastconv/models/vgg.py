@@ -30,6 +30,7 @@ def vgg(
     *,
     batch_norm: bool = False,
     dropout: float = 0.5,
+    width: float = 1,
     dtype: DTypeLike = np.float32,
     rng: Rng = None,
 ) -> Sequential:
@@ -44,6 +45,8 @@ def vgg(
         Normalise after each convolution.
     dropout : float, default 0.5
         Of the two hidden dense layers.
+    width : float, default 1
+        What the paper's numbers of channels are multiplied by, for smaller networks or larger ones.
     dtype : dtype, default float32
     rng : numpy.random.Generator, int or None
         A seed for the initial weights.
@@ -56,7 +59,7 @@ def vgg(
     Raises
     ------
     ValueError
-        If there is no such depth.
+        If there is no such depth, or `width` is not above 0.
 
     Examples
     --------
@@ -67,27 +70,28 @@ def vgg(
     """
     if depth not in _CONVOLUTIONS:
         raise ValueError(f"depth: expected one of {', '.join(map(str, _CONVOLUTIONS))}, got {depth!r}")
-    make = Maker(dtype, rng)
+    make = Maker(dtype, rng, width=width)
     features: list[Layer] = []
     channels = in_channels
-    for width, count in zip(_WIDTHS, _CONVOLUTIONS[depth]):
+    for maps, count in zip(map(make.scaled, _WIDTHS), _CONVOLUTIONS[depth]):
         for _ in range(count):
-            features.append(make.conv(channels, width, 3, padding=1))
-            features += [make.norm(width), ReLU()] if batch_norm else [ReLU()]
-            channels = width
+            features.append(make.conv(channels, maps, 3, padding=1))
+            features += [make.norm(maps), ReLU()] if batch_norm else [ReLU()]
+            channels = maps
         features.append(MaxPool2d(2))
+    hidden = make.scaled(4096)
     return Sequential(
         features=Sequential(*features),
         avgpool=AdaptiveAvgPool2d(7),
         flatten=Flatten(),
         classifier=Sequential(
-            make.linear(512 * 7 * 7, 4096),
+            make.linear(channels * 7 * 7, hidden),
             ReLU(),
             make.dropout(dropout),
-            make.linear(4096, 4096),
+            make.linear(hidden, hidden),
             ReLU(),
             make.dropout(dropout),
-            make.linear(4096, num_classes),
+            make.linear(hidden, num_classes),
         ),
     )
 

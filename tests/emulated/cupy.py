@@ -178,6 +178,10 @@ def ascontiguousarray(value, dtype=None):
     return value if array is value._a else _fresh(array)
 
 
+def may_share_memory(a, b):
+    return np.may_share_memory(_operand(a), _operand(b))
+
+
 def asnumpy(value):
     return value.get() if isinstance(value, ndarray) else np.asarray(value)
 
