@@ -43,6 +43,7 @@ typedef struct norm_call {
     char *parameters[PARAMETERS]; /* (channels), with a vector to spare */
     double *partial;              /* [part][2][channels], or channels first [channel][part][2] */
     bool last;                    /* channels last */
+    bool streamed;                /* y goes past the caches */
     ptrdiff_t rows, columns;      /* a part's outer elements and, channels first, inner ones */
     ptrdiff_t down, across;       /* parts */
     ptrdiff_t chunk;              /* a task's channels, or rows, or planes */
@@ -69,6 +70,7 @@ static fc_norm_job job_of(const norm_call *call, ptrdiff_t channel, ptrdiff_t fi
         .constant = call->parameters[CONSTANT] + own,
         .slope = call->parameters[SLOPE] + own,
         .relu = call->norm->relu,
+        .streamed = call->streamed,
     };
     return job;
 }
@@ -221,6 +223,8 @@ static fc_status norm_run(norm_call *call, int threads)
     call->kernels = fc_kernels_of(p->dtype);
     call->size = fc_size_of(p->dtype);
     call->last = p->inner == 1;
+    call->streamed =
+        call->y != call->x && call->y != call->dy && fc_norm_elements(p) >= FC_STREAMED / (ptrdiff_t)call->size;
     const ptrdiff_t each = p->outer * p->inner;
     const bool cached = sums && !call->last && each * (ptrdiff_t)call->size * (backward ? 2 : 1) <= CACHED;
     call->columns = call->last ? 1 : cached ? p->inner : fc_min(p->inner, SEGMENT);
@@ -252,6 +256,10 @@ static fc_status norm_run(norm_call *call, int threads)
             fc_parallel(threads, call->last ? parts : parts * p->channels, part_task, call);
             run_tasks(call, p->channels, parts * 4, merge_task, threads);
         }
+        if (call->streamed && call->last)
+            for (int i = 0; i < PARAMETERS; i++) /* vectors go on from a row's last channels to the next one's first */
+                memcpy(call->parameters[i] + (size_t)p->channels * call->size, call->parameters[i],
+                       (size_t)fc_min(p->channels, FC_SLACK) * call->size);
         if (call->y && call->last)
             run_tasks(call, p->outer, p->channels, apply_task, threads);
         else if (call->y)
