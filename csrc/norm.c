@@ -44,6 +44,7 @@ typedef struct norm_call {
     double *partial;              /* [part][2][channels], or channels first [channel][part][2] */
     bool last;                    /* channels last */
     bool streamed;                /* y goes past the caches */
+    bool at_once;                 /* a gradient that does not depend on the sums: of inference */
     ptrdiff_t rows, columns;      /* a part's outer elements and, channels first, inner ones */
     ptrdiff_t down, across;       /* parts */
     ptrdiff_t chunk;              /* a task's channels, or rows, or planes */
@@ -134,7 +135,8 @@ static void add_products(norm_call *call, ptrdiff_t c, const double *partial, pt
     set_slope(call, c, sum, product);
 }
 
-/* Sums of one part, of one channel or of all. */
+/* Sums of one part, of one channel or of all; and where the gradient does not wait for the sums, that too, while the part
+ * is in cache. */
 static void part_task(void *context, ptrdiff_t index, int worker)
 {
     (void)worker;
@@ -146,6 +148,8 @@ static void part_task(void *context, ptrdiff_t index, int worker)
                              fc_min(call->columns, p->inner - column));
     job.sums = call->partial + index * 2 * (call->last ? p->channels : 1);
     (call->dy ? call->kernels->norm_products : call->kernels->norm_moments)[call->last](&job);
+    if (call->at_once && call->y)
+        call->kernels->norm_gradient[call->last](&job);
 }
 
 /* What the parts of `chunk` channels come to. */
@@ -211,6 +215,15 @@ static void run_tasks(norm_call *call, ptrdiff_t total, ptrdiff_t each, fc_task 
     fc_parallel(threads, fc_ceil_div(total, call->chunk), task, call);
 }
 
+/* Vectors may go on from the last channels of a row to the first of the next one. */
+static void go_on(norm_call *call)
+{
+    const ptrdiff_t channels = call->norm->problem.channels;
+    for (int i = 0; i < PARAMETERS; i++)
+        memcpy(call->parameters[i] + (size_t)channels * call->size, call->parameters[i],
+               (size_t)fc_min(channels, FC_SLACK) * call->size);
+}
+
 static fc_status norm_run(norm_call *call, int threads)
 {
     const fc_batch_norm *n = call->norm;
@@ -249,6 +262,13 @@ static fc_status norm_run(norm_call *call, int threads)
         for (ptrdiff_t c = 0; c < p->channels; c++)
             set_scale(call, c);
 
+    call->at_once = backward && !n->training && !cached;
+    if (call->at_once) {
+        memset(call->parameters[CONSTANT], 0, (size_t)p->channels * call->size);
+        memset(call->parameters[SLOPE], 0, (size_t)p->channels * call->size);
+        if (call->streamed)
+            go_on(call);
+    }
     if (cached) {
         run_tasks(call, p->channels, each, channel_task, threads);
     } else {
@@ -256,13 +276,13 @@ static fc_status norm_run(norm_call *call, int threads)
             fc_parallel(threads, call->last ? parts : parts * p->channels, part_task, call);
             run_tasks(call, p->channels, parts * 4, merge_task, threads);
         }
-        if (call->streamed && call->last)
-            for (int i = 0; i < PARAMETERS; i++) /* vectors go on from a row's last channels to the next one's first */
-                memcpy(call->parameters[i] + (size_t)p->channels * call->size, call->parameters[i],
-                       (size_t)fc_min(p->channels, FC_SLACK) * call->size);
-        if (call->y && call->last)
+        if (call->streamed && !call->at_once)
+            go_on(call);
+        if (call->at_once || !call->y)
+            ; /* it is done */
+        else if (call->last)
             run_tasks(call, p->outer, p->channels, apply_task, threads);
-        else if (call->y)
+        else
             run_tasks(call, p->outer * p->channels, p->inner, apply_task, threads);
     }
     fc_workspace_release(space);

@@ -116,9 +116,8 @@ def test_bitwise_equal_on_any_number_of_threads(dtype: str, isa: str) -> None:
     assert len(set(results)) == 1
 
 
+@each_isa
 @each_dtype
-@pytest.mark.parametrize("isa", ISAS)
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_relu_of_large_arrays(dtype: str, isa: str) -> None:
     """Results too large for the caches are written past them, from wherever the array begins to its end."""
     n = 2**22 + 37  # FC_STREAMED in csrc/core.h
@@ -130,6 +129,7 @@ def test_relu_of_large_arrays(dtype: str, isa: str) -> None:
             np.testing.assert_array_equal(fc.relu_backward(slope, y), np.where(y > 0, slope, 0))
 
 
+@each_dtype
 @pytest.mark.parametrize("name", ["relu", "sigmoid", "tanh", "softmax"])
 def test_any_memory(name: str, dtype: str) -> None:
     x = np.random.default_rng(3).standard_normal((6, 4, 10)).astype(dtype)
