@@ -275,8 +275,7 @@ def activate_backward(kind: str, dy: np.ndarray, y: np.ndarray) -> np.ndarray:
     if kind != "relu":
         return np.asarray(_activate_backward(kind, dy, y))
     dx = np.empty(y.shape, y.dtype)
-    bits = (array.view(_BITS) for array in (dy, y, dx))
-    _native.relu_backward_stored(_kind(y.dtype), *bits, get_num_threads())
+    _native.relu_backward_stored(_kind(y.dtype), dy.view(_BITS), y.view(_BITS), dx.view(_BITS), get_num_threads())
     return dx
 
 
