@@ -57,6 +57,11 @@ class Conv2d:
     }
 
     @staticmethod
+    def operator(p: problems.Conv) -> str:
+        """The function that the problem is of, for docs/make_operators.py."""
+        return "depthwise_conv2d" if p.groups == p.channels > 1 else "conv2d"
+
+    @staticmethod
     def work(p: problems.Conv, pass_: str) -> float:
         """Floating-point operations of the textbook's loops (taps that fall on padding are counted)."""
         return 2.0 * math.prod(p.y_shape) * math.prod(p.weight_shape[1:])
@@ -98,6 +103,7 @@ class Conv2d:
 class Choice(Conv2d):
     """What ``algorithm="auto"`` takes, beside each algorithm that can do the problem: how good the cost model is."""
 
+    operator = None  # type: ignore[assignment]  # compares fastconv with itself
     peers = ("fastconv-direct", "fastconv-im2col", "fastconv-winograd", "fastconv-depthwise")
 
 
@@ -111,6 +117,10 @@ class Product:
     bound = "multiply-adds"
     tolerance: ClassVar = {"float32": 2e-6, "float64": 1e-14}
     groups: ClassVar[dict[str, Any]] = {}
+
+    @staticmethod
+    def operator(p: problems.Product) -> str:
+        return "linear"
 
     @staticmethod
     def work(p: problems.Product, pass_: str) -> float:
@@ -144,6 +154,10 @@ class MaxPool2d:
     bound = "bytes"
     tolerance: ClassVar = {"float32": 1e-6, "float64": 1e-15}
     groups: ClassVar[dict[str, Any]] = {}
+
+    @staticmethod
+    def operator(p: problems.Pool) -> str:
+        return "max_pool2d"
 
     @staticmethod
     def work(p: problems.Pool, pass_: str) -> float:
@@ -213,6 +227,22 @@ class Memory:
         "cross-entropy": ((1, 0), (2, 0)),
         "sgd": ((5, 0), (5, 0)),
     }
+
+    operators: ClassVar = {
+        "max-pool": "max_pool2d",
+        "avg-pool": "avg_pool2d",
+        "global-pool": "global_avg_pool2d",
+        "batch-norm": "batch_norm",
+        "batch-norm-inference": "batch_norm",
+        "lrn": "local_response_norm",
+        "relu": "relu",
+        "cross-entropy": "cross_entropy",
+        "sgd": None,  # an optimiser
+    }
+
+    @classmethod
+    def operator(cls, p: problems.Memory) -> str | None:
+        return cls.operators[p.operator]
 
     @staticmethod
     def has(p: problems.Memory, pass_: str) -> bool:
@@ -341,6 +371,12 @@ class Family:
         "depthwise": lambda p: p.groups == p.channels > 1,
         "dilated": lambda p: p.dilation > 1 and p.rank == 2,
     }
+
+    @staticmethod
+    def operator(p: problems.Family) -> str:
+        if p.rank == 2 and p.groups == p.channels > 1:
+            return "depthwise_conv2d"
+        return f"conv_transpose{p.rank}d" if p.transposed else f"conv{p.rank}d"
 
     @staticmethod
     def work(p: problems.Family, pass_: str) -> float:

@@ -156,6 +156,9 @@ static inline fc_taps fc_taps_inside(ptrdiff_t start, ptrdiff_t kernel, ptrdiff_
 
 /* ---- elementwise (kernels/elementwise.inc) ------------------------------------------------------------------ */
 
+/* Results of so many bytes are written past the caches, which would have dropped them before they are read. */
+#define FC_STREAMED ((ptrdiff_t)16 << 20)
+
 /* out[i] = f(a[i]), or in gradients f(a[i], b[i]) */
 typedef void fc_map_kernel(const void *a, const void *b, void *out, ptrdiff_t n);
 
@@ -211,6 +214,7 @@ typedef struct fc_norm_job {
     const void *mean, *scale, *shift; /* y = (x - mean) scale + shift */
     const void *constant, *slope;     /* dx = dy scale + constant + (x - mean) slope */
     bool relu;                        /* y = max(y, 0) */
+    bool streamed;                    /* y goes past the caches */
     double *sums;                     /* mean and squared deviations; sums of dy and dy (x - mean): [2][channels] */
 } fc_norm_job;
 typedef void fc_norm_kernel(const fc_norm_job *job);
@@ -398,6 +402,7 @@ typedef struct fc_kernels {     /* one real type on one instruction set */
     fc_pool_kernel *max_pool[2], *avg_pool[2], *avg_pool_backward[2];
     fc_scatter_kernel *max_pool_backward[2];
     fc_map_kernel *activate[FC_ACTIVATIONS], *activate_backward[FC_ACTIVATIONS];
+    fc_map_kernel *relu_streamed[2]; /* forward, backward, for results of FC_STREAMED bytes and more */
     /* [0]: one vector, its elements side by side (step 1, count 1); [1]: vectors side by side */
     fc_softmax_kernel *softmax[2], *softmax_backward[2], *cross_entropy[2];
     void (*sgd)(const fc_sgd_step *step, void *value, const void *grad, void *velocity, ptrdiff_t n);
@@ -451,6 +456,7 @@ typedef struct fc_isa_table {
     const char *name;
     const fc_kernels *kernels[2];            /* by fc_dtype */
     fc_convert_kernel *widen[2], *narrow[2]; /* by fc_storage */
+    fc_map_kernel *relu_stored[2], *relu_backward_stored[2];
 } fc_isa_table;
 
 extern const fc_isa_table fc_isa_generic, fc_isa_avx2, fc_isa_avx512, fc_isa_neon;

@@ -23,25 +23,45 @@ static void map_task(void *context, ptrdiff_t index, int worker)
     m->kernel(m->a + offset, m->b + offset, m->out + offset, fc_min(TASK, m->n - index * TASK));
 }
 
-static fc_status map(fc_map_kernel *kernel, fc_dtype dtype, const void *a, const void *b, void *out, ptrdiff_t n,
+static fc_status map(fc_map_kernel *kernel, size_t size, const void *a, const void *b, void *out, ptrdiff_t n,
                      int threads)
 {
-    map_call call = {kernel, a, b, out, n, fc_size_of(dtype)};
+    map_call call = {kernel, a, b, out, n, size};
     if (n < 0 || n > FC_LARGEST)
         return FC_INVALID;
     fc_parallel(threads, fc_ceil_div(n, TASK), map_task, &call);
     return FC_OK;
 }
 
+static bool streamed(fc_activation kind, fc_dtype dtype, ptrdiff_t n)
+{
+    return kind == FC_RELU && n >= FC_STREAMED / (ptrdiff_t)fc_size_of(dtype);
+}
+
 fc_status fc_activate(fc_activation kind, fc_dtype dtype, const void *x, void *y, ptrdiff_t n, int threads)
 {
-    return map(fc_kernels_of(dtype)->activate[kind], dtype, x, x, y, n, threads);
+    const fc_kernels *kernels = fc_kernels_of(dtype);
+    fc_map_kernel *kernel = streamed(kind, dtype, n) && y != x ? kernels->relu_streamed[0] : kernels->activate[kind];
+    return map(kernel, fc_size_of(dtype), x, x, y, n, threads);
 }
 
 fc_status fc_activate_backward(fc_activation kind, fc_dtype dtype, const void *dy, const void *y, void *dx, ptrdiff_t n,
                                int threads)
 {
-    return map(fc_kernels_of(dtype)->activate_backward[kind], dtype, dy, y, dx, n, threads);
+    const fc_kernels *kernels = fc_kernels_of(dtype);
+    fc_map_kernel *kernel =
+        streamed(kind, dtype, n) && dx != dy && dx != y ? kernels->relu_streamed[1] : kernels->activate_backward[kind];
+    return map(kernel, fc_size_of(dtype), dy, y, dx, n, threads);
+}
+
+fc_status fc_relu_stored(fc_storage kind, const void *x, void *y, ptrdiff_t n, int threads)
+{
+    return map(fc_isa_current()->relu_stored[kind], 2, x, x, y, n, threads);
+}
+
+fc_status fc_relu_backward_stored(fc_storage kind, const void *dy, const void *y, void *dx, ptrdiff_t n, int threads)
+{
+    return map(fc_isa_current()->relu_backward_stored[kind], 2, dy, y, dx, n, threads);
 }
 
 /* ---- softmax ------------------------------------------------------------------------------------------------ */

@@ -254,6 +254,9 @@ typedef enum fc_storage { FC_FLOAT16, FC_BFLOAT16 } fc_storage;
 fc_status fc_widen(fc_storage kind, const void *from, float *to, ptrdiff_t n, int threads);
 /* Rounded to the nearest, to the even one of two; what is too large becomes infinite, NaN stays NaN. */
 fc_status fc_narrow(fc_storage kind, const float *from, void *to, ptrdiff_t n, int threads);
+/* y = max(x, 0), and dx = dy where y is positive, of numbers as they are stored; distinct arrays. */
+fc_status fc_relu_stored(fc_storage kind, const void *x, void *y, ptrdiff_t n, int threads);
+fc_status fc_relu_backward_stored(fc_storage kind, const void *dy, const void *y, void *dx, ptrdiff_t n, int threads);
 
 /* ---- runtime -------------------------------------------------------------------------------------------- */
 

@@ -4,7 +4,7 @@
 #include <math.h>
 
 #define TASK 32768                     /* elements that are worth a task */
-#define CACHED ((ptrdiff_t)512 * 1024) /* bytes of a channel that are still in cache when they are read again */
+#define CACHED ((ptrdiff_t)1024 * 1024) /* bytes of a channel that are still in cache when they are read again */
 #define SEGMENT 65536                  /* elements of a channel that are summed up by one task */
 
 ptrdiff_t fc_norm_elements(const fc_norm_problem *p)
@@ -43,6 +43,8 @@ typedef struct norm_call {
     char *parameters[PARAMETERS]; /* (channels), with a vector to spare */
     double *partial;              /* [part][2][channels], or channels first [channel][part][2] */
     bool last;                    /* channels last */
+    bool streamed;                /* y goes past the caches */
+    bool at_once;                 /* a gradient that does not depend on the sums: of inference */
     ptrdiff_t rows, columns;      /* a part's outer elements and, channels first, inner ones */
     ptrdiff_t down, across;       /* parts */
     ptrdiff_t chunk;              /* a task's channels, or rows, or planes */
@@ -69,6 +71,7 @@ static fc_norm_job job_of(const norm_call *call, ptrdiff_t channel, ptrdiff_t fi
         .constant = call->parameters[CONSTANT] + own,
         .slope = call->parameters[SLOPE] + own,
         .relu = call->norm->relu,
+        .streamed = call->streamed,
     };
     return job;
 }
@@ -132,7 +135,8 @@ static void add_products(norm_call *call, ptrdiff_t c, const double *partial, pt
     set_slope(call, c, sum, product);
 }
 
-/* Sums of one part, of one channel or of all. */
+/* Sums of one part, of one channel or of all; and where the gradient does not wait for the sums, that too, while the part
+ * is in cache. */
 static void part_task(void *context, ptrdiff_t index, int worker)
 {
     (void)worker;
@@ -144,6 +148,8 @@ static void part_task(void *context, ptrdiff_t index, int worker)
                              fc_min(call->columns, p->inner - column));
     job.sums = call->partial + index * 2 * (call->last ? p->channels : 1);
     (call->dy ? call->kernels->norm_products : call->kernels->norm_moments)[call->last](&job);
+    if (call->at_once && call->y)
+        call->kernels->norm_gradient[call->last](&job);
 }
 
 /* What the parts of `chunk` channels come to. */
@@ -209,6 +215,15 @@ static void run_tasks(norm_call *call, ptrdiff_t total, ptrdiff_t each, fc_task 
     fc_parallel(threads, fc_ceil_div(total, call->chunk), task, call);
 }
 
+/* Vectors may go on from the last channels of a row to the first of the next one. */
+static void go_on(norm_call *call)
+{
+    const ptrdiff_t channels = call->norm->problem.channels;
+    for (int i = 0; i < PARAMETERS; i++)
+        memcpy(call->parameters[i] + (size_t)channels * call->size, call->parameters[i],
+               (size_t)fc_min(channels, FC_SLACK) * call->size);
+}
+
 static fc_status norm_run(norm_call *call, int threads)
 {
     const fc_batch_norm *n = call->norm;
@@ -221,6 +236,8 @@ static fc_status norm_run(norm_call *call, int threads)
     call->kernels = fc_kernels_of(p->dtype);
     call->size = fc_size_of(p->dtype);
     call->last = p->inner == 1;
+    call->streamed =
+        call->y != call->x && call->y != call->dy && fc_norm_elements(p) >= FC_STREAMED / (ptrdiff_t)call->size;
     const ptrdiff_t each = p->outer * p->inner;
     const bool cached = sums && !call->last && each * (ptrdiff_t)call->size * (backward ? 2 : 1) <= CACHED;
     call->columns = call->last ? 1 : cached ? p->inner : fc_min(p->inner, SEGMENT);
@@ -245,6 +262,13 @@ static fc_status norm_run(norm_call *call, int threads)
         for (ptrdiff_t c = 0; c < p->channels; c++)
             set_scale(call, c);
 
+    call->at_once = backward && !n->training && !cached;
+    if (call->at_once) {
+        memset(call->parameters[CONSTANT], 0, (size_t)p->channels * call->size);
+        memset(call->parameters[SLOPE], 0, (size_t)p->channels * call->size);
+        if (call->streamed)
+            go_on(call);
+    }
     if (cached) {
         run_tasks(call, p->channels, each, channel_task, threads);
     } else {
@@ -252,9 +276,13 @@ static fc_status norm_run(norm_call *call, int threads)
             fc_parallel(threads, call->last ? parts : parts * p->channels, part_task, call);
             run_tasks(call, p->channels, parts * 4, merge_task, threads);
         }
-        if (call->y && call->last)
+        if (call->streamed && !call->at_once)
+            go_on(call);
+        if (call->at_once || !call->y)
+            ; /* it is done */
+        else if (call->last)
             run_tasks(call, p->outer, p->channels, apply_task, threads);
-        else if (call->y)
+        else
             run_tasks(call, p->outer * p->channels, p->inner, apply_task, threads);
     }
     fc_workspace_release(space);

@@ -926,6 +926,8 @@ cdef extern from "fastconv.h" nogil:
         FC_BFLOAT16
     fc_status fc_widen(fc_storage, const void *, float *, ptrdiff_t, int)
     fc_status fc_narrow(fc_storage, const float *, void *, ptrdiff_t, int)
+    fc_status fc_relu_stored(fc_storage, const void *, void *, ptrdiff_t, int)
+    fc_status fc_relu_backward_stored(fc_storage, const void *, const void *, void *, ptrdiff_t, int)
 
 FLOAT16, BFLOAT16 = FC_FLOAT16, FC_BFLOAT16
 
@@ -955,4 +957,33 @@ def narrow(int kind, values, bits, int threads):
         raise ValueError("kind must be FLOAT16 or BFLOAT16, and bits an array")
     with nogil:
         status = fc_narrow(<fc_storage>kind, <float *>pv, pb, n, threads)
+    refuse(status)
+
+
+def relu_stored(int kind, x, y, int threads):
+    """y = max(x, 0) of stored numbers, both arrays of uint16."""
+    cdef ptrdiff_t n = cnp.PyArray_SIZE(<cnp.ndarray?>x)
+    cdef void *px = data_of(x, cnp.NPY_UINT16, n, False)
+    cdef void *py = data_of(y, cnp.NPY_UINT16, n, True)
+    cdef fc_status status
+    check_threads(threads)
+    if py == NULL or px == py or not 0 <= kind <= <int>FC_BFLOAT16:
+        raise ValueError("kind must be FLOAT16 or BFLOAT16, and y another array")
+    with nogil:
+        status = fc_relu_stored(<fc_storage>kind, px, py, n, threads)
+    refuse(status)
+
+
+def relu_backward_stored(int kind, dy, y, dx, int threads):
+    """dx = dy where y is positive, of stored numbers, all arrays of uint16."""
+    cdef ptrdiff_t n = cnp.PyArray_SIZE(<cnp.ndarray?>y)
+    cdef void *pdy = data_of(dy, cnp.NPY_UINT16, n, False)
+    cdef void *py = data_of(y, cnp.NPY_UINT16, n, False)
+    cdef void *pdx = data_of(dx, cnp.NPY_UINT16, n, True)
+    cdef fc_status status
+    check_threads(threads)
+    if pdy == NULL or pdx == NULL or pdx == pdy or pdx == py or not 0 <= kind <= <int>FC_BFLOAT16:
+        raise ValueError("kind must be FLOAT16 or BFLOAT16, and dy and dx other arrays")
+    with nogil:
+        status = fc_relu_backward_stored(<fc_storage>kind, pdy, py, pdx, n, threads)
     refuse(status)

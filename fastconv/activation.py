@@ -60,10 +60,10 @@ def relu(x: Any) -> Any:
     TypeError
         If x is not an array of float32, float64, float16 or bfloat16.
 
-    Notes
-    -----
-    Nair & Hinton, "Rectified linear units improve restricted Boltzmann machines" (2010); Glorot, Bordes & Bengio,
-    "Deep sparse rectifier neural networks" (2011).
+    References
+    ----------
+    Nair & Hinton, "Rectified linear units improve restricted Boltzmann machines" (2010); Glorot, Bordes & Bengio, "Deep
+    sparse rectifier neural networks" (2011).
 
     Examples
     --------
@@ -127,6 +127,10 @@ def sigmoid(x: Any) -> Any:
     -----
     Computed from ``exp(-abs(x))``, which cannot overflow.
 
+    References
+    ----------
+    Rumelhart, Hinton & Williams, "Learning representations by back-propagating errors" (1986), eq. 2.
+
     Examples
     --------
     >>> import numpy as np, fastconv as fc
@@ -187,6 +191,10 @@ def tanh(x: Any) -> Any:
     Notes
     -----
     Computed as ``m / (m + 2)`` from ``m = exp(2 * abs(x)) - 1``, which is not computed as a difference.
+
+    References
+    ----------
+    LeCun, Bottou, Orr & Müller, "Efficient BackProp" (1998), section 4.4.
 
     Examples
     --------
@@ -258,8 +266,8 @@ def softmax(x: Any, axis: int = -1) -> Any:
     ValueError
         If x has no such axis, or no elements along it.
 
-    Notes
-    -----
+    References
+    ----------
     Bridle, "Probabilistic interpretation of feedforward classification network outputs" (1990).
 
     Examples
@@ -328,6 +336,10 @@ def log_softmax(x: Any, axis: int = -1) -> Any:
         If x is not an array of float32, float64, float16 or bfloat16, or axis not an integer.
     ValueError
         If x has no such axis, or no elements along it.
+
+    References
+    ----------
+    `softmax`'s.
 
     Examples
     --------

@@ -93,6 +93,10 @@ def adaptive_avg_pool2d(x: Any, output_size: Any, *, layout: str = "NCHW") -> An
     ValueError
         If a shape or an option is wrong, or planes are empty.
 
+    References
+    ----------
+    `spatial_pyramid_pool2d`'s, of which this is one level, with averages.
+
     Examples
     --------
     >>> import numpy as np, fastconv as fc
@@ -173,6 +177,10 @@ def adaptive_max_pool2d(x: Any, output_size: Any, *, return_switches: bool = Fal
     TypeError, ValueError
         As `adaptive_avg_pool2d` does.
 
+    References
+    ----------
+    `spatial_pyramid_pool2d`'s, of which this is one level.
+
     Examples
     --------
     >>> import numpy as np, fastconv as fc
@@ -219,8 +227,8 @@ def global_avg_pool2d(x: Any, *, layout: str = "NCHW") -> Any:
     ValueError
         If a shape or the layout is wrong, or planes are empty.
 
-    Notes
-    -----
+    References
+    ----------
     Lin, Chen & Yan, "Network in network" (2014), section 3.2.
 
     Examples
@@ -246,6 +254,10 @@ def global_avg_pool2d_backward(dy: Any, input_shape: tuple[int, ...], *, layout:
 
 def global_max_pool2d(x: Any, *, return_switches: bool = False, layout: str = "NCHW") -> Any:
     """Take each plane's maximum; arguments and errors as `global_avg_pool2d`'s, switches as `max_pool2d`'s.
+
+    References
+    ----------
+    Oquab, Bottou, Laptev & Sivic, "Is object localization for free?" (2015), section 3.
 
     Examples
     --------
@@ -302,9 +314,12 @@ def spatial_pyramid_pool2d(x: Any, levels: Any, *, return_switches: bool = False
 
     Notes
     -----
-    He, Zhang, Ren & Sun, "Spatial pyramid pooling in deep convolutional networks" (2014). The windows are those of
-    `adaptive_max_pool2d`; the paper's, ``ceil(n / level)`` wide every ``floor(n / level)``, do not always come to
-    `level`.
+    The windows are those of `adaptive_max_pool2d`; the paper's, ``ceil(n / level)`` wide every ``floor(n / level)``, do
+    not always come to `level`.
+
+    References
+    ----------
+    He, Zhang, Ren & Sun, "Spatial pyramid pooling in deep convolutional networks" (2014).
 
     Examples
     --------

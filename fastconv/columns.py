@@ -82,8 +82,12 @@ def im2col(
 
     Notes
     -----
-    Chellapilla, Puri & Simard, "High performance convolutional neural networks for document processing" (2006),
-    section 2.2: ``weight.reshape(K, -1) @ im2col(x, ...)`` is the convolution.
+    ``weight.reshape(K, -1) @ im2col(x, ...)`` is the convolution.
+
+    References
+    ----------
+    Chellapilla, Puri & Simard, "High performance convolutional neural networks for document processing" (2006), section
+    2.2.
 
     Examples
     --------
@@ -142,6 +146,10 @@ def col2im(
     See Also
     --------
     im2col : its gradient, and the other way round.
+
+    References
+    ----------
+    `im2col`'s.
 
     Examples
     --------

@@ -319,8 +319,12 @@ def conv2d(
 
     Notes
     -----
-    Dumoulin & Visin, "A guide to convolution arithmetic for deep learning" (2016), sections 2 and 5.1. An infinite or
-    NaN weight may give NaN where it meets padding: whether zeros are multiplied or skipped is the algorithm's.
+    An infinite or NaN weight may give NaN where it meets padding: whether zeros are multiplied or skipped is the
+    algorithm's.
+
+    References
+    ----------
+    Dumoulin & Visin, "A guide to convolution arithmetic for deep learning" (2016), sections 2 and 5.1.
 
     Examples
     --------
@@ -457,8 +461,12 @@ def conv1d(
 
     Notes
     -----
+    It runs on `conv2d`'s kernels, as an image of one row.
+
+    References
+    ----------
     Waibel et al., "Phoneme recognition using time-delay neural networks" (1989); dilated and causal: van den Oord et
-    al., "WaveNet" (2016), section 2.1. It runs on `conv2d`'s kernels, as an image of one row.
+    al., "WaveNet" (2016), section 2.1.
 
     Examples
     --------
@@ -585,8 +593,12 @@ def conv3d(
 
     Notes
     -----
+    It runs on `conv2d`'s kernels.
+
+    References
+    ----------
     Ji, Xu, Yang & Yu, "3D convolutional neural networks for human action recognition" (2013), eq. 2; Tran et al.,
-    "Learning spatiotemporal features with 3D convolutional networks" (2015). It runs on `conv2d`'s kernels.
+    "Learning spatiotemporal features with 3D convolutional networks" (2015).
 
     Examples
     --------

@@ -69,6 +69,10 @@ def convolve2d(image: Any, kernel: Any, mode: str = "full") -> Any:
     convolve2d_backward : its gradients.
     conv2d : cross-correlation, which does not turn the kernel round.
 
+    References
+    ----------
+    Goodfellow, Bengio & Courville, "Deep Learning" (2016), section 9.1, eq. 9.5.
+
     Examples
     --------
     >>> import numpy as np, fastconv as fc

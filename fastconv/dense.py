@@ -54,6 +54,10 @@ def linear(x: Any, weight: Any, bias: Any = None) -> Any:
     ValueError
         If shapes do not match.
 
+    References
+    ----------
+    Rumelhart, Hinton & Williams, "Learning representations by back-propagating errors" (1986), eq. 1.
+
     Examples
     --------
     >>> import numpy as np, fastconv as fc

@@ -99,8 +99,12 @@ def local_conv2d(
 
     Notes
     -----
-    Taigman, Yang, Ranzato & Wolf, "DeepFace" (2014), section 3.1; LeCun, "Generalization and network design
-    strategies" (1989), Net-3. Every weight is read once for a few images at a time, and that takes the time.
+    Every weight is read once for a few images at a time, and that takes the time.
+
+    References
+    ----------
+    Taigman, Yang, Ranzato & Wolf, "DeepFace" (2014), section 3.1; LeCun, "Generalization and network design strategies"
+    (1989), Net-3.
 
     Examples
     --------

@@ -70,9 +70,12 @@ def cross_entropy(logits: Any, target: Any, *, reduction: str = "mean", return_g
 
     Notes
     -----
-    The gradient is ``softmax(logits) - target`` (for a target that sums to one), divided by the number of positions
-    for the mean: Bridle, "Probabilistic interpretation of feedforward classification network outputs" (1990).
-    Classes of probability 0 add nothing, whatever their logits.
+    The gradient is ``softmax(logits) - target`` (for a target that sums to one), divided by the number of positions for
+    the mean. Classes of probability 0 add nothing, whatever their logits.
+
+    References
+    ----------
+    Bridle, "Probabilistic interpretation of feedforward classification network outputs" (1990).
 
     Examples
     --------
@@ -154,8 +157,11 @@ def rbf_loss(scores: Any, target: Any, *, j: float = 5.0, reduction: str = "mean
 
     Notes
     -----
-    LeCun et al., "Gradient-based learning applied to document recognition" (1998), eq. 9, where y = -score. The paper
-    gives no j.
+    The paper gives no j.
+
+    References
+    ----------
+    LeCun et al., "Gradient-based learning applied to document recognition" (1998), eq. 9, where y = -score.
 
     Examples
     --------
@@ -211,6 +217,11 @@ def mse_loss(x: Any, target: Any, *, reduction: str = "mean", return_grad: bool 
         If dtypes differ or are not float32, float64, float16 or bfloat16.
     ValueError
         If shapes differ, or the reduction is none of the three.
+
+    References
+    ----------
+    Rumelhart, Hinton & Williams, "Learning representations by back-propagating errors" (1986), eq. 3, without its
+    factor of a half.
 
     Examples
     --------
@@ -270,8 +281,11 @@ def multiclass_hinge_loss(
 
     Notes
     -----
-    Weston & Watkins, "Support vector machines for multi-class pattern recognition" (1999), as Stanford's cs231n has it.
     PyTorch's ``multi_margin_loss`` divides by the number of classes; this does not.
+
+    References
+    ----------
+    Weston & Watkins, "Support vector machines for multi-class pattern recognition" (1999), as Stanford's cs231n has it.
 
     Examples
     --------
@@ -337,8 +351,8 @@ def auxiliary_loss(
     dscores : array, or tuple of arrays like scores
         Only if return_grad.
 
-    Notes
-    -----
+    References
+    ----------
     Szegedy et al., "Going deeper with convolutions" (2015), section 5.
 
     Examples

@@ -82,9 +82,8 @@ def batch_norm(
         Take ``max(y, 0)`` in the same pass.
     return_statistics : bool
         Return the mean and variance that were used, too; `batch_norm_backward` needs them.
-    layout : str
-        ``"NCHW"`` (channels first) or ``"NHWC"`` (channels last), for any number of spatial axes; the names of one or
-        three (``"NCW"``, ``"NDHWC"``, ...) do as well.
+    layout : {"NCHW", "NHWC"} or those of one and of three axes
+        Channels first or last; ``"NCHW"`` and ``"NHWC"`` say so of any number of spatial axes.
 
     Returns
     -------
@@ -101,9 +100,13 @@ def batch_norm(
 
     Notes
     -----
+    Sums are of deviations from the mean so far, in stretches that are added up in double precision: a mean that is
+    large beside the deviation costs no digits.
+
+    References
+    ----------
     Ioffe & Szegedy, "Batch normalization: accelerating deep network training by reducing internal covariate shift"
-    (2015), algorithms 1 and 2. Sums are of deviations from the mean so far, in stretches that are added up in double
-    precision: a mean that is large beside the deviation costs no digits.
+    (2015), algorithms 1 and 2.
 
     Examples
     --------
@@ -252,7 +255,7 @@ def local_response_norm(
         PyTorch's, Caffe's and ONNX's meaning: alpha is divided by size. In the paper, and in TensorFlow's
         ``tf.nn.local_response_normalization(x, depth_radius, bias, alpha, beta)``, it is not: there
         ``size = 2 * depth_radius + 1``, ``k = bias`` and the alpha to give here is ``size`` times as large.
-    layout : str
+    layout
         As `batch_norm` takes it.
 
     Returns
@@ -268,9 +271,13 @@ def local_response_norm(
 
     Notes
     -----
-    Krizhevsky, Sutskever & Hinton, "ImageNet classification with deep convolutional neural networks" (2012), section
-    3.3, with n = size = 5, k = 2, beta = 0.75 and an alpha of 1e-4 that is not divided: 5e-4 here. Powers of beta =
+    The paper has n = size = 5, k = 2, beta = 0.75 and an alpha of 1e-4 that is not divided: 5e-4 here. Powers of beta =
     0.5, 0.75 and 1 are computed without logarithms and are several times as fast.
+
+    References
+    ----------
+    Krizhevsky, Sutskever & Hinton, "ImageNet classification with deep convolutional neural networks" (2012), section
+    3.3.
 
     Examples
     --------

@@ -267,14 +267,20 @@ def max_pool2d(
 
     Notes
     -----
-    The first of equal elements wins, in row-major order, and the first NaN wins over any number. Where a window
-    lies in the padding alone (padding may be larger than the window) there is no winner: the maximum is -infinity
-    and the switch -1, which the gradient skips. Denormal numbers count as zeros: which of them wins is not told.
+    The first of equal elements wins, in row-major order, and the first NaN wins over any number. Where a window lies in
+    the padding alone (padding may be larger than the window) there is no winner: the maximum is -infinity and the
+    switch -1, which the gradient skips. Denormal numbers count as zeros: which of them wins is not told.
 
     Overlapping windows: Krizhevsky, Sutskever & Hinton, "ImageNet classification with deep convolutional neural
     networks" (2012), section 3.4. Maximum against average: Boureau, Ponce & LeCun, "A theoretical analysis of
     feature pooling in visual recognition" (2010). Switches: Zeiler & Fergus, "Visualizing and understanding
     convolutional networks" (2014), section 2.1.
+
+    References
+    ----------
+    Boureau, Ponce & LeCun, "A theoretical analysis of feature pooling in visual recognition" (2010); overlapping
+    windows: Krizhevsky, Sutskever & Hinton, "ImageNet classification with deep convolutional neural networks" (2012),
+    section 3.4; switches: Zeiler & Fergus, "Visualizing and understanding convolutional networks" (2014), section 2.1.
 
     Examples
     --------
@@ -372,11 +378,11 @@ def avg_pool2d(
     --------
     avg_pool2d_backward : its gradient.
 
-    Notes
-    -----
+    References
+    ----------
     LeCun, Bottou, Bengio & Haffner, "Gradient-based learning applied to document recognition" (1998), section II.B,
-    where the average is followed by a trainable coefficient and bias; Boureau, Ponce & LeCun, "A theoretical
-    analysis of feature pooling in visual recognition" (2010).
+    where the average is followed by a trainable coefficient and bias; Boureau, Ponce & LeCun, "A theoretical analysis
+    of feature pooling in visual recognition" (2010).
 
     Examples
     --------
@@ -466,6 +472,10 @@ def max_pool1d(
     TypeError, ValueError
         As `max_pool2d` does.
 
+    References
+    ----------
+    `max_pool2d`'s.
+
     Examples
     --------
     >>> import numpy as np, fastconv as fc
@@ -521,6 +531,10 @@ def avg_pool1d(
     ------
     TypeError, ValueError
         As `avg_pool2d` does.
+
+    References
+    ----------
+    `avg_pool2d`'s.
 
     Examples
     --------
@@ -588,6 +602,10 @@ def max_pool3d(
     TypeError, ValueError
         As `max_pool2d` does.
 
+    References
+    ----------
+    `max_pool2d`'s.
+
     Examples
     --------
     >>> import numpy as np, fastconv as fc
@@ -643,6 +661,10 @@ def avg_pool3d(
     ------
     TypeError, ValueError
         As `avg_pool2d` does.
+
+    References
+    ----------
+    `avg_pool2d`'s.
 
     Examples
     --------

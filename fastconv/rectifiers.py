@@ -72,8 +72,8 @@ def leaky_relu(x: Any, negative_slope: float = 0.01) -> Any:
     ValueError
         If the slope is not finite.
 
-    Notes
-    -----
+    References
+    ----------
     Maas, Hannun & Ng, "Rectifier nonlinearities improve neural network acoustic models" (2013).
 
     Examples
@@ -137,7 +137,7 @@ def prelu(x: Any, weight: Any, *, layout: str = "NCHW") -> Any:
     x : array, shape (N, C), (N, C, W), (N, C, H, W), ..., or with the channels last
         float32, float64, float16 or bfloat16. With a single weight, any shape.
     weight : array of x's dtype, shape (C,) or (1,)
-    layout : str
+    layout
         As `batch_norm` takes it.
 
     Returns
@@ -153,7 +153,11 @@ def prelu(x: Any, weight: Any, *, layout: str = "NCHW") -> Any:
 
     Notes
     -----
-    He, Zhang, Ren & Sun, "Delving deep into rectifiers" (2015), eq. 1; they start the weights at 0.25.
+    The paper starts the weights at 0.25.
+
+    References
+    ----------
+    He, Zhang, Ren & Sun, "Delving deep into rectifiers" (2015), eq. 1.
 
     Examples
     --------
@@ -258,8 +262,8 @@ def rrelu(
     ValueError
         If lower is above upper, a number is not finite, or the seed is out of range.
 
-    Notes
-    -----
+    References
+    ----------
     Xu, Wang, Chen & Li, "Empirical evaluation of rectified activations in convolutional network" (2015), section 2.4.
 
     Examples
@@ -329,8 +333,11 @@ def elu(x: Any, alpha: float = 1.0) -> Any:
 
     Notes
     -----
-    Clevert, Unterthiner & Hochreiter, "Fast and accurate deep network learning by exponential linear units" (2016).
     The difference is not computed as one: small x keep their digits.
+
+    References
+    ----------
+    Clevert, Unterthiner & Hochreiter, "Fast and accurate deep network learning by exponential linear units" (2016).
 
     Examples
     --------
@@ -398,8 +405,12 @@ def softplus(x: Any, beta: float = 1.0) -> Any:
 
     Notes
     -----
-    Dugas et al., "Incorporating second-order functional knowledge for better option pricing" (2001). Computed as
-    ``max(x, 0) + log1p(exp(-abs(beta * x))) / beta``, which neither overflows nor needs PyTorch's threshold.
+    Computed as ``max(x, 0) + log1p(exp(-abs(beta * x))) / beta``, which neither overflows nor needs PyTorch's
+    threshold.
+
+    References
+    ----------
+    Dugas et al., "Incorporating second-order functional knowledge for better option pricing" (2001).
 
     Examples
     --------

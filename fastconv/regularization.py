@@ -54,9 +54,13 @@ def dropout(x: Any, p: float = 0.5, *, seed: int) -> Any:
 
     Notes
     -----
-    Srivastava et al., "Dropout: a simple way to prevent neural networks from overfitting" (2014), in the form that
-    leaves nothing to be done in inference ("inverted"). No mask is kept: numbers are SplitMix64's (Steele, Lea & Flood
-    2014), which are functions of their index, and `dropout_backward` draws them again.
+    The form that leaves nothing to be done in inference ("inverted"). No mask is kept: numbers are SplitMix64's, which
+    are functions of their index, and `dropout_backward` draws them again.
+
+    References
+    ----------
+    Srivastava et al., "Dropout: a simple way to prevent neural networks from overfitting" (2014); the random numbers:
+    Steele, Lea & Flood, "Fast splittable pseudorandom number generators" (2014).
 
     Examples
     --------

@@ -68,8 +68,12 @@ def depthwise_conv2d(
 
     Notes
     -----
-    Sifre & Mallat (2014), "Rigid-motion scattering for texture classification"; Howard et al., "MobileNets" (2017),
-    section 3.1. The multiplier is TensorFlow's ``channel_multiplier``.
+    The multiplier is TensorFlow's ``channel_multiplier``.
+
+    References
+    ----------
+    Sifre & Mallat, "Rigid-motion scattering for texture classification" (2014); Howard et al., "MobileNets" (2017),
+    section 3.1.
 
     Examples
     --------
@@ -194,8 +198,12 @@ def separable_conv2d(
 
     Notes
     -----
-    Chollet, "Xception: Deep learning with depthwise separable convolutions" (2017), section 1.2. Of C channels, K
-    filters and k x k taps the product takes ``k * k + K`` multiplications per channel and pixel, not ``k * k * K``.
+    Of C channels, K filters and k x k taps the product takes ``k * k + K`` multiplications per channel and pixel, not
+    ``k * k * K``.
+
+    References
+    ----------
+    Chollet, "Xception: Deep learning with depthwise separable convolutions" (2017), section 1.2.
 
     Examples
     --------

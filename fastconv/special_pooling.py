@@ -77,8 +77,8 @@ def max_unpool2d(y: Any, switches: Any, output_shape: tuple[int, ...], *, layout
     ValueError
         If shapes do not match, or a switch is not an index into the plane.
 
-    Notes
-    -----
+    References
+    ----------
     Zeiler & Fergus, "Visualizing and understanding convolutional networks" (2014), section 2.1.
 
     Examples
@@ -249,8 +249,11 @@ def lp_pool2d(
 
     Notes
     -----
-    Sermanet, Chintala & LeCun, "Convolutional neural networks applied to house numbers digit classification" (2012).
     As in ONNX, absolute values are summed; PyTorch's sums powers, whose signs matter where p is odd.
+
+    References
+    ----------
+    Sermanet, Chintala & LeCun, "Convolutional neural networks applied to house numbers digit classification" (2012).
 
     Examples
     --------
@@ -338,6 +341,10 @@ def lp_pool1d(
     TypeError, ValueError
         As `lp_pool2d` does.
 
+    References
+    ----------
+    `lp_pool2d`'s.
+
     Examples
     --------
     >>> import numpy as np, fastconv as fc
@@ -402,6 +409,10 @@ def lp_pool3d(
     ------
     TypeError, ValueError
         As `lp_pool2d` does.
+
+    References
+    ----------
+    `lp_pool2d`'s.
 
     Examples
     --------
@@ -501,6 +512,11 @@ def gaussian_pool2d(
     Notes
     -----
     A depthwise convolution (`conv2d` with as many groups as channels), and as fast. The default sigma is OpenCV's.
+
+    References
+    ----------
+    Sermanet, Chintala & LeCun, "Convolutional neural networks applied to house numbers digit classification" (2012),
+    with P = 1.
 
     Examples
     --------
@@ -635,7 +651,7 @@ def channel_max_pool(
         Channels from one window to the next; by default size.
     return_switches : bool
         Return what `channel_max_pool_backward` needs, too.
-    layout : str
+    layout
         As `batch_norm` takes it.
 
     Returns
@@ -650,6 +666,10 @@ def channel_max_pool(
         If x is not an array of float32, float64, float16 or bfloat16.
     ValueError
         If a shape or an option is wrong.
+
+    References
+    ----------
+    `maxout`'s, which takes the maximum of maps too.
 
     Examples
     --------
@@ -733,8 +753,8 @@ def maxout(x: Any, pieces: int, axis: int = 1, *, return_switches: bool = False)
     ValueError
         If x has no such axis, or pieces does not divide its length.
 
-    Notes
-    -----
+    References
+    ----------
     Goodfellow et al., "Maxout networks" (2013), section 3.
 
     Examples
@@ -830,8 +850,8 @@ def stochastic_pool2d(
     ValueError
         If a shape or an option is wrong.
 
-    Notes
-    -----
+    References
+    ----------
     Zeiler & Fergus, "Stochastic pooling for regularization of deep convolutional neural networks" (2013).
 
     Examples

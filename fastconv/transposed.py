@@ -215,9 +215,12 @@ def conv_transpose1d(
 
     Notes
     -----
+    Nothing is multiplied with the zeros that the textbook puts between x's elements.
+
+    References
+    ----------
     Dumoulin & Visin, "A guide to convolution arithmetic for deep learning" (2016), section 4; Zeiler, Krishnan, Taylor
-    & Fergus, "Deconvolutional networks" (2010). Nothing is multiplied with the zeros that the textbook puts between
-    x's elements.
+    & Fergus, "Deconvolutional networks" (2010).
 
     Examples
     --------
@@ -347,9 +350,12 @@ def conv_transpose2d(
 
     Notes
     -----
+    Nothing is multiplied with the zeros that the textbook puts between x's elements.
+
+    References
+    ----------
     Dumoulin & Visin, "A guide to convolution arithmetic for deep learning" (2016), section 4; Zeiler, Krishnan, Taylor
-    & Fergus, "Deconvolutional networks" (2010). Nothing is multiplied with the zeros that the textbook puts between
-    x's elements.
+    & Fergus, "Deconvolutional networks" (2010).
 
     Examples
     --------
@@ -482,9 +488,12 @@ def conv_transpose3d(
 
     Notes
     -----
+    Nothing is multiplied with the zeros that the textbook puts between x's elements.
+
+    References
+    ----------
     Dumoulin & Visin, "A guide to convolution arithmetic for deep learning" (2016), section 4; Zeiler, Krishnan, Taylor
-    & Fergus, "Deconvolutional networks" (2010). Nothing is multiplied with the zeros that the textbook puts between
-    x's elements.
+    & Fergus, "Deconvolutional networks" (2010).
 
     Examples
     --------

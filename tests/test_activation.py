@@ -116,6 +116,19 @@ def test_bitwise_equal_on_any_number_of_threads(dtype: str, isa: str) -> None:
     assert len(set(results)) == 1
 
 
+@each_isa
+@each_dtype
+def test_relu_of_large_arrays(dtype: str, isa: str) -> None:
+    """Results too large for the caches are written past them, from wherever the array begins to its end."""
+    n = 2**22 + 37  # FC_STREAMED in csrc/core.h
+    x, dy = np.random.default_rng(0).standard_normal((2, n + 3), np.float32).astype(dtype)
+    with instruction_set(isa):
+        for start in range(4):
+            y, slope = x[start : start + n], dy[start : start + n]
+            np.testing.assert_array_equal(fc.relu(y), np.maximum(y, 0))
+            np.testing.assert_array_equal(fc.relu_backward(slope, y), np.where(y > 0, slope, 0))
+
+
 @each_dtype
 @pytest.mark.parametrize("name", ["relu", "sigmoid", "tanh", "softmax"])
 def test_any_memory(name: str, dtype: str) -> None:

@@ -105,3 +105,15 @@ def test_plain_numpy_training_loop(tmp_path: Path) -> None:
     )
     last = done.stdout.splitlines()[-1]
     assert float(re.search(r"([0-9.]+)%", last)[1]) > 90, last  # type: ignore[index]
+
+
+def test_scores_of_a_larger_image() -> None:
+    """The example's one pass gives the scores of all crops: LeNet-5 does not pad."""
+    script = ROOT / "examples" / "larger_image.py"
+    options = ["--model", "lenet5", "--small", "32", "--large", "48", "--rounds", "1"]
+    done = subprocess.run(
+        [sys.executable, str(script), *options], capture_output=True, text=True, check=True, timeout=120
+    )
+    first, _, last = done.stdout.splitlines()
+    assert "5 x 5 scores" in first
+    assert float(last.split()[5]) < 1e-5, last

@@ -298,6 +298,22 @@ def test_mixed_dtypes_are_refused(case: Case, half: str, other: str) -> None:
             call(*mixed)
 
 
+@each_isa
+@each_half
+def test_relu_of_every_number(half: str, isa: str) -> None:
+    """From the bits alone: positive numbers and NaN stay as they are, the rest is 0."""
+    bits = np.arange(2**16, dtype=np.uint16)
+    x = bits.view(HALF[half])
+    wide = x.astype(np.float32)
+    stays = (wide > 0) | np.isnan(wide)
+    dy = bits[::-1].copy().view(HALF[half])
+    with instruction_set(isa):
+        np.testing.assert_array_equal(fc.relu(x).view(np.uint16), np.where(stays, bits, 0))
+        np.testing.assert_array_equal(fc.relu_backward(dy, x).view(np.uint16), np.where(stays, bits[::-1], 0))
+        for n in (0, 1, 17, 40000):
+            np.testing.assert_array_equal(fc.relu(x[-n:]).view(np.uint16), np.where(stays, bits, 0)[-n:])
+
+
 # ---- conversions -----------------------------------------------------------------------------------------------------
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,7 @@ SHAPES = [
     (3, 600, 3, 3),
     (70, 5, 1, 30),
     (300, 2, 40, 41),
-    (2, 2, 300, 333),
+    (2, 2, 400, 333),
 ]
 
 each_isa = pytest.mark.parametrize("isa", ISAS)
@@ -148,7 +149,7 @@ def test_batch_norm_backward(
 
 @each_isa
 @each_layout
-@pytest.mark.parametrize("shape", [(8, 3, 40, 40), (2, 2, 300, 333), (500, 3)], ids=str)
+@pytest.mark.parametrize("shape", [(8, 3, 40, 40), (2, 2, 400, 333), (500, 3)], ids=str)
 @pytest.mark.parametrize("start", ["usual", "outlier", "step"])
 def test_statistics_of_a_large_mean(start: str, shape: tuple[int, ...], layout: str, isa: str) -> None:
     """A variance of 1 beside a mean of 10000: as a difference of squares nothing of it would be left."""
@@ -210,6 +211,34 @@ def test_batch_norm_gradient(training: bool, relu: bool, layout: str) -> None:
         return y, lambda dy: fc.batch_norm_backward(dy, x, mean, var, weight, bias, **options)
 
     assert fc.gradcheck(function, last(a["x"], layout), a["weight"], a["bias"], max_elements=60)
+
+
+@each_isa
+@each_dtype
+@pytest.mark.parametrize("relu", [False, True])
+@pytest.mark.parametrize(
+    ("shape", "layout"),
+    [((9, 5, 307, 307), "NCHW"), ((66000, 64), "NHWC"), ((60000, 71), "NHWC"), ((66000, 5, 13), "NCW")],
+)
+def test_large_arrays(shape: tuple[int, ...], layout: str, relu: bool, dtype: str, isa: str) -> None:
+    """Results too large for the caches are written past them: the same as in parts, wherever the array begins."""
+    count = math.prod(shape)
+    assert count * 4 >= 2**24  # FC_STREAMED in csrc/core.h
+    random = np.random.default_rng(0)
+    channels = shape[-1] if layout == "NHWC" else shape[1]
+    x, dy = (random.standard_normal(shape, np.float32).astype(dtype) for _ in range(2))
+    mean, var, weight, bias = (random.uniform(0.5, 2, channels).astype(dtype) for _ in range(4))
+    options = {"relu": relu, "layout": layout}
+    parts = np.array_split(np.arange(shape[0]), 16)
+    assert count * 8 // 16 < 2**24
+    with instruction_set(isa):
+        y = fc.batch_norm(x, mean, var, weight, bias, **options)
+        dx, _, _ = fc.batch_norm_backward(dy, x, mean, var, weight, bias, training=False, **options)
+        for part in filter(len, parts):
+            own = slice(part[0], part[-1] + 1)
+            np.testing.assert_array_equal(y[own], fc.batch_norm(x[own], mean, var, weight, bias, **options))
+            few, _, _ = fc.batch_norm_backward(dy[own], x[own], mean, var, weight, bias, training=False, **options)
+            np.testing.assert_array_equal(dx[own], few)
 
 
 def test_layouts_of_any_rank() -> None:

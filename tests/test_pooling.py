@@ -380,6 +380,9 @@ def test_wide_switches(name: str, dtype: str, layout: str, isa: str) -> None:
         ((9, 9, 9), (5, 5, 5), (2, 2, 2), 2, 1),
         ((4, 6, 30), (2, 2, 3), (2, 1, 2), ((2, 0), (0, 3), (1, 1)), (1, 2, 3)),
         ((50,), (3,), (2,), 1, 1),
+        ((50,), (2,), (2,), 0, 1),
+        ((3, 6, 14), (1, 2, 2), (1, 2, 2), 0, 1),
+        ((3, 4, 66), (1, 1, 2), (1, 1, 2), 0, 1),
     ],
 )
 def test_other_ranks(
@@ -423,6 +426,33 @@ def test_other_ranks(
     np.testing.assert_array_equal(where, show(switches))
     np.testing.assert_allclose(got_mean, show(mean), rtol=np.finfo(dtype).eps, atol=1e-15)
     np.testing.assert_allclose(dx, show(spread.reshape(x.shape)), rtol=0, atol=64 * np.finfo(dtype).eps)
+
+
+@each_isa
+@each_dtype
+@pytest.mark.parametrize("lines", [1, 2])
+@pytest.mark.parametrize("width", [2, 3, 7, 14, 15, 16, 31, 32, 33, 34, 63, 65, 130])
+def test_windows_of_two(width: int, lines: int, dtype: str, isa: str) -> None:
+    """Those that tile a plane go several rows at a time, with every width's own ends; ties, infinities and NaN too."""
+    random = np.random.default_rng(width)
+    kernel, height = (lines, 2), 7
+    x = random.choice(np.array([-np.inf, -1, 0, 1, 2, np.nan], dtype), (5, 13, height, width), p=[0.2] * 4 + [0.1] * 2)
+    plain = digits(x.shape, dtype)
+    place = window(x.shape[2:], kernel, kernel)
+    y, switches = max_oracle(x, place)
+    mean = average_oracle(plain, place, average_matrix(place, True))
+    dy = digits(y.shape, dtype)
+    dx = np.zeros_like(x)
+    dx[:, :, : place.output[0] * lines, : place.output[1] * 2] = dy.repeat(lines, 2).repeat(2, 3) / (2 * lines)
+    with instruction_set(isa):
+        for threads in (1, 3):
+            with fc.threads(threads):
+                got, where = fc.max_pool2d(x, kernel, return_switches=True)
+                np.testing.assert_array_equal(got, y)
+                np.testing.assert_array_equal(where, switches)
+                np.testing.assert_array_equal(fc.max_pool2d(x, kernel), y)
+                np.testing.assert_array_equal(fc.avg_pool2d(plain, kernel), mean.astype(dtype))
+                np.testing.assert_array_equal(fc.avg_pool2d_backward(dy, x.shape, kernel), dx)
 
 
 @st.composite
@@ -548,6 +578,27 @@ def test_bad_switch(place: int, bad: int, dtype: str, layout: str) -> None:
     switches.ravel()[place] = bad
     with pytest.raises(ValueError, match="switches: expected indices from 0 to 15"):
         fc.max_pool2d_backward(dy, switches, laid_out(X, layout).shape, layout=layout)
+
+
+@each_isa
+@each_dtype
+@pytest.mark.parametrize("channels", [1, 5, 64, 100, 192])
+def test_switches_are_followed(channels: int, dtype: str, isa: str) -> None:
+    """In any order, several to a place, -1 to none; a wrong one among many channels is found."""
+    random = np.random.default_rng(channels)
+    dy, size = digits((3, channels, 6, 7), dtype), (9, 11)
+    for least in (0, -1):
+        switches = random.integers(least, math.prod(size), dy.shape).astype(np.int32)
+        dx = scatter_oracle(dy, switches, size)
+        for layout in LAYOUTS:
+            given, there = laid_out(dy, layout), laid_out(switches, layout).copy()
+            with instruction_set(isa):
+                got = fc.max_pool2d_backward(given, there, laid_out(dx, layout).shape, layout=layout)
+                np.testing.assert_array_equal(got, laid_out(dx, layout))
+                for bad in (-2, math.prod(size)):
+                    there.flat[-1] = bad
+                    with pytest.raises(ValueError, match="switches"):
+                        fc.max_pool2d_backward(given, there, laid_out(dx, layout).shape, layout=layout)
 
 
 def test_bad_switches() -> None:

@@ -244,8 +244,8 @@ def plane_means_backward(*arrays: np.ndarray) -> None:
     _run(cpu.plane_means_backward, frozenset({1}), arrays)
 
 
-activate = _returning(cpu.activate)
-activate_backward = _returning(cpu.activate_backward)
+_activate = _returning(cpu.activate)
+_activate_backward = _returning(cpu.activate_backward)
 batch_norm = _returning(cpu.batch_norm)
 batch_norm_backward = _returning(cpu.batch_norm_backward)
 dropout = _returning(cpu.dropout)
@@ -259,6 +259,24 @@ rrelu = _returning(cpu.rrelu)
 softmax = _returning(cpu.softmax)
 softmax_backward = _returning(cpu.softmax_backward)
 squared_error = _returning(cpu.squared_error)
+
+
+def activate(kind: str, x: np.ndarray) -> np.ndarray:
+    """Apply "relu", "sigmoid" or "tanh"; ReLU to the numbers as they are stored, which it does not round."""
+    if kind != "relu":
+        return np.asarray(_activate(kind, x))
+    y = np.empty(x.shape, x.dtype)
+    _native.relu_stored(_kind(x.dtype), x.view(_BITS), y.view(_BITS), get_num_threads())
+    return y
+
+
+def activate_backward(kind: str, dy: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Gradient of `activate`, from its result."""
+    if kind != "relu":
+        return np.asarray(_activate_backward(kind, dy, y))
+    dx = np.empty(y.shape, y.dtype)
+    _native.relu_backward_stored(_kind(y.dtype), dy.view(_BITS), y.view(_BITS), dx.view(_BITS), get_num_threads())
+    return dx
 
 
 def cross_entropy(logits: np.ndarray, *options: Any) -> tuple[np.ndarray, np.ndarray | None] | None:
