@@ -128,6 +128,11 @@ def _parser() -> argparse.ArgumentParser:
         "--device", metavar="DEVICE", help='where to train: "cpu" (default), "cuda", a GPU by way of CuPy, or "cuda:1"'
     )
     learning.add_argument(
+        "--autocast",
+        choices=("float16", "bfloat16"),
+        help="mixed precision: multiply in 16 bits, keep weights in float32; float16 scales the loss",
+    )
+    learning.add_argument(
         "--optimizer",
         choices=("sgd", "adam"),
         default="sgd",

@@ -10,9 +10,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from fastconv.activation import softmax
+from fastconv.casting import product_dtype
 from fastconv.checkpoints import load_checkpoint, save_checkpoint
+from fastconv.containers import Autocast
 from fastconv.data.batches import Batches
 from fastconv.devices import beside, host
 from fastconv.files import Path
@@ -24,6 +27,7 @@ from fastconv.metrics import confusion_matrix
 from fastconv.optim import (
     SGD,
     CosineAnnealingLR,
+    GradScaler,
     LinearLR,
     Optimizer,
     ReduceLROnPlateau,
@@ -232,6 +236,8 @@ def fit(
     schedule_every: str = "epoch",
     warmup: float = 0,
     max_norm: float | None = None,
+    autocast: DTypeLike | None = None,
+    scaler: GradScaler | None = None,
     loss: Callable[..., Any] = cross_entropy,
     augment: Callable[[np.ndarray, Rng], np.ndarray] | None = None,
     workers: int = 1,
@@ -271,6 +277,12 @@ def fit(
         So many epochs (also a part of one) the rate rises in a straight line to its height, before "cosine" or None.
     max_norm : float, optional
         Gradients are scaled so that their norm is no more than this: `fastconv.optim.clip_grad_norm`.
+    autocast : "float16" or "bfloat16", optional
+        Mixed precision: both passes of a step compute as `fastconv.containers.Autocast` says. Parameters and their
+        steps stay in float32, and validation is computed in it.
+    scaler : GradScaler, optional
+        Scales the loss, and leaves out steps whose gradients overflow; unless given, one with its defaults if
+        `autocast` is float16, none otherwise.
     loss : callable
         As `fastconv.cross_entropy`.
     augment : callable, optional
@@ -342,10 +354,15 @@ def fit(
     model.seed(rng)
     if optimizer is None:
         optimizer = SGD(model.parameters(), lr, momentum=0.9, nesterov=True, weight_decay=5e-4)
+    trained = model if autocast is None else Autocast(model, autocast)
+    if scaler is None and autocast is not None and product_dtype(autocast).name == "float16":
+        scaler = GradScaler()
     batches = Batches(x, y, batch_size, augment=augment, rng=rng, workers=workers)
     plan, by_batch = _planned(schedule, schedule_every, warmup, optimizer, epochs, len(batches))
     same = {"batch_size": batch_size, "items": len(x)}
-    keeper = _Keeper(checkpoint, model, optimizer, plan, rng, early_stopping, same)
+    if autocast is not None:
+        same["autocast"] = product_dtype(autocast).name
+    keeper = _Keeper(checkpoint, model, optimizer, plan, scaler, rng, early_stopping, same)
     history = keeper.resume() if resume else []
     done = history[-1].seconds if history else 0.0
     start = time.perf_counter() - done
@@ -358,17 +375,23 @@ def fit(
             with closing(iter(batches)) as loop:  # type: ignore[type-var]
                 for batch in loop:
                     inputs, target = (beside(array, home) for array in batch)
-                    scores, backward = model.forward(inputs)
+                    scores, backward = trained.forward(inputs)
                     value, dscores = loss(scores, target, return_grad=True)
                     if not np.isfinite(value):
                         raise ValueError(
                             f"the loss became {value} in epoch {epoch}: try a lower learning rate than {rate}"
                         )
                     optimizer.zero_grad()
-                    backward(dscores, needs_dx=False)
+                    backward(dscores if scaler is None else scaler.scale(dscores), needs_dx=False)
+                    if scaler is not None:
+                        scaler.unscale_(optimizer)
                     if max_norm is not None:
                         clip_grad_norm(optimizer.parameters, max_norm)
-                    optimizer.step()
+                    if scaler is None:
+                        optimizer.step()
+                    else:
+                        scaler.step(optimizer)
+                        scaler.update()
                     used = optimizer.lr
                     if by_batch and plan is not None:
                         plan.step()  # type: ignore[call-arg]
@@ -417,11 +440,13 @@ class _Keeper:
         model: Layer,
         optimizer: Optimizer,
         schedule: Schedule | ReduceLROnPlateau | None,
+        scaler: GradScaler | None,
         rng: np.random.Generator,
         stopping: EarlyStopping | None,
-        same: dict[str, int],
+        same: dict[str, Any],
     ) -> None:
         self._path, self._model, self._optimizer, self._schedule, self._rng = path, model, optimizer, schedule, rng
+        self._scaler = scaler
         self._stopping, self._same = stopping, same
         if stopping is not None:  # it may have served another training
             stopping.reset()
@@ -430,7 +455,13 @@ class _Keeper:
     def resume(self) -> list[Epoch]:
         assert self._path is not None
         extra, arrays = load_checkpoint(
-            self._path, self._model, self._optimizer, schedule=self._schedule, rng=self._rng, check=self._check
+            self._path,
+            self._model,
+            self._optimizer,
+            schedule=self._schedule,
+            scaler=self._scaler,
+            rng=self._rng,
+            check=self._check,
         )
         if self._stopping is not None:
             self._stopping.load_state_dict(extra["stopping"])
@@ -438,9 +469,10 @@ class _Keeper:
         return [Epoch.from_dict(entries) for entries in extra["history"]]
 
     def _check(self, extra: dict[str, Any]) -> None:
-        for name, value in self._same.items():
-            if extra[name] != value:
-                raise ValueError(f"{name}: was {extra[name]}, is {value} now")
+        for name in ("batch_size", "items", "autocast"):
+            was, now = extra.get(name), self._same.get(name)
+            if was != now:
+                raise ValueError(f"{name}: was {was}, is {now} now")
         if (extra["stopping"] is None) != (self._stopping is None):
             raise ValueError(f"early_stopping: there was {'none' if extra['stopping'] is None else 'one'}")
         for entries in extra["history"]:
@@ -462,6 +494,7 @@ class _Keeper:
                 self._model,
                 self._optimizer,
                 schedule=self._schedule,
+                scaler=self._scaler,
                 rng=self._rng,
                 extra=extra,
                 arrays=self._best,

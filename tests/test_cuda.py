@@ -732,6 +732,63 @@ def test_one_launch_for_all_parameters(cupy: Any) -> None:
     assert cupy.launches == ["sgd", "adam"]
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64", "float16", "bfloat16"])
+def test_loss_scaling(dtype: str, cupy: Any) -> None:
+    """In one launch; one gradient that is no finite number leaves out the step."""
+    storage = np.dtype(dtype) if dtype != "bfloat16" else np.dtype(pytest.importorskip("ml_dtypes").bfloat16)
+    for bad in (None, np.inf, -np.inf, np.nan):
+        parameters = [layers.Parameter(f"p{n}", cupy.asarray(np.ones(n, storage))) for n in (5000, 1, 0, 4097)]
+        for p in parameters:
+            p.grad = cupy.asarray(np.full(p.value.shape, 32, storage))
+        if bad is not None:
+            parameters[3].grad[4096] = bad
+        optimizer, scaler = optim.SGD(parameters, 0.125), optim.GradScaler(16.0)
+        if hasattr(cupy, "launches"):
+            cupy.launches.clear()
+        assert scaler.step(optimizer) == (bad is None)
+        scaler.update()
+        assert scaler.get_scale() == (16 if bad is None else 8)
+        if hasattr(cupy, "launches"):
+            assert cupy.launches == (["unscale", "sgd"] if bad is None else ["unscale"])
+        for p in parameters:
+            np.testing.assert_array_equal(p.value.get().astype(float), 0.75 if bad is None else 1)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_mixed_precision(dtype: str, cupy: Any) -> None:
+    """What it gives on the CPU but for roundings to 16 bits; weights, their gradients and statistics in float32."""
+    pytest.importorskip("ml_dtypes")
+    x, target = np.random.default_rng(0).standard_normal((8, 1, 10, 9)).astype("float32"), np.arange(8) % 5
+    results = []
+    for device in ("cpu", "cuda"):
+        model = network().to(device)
+        mixed = fc.containers.Autocast(model, dtype)
+        scores, backward = mixed.forward(x if device == "cpu" else cupy.asarray(x))
+        assert scores.dtype == np.float32
+        _, dscores = fc.cross_entropy(scores, target if device == "cpu" else cupy.asarray(target), return_grad=True)
+        dx = backward(1024 * dscores)
+        assert {p.grad.dtype for p in model.parameters()} == {np.dtype("float32")}
+        flat = np.concatenate([devices.host(p.grad).ravel() for p in model.parameters()])
+        results.append([devices.host(scores), devices.host(dx), flat, *model.state_dict().values()])
+    for expected, got in zip(*results):
+        assert np.linalg.norm(got - expected) <= 4 * TOLERANCE[dtype] * np.linalg.norm(expected)
+
+
+def test_fit_in_mixed_precision(cupy: Any) -> None:
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((60, 6)).astype("float32")
+    y = (x[:, 0] > 0).astype(int)
+    histories, scalers = [], []
+    for device in ("cpu", "cuda"):
+        scalers.append(optim.GradScaler(2.0**40, growth_interval=4))
+        options = {"autocast": "float16", "scaler": scalers[-1], "max_norm": 1.0, "device": device}
+        model = layers.Linear(6, 2, rng=0)
+        histories.append(fc.fit(model, x, y, epochs=9, batch_size=8, rng=0, progress=False, **options))
+    assert scalers[0].state_dict() == scalers[1].state_dict()
+    for one, other in zip(*histories):
+        assert other.loss == pytest.approx(one.loss, rel=1e-2)
+
+
 def test_files(cupy: Any, tmp_path: Path) -> None:
     model = network().to("cuda")
     fc.save(model, tmp_path / "weights.npz")
@@ -999,7 +1056,7 @@ def test_autotune(cudnn: Any, cupy: Any) -> None:
 
 def test_the_backend_of_16_bits_is_alike() -> None:
     assert set(half.__all__) == set(cpu.__all__) | {"narrowed", "widened"}
-    for name in ("sgd_step", "adam_step", "pool_plan"):
+    for name in ("sgd_step", "adam_step", "pool_plan", "unscale"):
         parameters = [list(inspect.signature(getattr(backend, name)).parameters) for backend in (cpu, half)]
         assert parameters[0] == parameters[1], name
 

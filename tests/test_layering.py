@@ -24,6 +24,7 @@ LEVELS = [
     {
         "activation",
         "adaptive",
+        "casting",
         "conv",
         "dense",
         "loss",
@@ -54,6 +55,7 @@ MAY_SEE = {
     "backends": {
         "activation",
         "adaptive",
+        "casting",
         "columns",
         "conv",
         "convolve",

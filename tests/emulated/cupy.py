@@ -65,7 +65,7 @@ class ndarray:
         return _view(self, self._a.reshape(*shape))
 
     def astype(self, dtype, copy=True):
-        return _fresh(self._a.astype(dtype))
+        return self if not copy and self.dtype == dtype else _fresh(self._a.astype(dtype))
 
     def copy(self):
         return _fresh(self._a)

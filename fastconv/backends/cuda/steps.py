@@ -8,9 +8,10 @@ from typing import Any
 import cupy
 import numpy as np
 
+from fastconv.backends.cuda.arrays import sound
 from fastconv.backends.cuda.kernels import launch
 
-__all__ = ["adam_step", "sgd_step"]
+__all__ = ["adam_step", "sgd_step", "unscale"]
 
 _CHUNK = 4096  # elementwise.cu's
 _PARAMETER = np.dtype(  # elementwise.cu's struct Parameter
@@ -45,6 +46,13 @@ def _run(kernel: str, arrays: Sequence[Sequence[Any | None]], corrections: Seque
             blocks += -(-arrays[0][i].size // _CHUNK)  # type: ignore[union-attr]
         where = cupy.asarray(table.view("int64"))
         launch("elementwise", kernel, dtype, (blocks,), (where, len(chosen), *options), 0)
+
+
+def unscale(grads: Sequence[Any], factor: float) -> bool:
+    """Multiply all gradients by a factor, in place (dense arrays); False if a product is not finite."""
+    bad = cupy.zeros(1, "int32")
+    _run("unscale", (grads,), [(1.0, 1.0)] * len(grads), float(factor), bad)
+    return sound(bad)
 
 
 def sgd_step(
