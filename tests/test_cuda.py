@@ -21,7 +21,7 @@ import pytest
 from gpu import emulated_cupy, moved, provide, real_cupy, same
 
 import fastconv as fc
-from fastconv import devices, layers, optim
+from fastconv import devices, layers, optim, streams
 from fastconv.backends import cpu, half
 from fastconv.models.resnet import PadChannels
 
@@ -841,6 +841,151 @@ def test_fit_of_arrays_on_the_gpu(cupy: Any) -> None:
         for one, other in zip(histories[0], history):
             assert other.loss == pytest.approx(one.loss, rel=1e-4)
             assert (other.val_accuracy, other.metrics) == (one.val_accuracy, one.metrics)
+
+
+@pytest.fixture
+def replays(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Recordings that were launched."""
+    found: list[Any] = []
+    launch = streams.Recording.__call__
+    monkeypatch.setattr(streams.Recording, "__call__", lambda self, *a: (found.append(self), launch(self, *a))[1])
+    return found
+
+
+@pytest.mark.parametrize("autocast", [None, "float16"])
+def test_passes_are_recorded(autocast: Any, cupy: Any, replays: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """To the same weights, bit for bit; rate and scale change, the last batch is smaller, and steps are left out."""
+    rng = np.random.default_rng(0)
+    x, y = rng.standard_normal((29, 1, 6, 6)).astype("float32"), np.arange(29) % 3
+
+    def train(warm: int, **more: Any) -> tuple[Any, Any, Any]:
+        monkeypatch.setattr(fc.train._Passes, "WARM", warm)
+        model = fc.containers.Sequential(
+            layers.Conv2d(1, 4, 3, rng=0),
+            layers.BatchNorm2d(4),
+            layers.ReLU(),
+            fc.containers.Concat(layers.MaxPool2d(2), layers.AvgPool2d(2)),
+            layers.TableConv2d(np.eye(4, 8, dtype=bool) | np.eye(4, 8, 4, dtype=bool), 1, rng=1),
+            layers.AdaptiveAvgPool2d(1),
+            layers.Flatten(),
+            layers.Linear(4, 3, rng=2),
+        )
+        scaler = optim.GradScaler(2.0**26, growth_interval=3) if autocast else None
+        options = {"epochs": 3, "batch_size": 5, "rng": 0, "progress": False, "autocast": autocast, "scaler": scaler}
+        replays.clear()
+        history = fc.fit(model, x, y, device="cuda", **options, **more)
+        return model.state_dict(), [(e.loss, e.accuracy) for e in history], scaler and scaler.state_dict()
+
+    for more in ({"max_norm": 0.5}, {"loss": fc.rbf_loss}, {}):
+        plain = train(10**9, **more)
+        assert not replays
+        recorded = train(3, **more)
+        assert len(replays) == 3 * 5 - 3
+        assert recorded[1:] == plain[1:]
+        for name, value in plain[0].items():
+            np.testing.assert_array_equal(recorded[0][name], value)
+
+
+def test_what_is_not_recorded(cupy: Any, replays: list[Any]) -> None:
+    """Random layers, layers and losses of one's own, and what waits for the device: step by step."""
+
+    class Own(layers.Identity):
+        pass
+
+    def own_loss(*arguments: Any, **options: Any) -> Any:
+        return fc.cross_entropy(*arguments, **options)
+
+    x, y = np.random.default_rng(0).standard_normal((12, 4)).astype("float32"), np.arange(12) % 2
+    asks = layers.Identity()
+    asks.forward = lambda x, *, training=True: (x * float(x.max() > -9), layers.Identity().forward(x)[1])  # type: ignore[method-assign]
+    pooled = fc.containers.Sequential(layers.GaussianPool2d(2), layers.Flatten(), layers.Linear(1, 2, rng=0))
+    options = {"epochs": 3, "batch_size": 3, "rng": 0, "progress": False}
+    for extra, graphs, more in (
+        (layers.Dropout(0.1), 0, {}),
+        (Own(), 0, {}),
+        (layers.Identity(), 0, {"loss": own_loss}),
+        (asks, 0, {}),
+        (layers.Identity(), 9, {}),
+    ):
+        histories = []
+        for device in ("cpu", "cuda"):
+            replays.clear()
+            model = fc.containers.Sequential(extra, layers.Linear(4, 2, rng=0))
+            if extra is not asks or device == "cuda":
+                histories.append(fc.fit(model, x, y, device=device, **options, **more)[-1].loss)
+        assert len(replays) == graphs
+        assert histories[-1] == pytest.approx(histories[0], rel=1e-4)
+    replays.clear()
+    fc.fit(pooled, x.reshape(12, 1, 2, 2), y, device="cuda", **options)
+    assert not replays
+    wrong = y.copy()
+    wrong[-1] = 2  # no such class: an error, and not only where a batch with it is computed by itself
+    with pytest.raises(ValueError, match="expected class indices from 0 to 1"):
+        fc.fit(layers.Linear(4, 2, rng=0), x, wrong, device="cuda", **options)
+
+
+def test_a_network_that_has_moved_is_recorded_anew(cupy: Any, replays: list[Any]) -> None:
+    x, y = np.random.default_rng(0).standard_normal((12, 4)).astype("float32"), np.arange(12) % 2
+    options = {"epochs": 4, "batch_size": 3, "rng": 0, "progress": False}
+    found = []
+    for device in ("cpu", "cuda"):
+        model = layers.Linear(4, 2, rng=0)
+
+        def away(epoch: Any, model: Any = model, device: str = device) -> None:
+            model.to("cpu").to(device)
+
+        found.append(fc.fit(model, x, y, device=device, on_epoch=away, **options)[-1].loss)
+    assert len(replays) == 4 * 4 - 3
+    assert len({id(recording) for recording in replays}) >= 2
+    assert found[1] == pytest.approx(found[0], rel=1e-4)
+
+
+def test_a_loss_that_is_no_number(cupy: Any) -> None:
+    x, y = np.ones((200, 4), np.float32), np.arange(200) % 2
+    x[150] = np.nan
+    with pytest.raises(ValueError, match=r"the loss became (nan|inf) in epoch 1: try a lower learning"):
+        fc.fit(layers.Linear(4, 2, rng=0), x, y, batch_size=2, device="cuda", rng=0, progress=False)
+
+
+def test_copies_while_it_computes(cupy: Any) -> None:
+    """Batches arrive as they are, though each is copied late, and from memory that holds another one soon."""
+    home = cupy.zeros(1)
+    x = np.arange(60, dtype="float32").reshape(20, 3)
+    for count, width in ((7, 3), (20, 3), (3, 2)):
+        batches = [(x[i : i + count, :width] + i, np.arange(i, min(i + count, 20))) for i in range(0, 20, count)]
+        kept = []
+        for got, expected in zip(streams.uploaded(iter(batches), home), batches):
+            kept.append(got)
+            same(got, expected, 0, cupy)
+        assert len(kept) == len(batches)
+    there = [(cupy.asarray(x), cupy.asarray(np.arange(20)))] * 3
+    for got, expected in zip(streams.uploaded(there, home), there):
+        assert all(one is other for one, other in zip(got, expected))
+    changing = [
+        (x[:4], np.arange(4)),
+        (x[:9].astype(">f8"), np.arange(9)),
+        (x[:2].T, np.arange(3)),
+        (x[:1], np.arange(1)),
+    ]
+    for got, expected in zip(streams.uploaded(changing, home), changing):
+        same(got, expected, 0, cupy)
+        assert got[0].dtype == expected[0].dtype.newbyteorder("=")
+
+
+def test_a_loop_that_is_left_waits_for_its_copies(cupy: Any) -> None:
+    if not hasattr(cupy, "launches"):
+        pytest.skip("the emulated GPU's copies wait")
+    ready = streams.uploaded([(np.ones(3), np.ones(3))] * 4, cupy.zeros(1))
+    next(ready)
+    waited = []
+    synchronize = cupy.cuda.Stream.synchronize
+    try:
+        cupy.cuda.Stream.synchronize = lambda self: (waited.append(self), synchronize(self))
+        ready.close()
+    finally:
+        cupy.cuda.Stream.synchronize = synchronize
+    assert [stream.null for stream in waited] == [False]
+    assert waited[0]._done == len(waited[0]._waiting)
 
 
 def test_batches(cupy: Any) -> None:

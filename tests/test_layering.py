@@ -19,7 +19,7 @@ LEVELS = [
     {"_native"},
     {"_library"},
     {"devices", "runtime"},
-    {"arrays", "geometry", "tuning"},
+    {"arrays", "geometry", "streams", "tuning"},
     {"backends"},
     {
         "activation",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -35,17 +36,24 @@ def _run(kernel: str, arrays: Sequence[Sequence[Any | None]], corrections: Seque
         if value is not None and value.size:
             by_dtype.setdefault(value.dtype.name, []).append(i)
     for dtype, chosen in by_dtype.items():
-        table = np.zeros(len(chosen), _PARAMETER)
-        blocks = 0
-        for row, i in zip(table, chosen):
-            for field, column in zip(("value", "grad", "first", "second"), arrays):
-                array = column[i]
-                row[field] = 0 if array is None else array.data.ptr
-            row["n"], row["block"] = arrays[0][i].size, blocks  # type: ignore[union-attr]
-            row["correction"], row["slower_correction"] = corrections[i]
-            blocks += -(-arrays[0][i].size // _CHUNK)  # type: ignore[union-attr]
-        where = cupy.asarray(table.view("int64"))
+        rows, blocks = [], 0
+        for i in chosen:
+            places = [0 if column[i] is None else int(column[i].data.ptr) for column in arrays]
+            size = int(arrays[0][i].size)  # type: ignore[union-attr]
+            rows.append((*places, *(0,) * (4 - len(places)), size, blocks, *corrections[i]))
+            blocks += -(-size // _CHUNK)
+        where = _uploaded(np.array(rows, _PARAMETER).tobytes(), *_here())
         launch("elementwise", kernel, dtype, (blocks,), (where, len(chosen), *options), 0)
+
+
+def _here() -> tuple[int, int]:
+    return int(cupy.cuda.get_device_id()), int(cupy.cuda.get_current_stream().ptr)
+
+
+@functools.lru_cache(maxsize=16)
+def _uploaded(table: bytes, device: int, stream: int) -> Any:
+    """A table on the GPU: arrays that stay where they are need it copied once."""
+    return cupy.asarray(np.frombuffer(table, np.int64))
 
 
 def unscale(grads: Sequence[Any], factor: float) -> bool:
