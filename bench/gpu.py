@@ -336,13 +336,13 @@ def memory_bound(table: Table) -> None:
         (
             "max pool 3/2 backward",
             1.5 * n,
-            lambda: fc.max_pool2d_backward(small, switches, x.shape),
+            lambda: fc.max_pool2d_backward(small, switches, x.shape, kernel_size=3, **pool),
             lambda: aten.max_pool2d_with_indices_backward(st, xt, [3, 3], [2, 2], [1, 1], [1, 1], False, indices[0]),
         ),
         (
             "max pool 2/2 backward",
             1.5 * n,
-            lambda: fc.max_pool2d_backward(small2, switches2, x.shape),
+            lambda: fc.max_pool2d_backward(small2, switches2, x.shape, kernel_size=2),
             lambda: aten.max_pool2d_with_indices_backward(s2t, xt, [2, 2], [2, 2], [0, 0], [1, 1], False, indices[1]),
         ),
         (

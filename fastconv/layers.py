@@ -1392,21 +1392,16 @@ class MaxPool2d(Layer):
         shape = x.shape
 
         def backward(dy: Array, needs_dx: bool = True) -> Array | None:
-            return self._functions[1](dy, switches, shape, layout=self.layout) if needs_dx else None
+            return self._functions[1](dy, switches, shape, **self._keywords()) if needs_dx else None
 
         return y, backward
 
-    def _pool(self, x: np.ndarray, return_switches: bool) -> Any:
-        return self._functions[0](
-            x,
-            self.kernel_size,
-            stride=self.stride,
-            padding=self.padding,
-            dilation=self.dilation,
-            ceil_mode=self.ceil_mode,
-            return_switches=return_switches,
-            layout=self.layout,
-        )
+    def _pool(self, x: Array, return_switches: bool) -> Any:
+        return self._functions[0](x, return_switches=return_switches, **self._keywords())
+
+    def _keywords(self) -> dict[str, Any]:
+        names = ("kernel_size", "stride", "padding", "dilation", "ceil_mode", "layout")
+        return {name: getattr(self, name) for name in names}
 
     def _options(self) -> str:
         return _pool_options(self)

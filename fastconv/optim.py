@@ -934,7 +934,24 @@ def clip_grad_norm(
     if not norm_type > 0:
         raise ValueError(f"norm_type: expected a number above 0, or infinity, got {norm_type!r}")
     chosen = [parameter for parameter in parameters if parameter.grad is not None]
-    total: Any = 0.0  # of a GPU's gradients a number there, for which nobody waits before the last
+    norm = _norm(chosen, norm_type)
+    number = float(norm)
+    if error_if_nonfinite and not math.isfinite(number):
+        raise ValueError(f"gradients: their norm is {number}; the loss or a layer gave what is no finite number")
+    _scale_down(chosen, norm, max_norm)
+    return number
+
+
+def limit_grad_norm(parameters: Iterable[Parameter], max_norm: float) -> None:
+    """Do what `clip_grad_norm` does, and do not wait for a GPU to know the norm."""
+    _check_numbers(max_norm=max_norm)
+    chosen = [parameter for parameter in parameters if parameter.grad is not None]
+    _scale_down(chosen, _norm(chosen, 2.0), max_norm)
+
+
+def _norm(chosen: list[Parameter], norm_type: float) -> Any:
+    """The norm of all gradients: of a GPU's an array of no axes, for which nobody has waited."""
+    total: Any = 0.0
     for parameter in chosen:
         flat: Any = parameter.grad.reshape(-1)  # type: ignore[union-attr]
         block = _BLOCK_ON_GPU if on_gpu(flat) else _BLOCK
@@ -944,16 +961,20 @@ def clip_grad_norm(
                 total = np.maximum(total, size.max())  # NaN is passed on
             else:
                 total = total + (size * size if norm_type == 2 else size**norm_type).sum()
-    summed = float(total)
-    norm: float = summed if math.isinf(norm_type) else summed ** (1 / norm_type)
-    if error_if_nonfinite and not math.isfinite(norm):
-        raise ValueError(f"gradients: their norm is {norm}; the loss or a layer gave what is no finite number")
+    total = total if on_gpu(total) else float(total)
+    return total if math.isinf(norm_type) else total ** (1 / norm_type)
+
+
+def _scale_down(chosen: list[Parameter], norm: Any, max_norm: float) -> None:
     factor = max_norm / (norm + 1e-6)
-    if not factor >= 1:  # NaN is passed on
-        for parameter in chosen:
-            with np.errstate(invalid="ignore"):
-                parameter.grad = parameter.grad * factor  # type: ignore[operator]
-    return norm
+    if on_gpu(factor):
+        factor = np.minimum(factor, 1.0)  # times 1 is as good as not at all
+    elif factor >= 1:  # NaN is passed on
+        return
+    for parameter in chosen:
+        grad: Any = parameter.grad
+        with np.errstate(invalid="ignore"):
+            parameter.grad = grad * (factor.astype(grad.dtype) if on_gpu(factor) else factor)
 
 
 def _check_same(ours: Mapping[str, Any], state: Mapping[str, Any], but: Iterable[str]) -> None:

@@ -34,8 +34,8 @@ from fastconv.optim import (
     ReduceLROnPlateau,
     Schedule,
     SequentialLR,
-    clip_grad_norm,
     is_better,
+    limit_grad_norm,
 )
 from fastconv.streams import Recording, uploaded
 
@@ -307,7 +307,9 @@ def fit(
         A file that ends in ``.csv`` or ``.json``, written anew after every epoch.
     device : str, optional
         Where to train: the model is moved there (`Layer.to`) and stays there. "cpu", "cuda" or "cuda:1"; unless given,
-        where the model is. Batches go there, wherever `x` and `y` are.
+        where the model is. Batches go there, wherever `x` and `y` are: to a GPU the next one is copied while the last
+        is computed with. There a batch's passes are recorded as a CUDA graph, if all layers and the loss are this
+        package's and none draws random numbers; and a loss that is no finite number is noticed some batches later.
     progress : bool
         Show a progress bar on the terminal's error stream (needs tqdm).
     on_epoch : callable, optional
@@ -381,7 +383,7 @@ def fit(
                     if scaler is not None:
                         scaler.unscale_(optimizer)
                     if max_norm is not None:
-                        clip_grad_norm(optimizer.parameters, max_norm)
+                        limit_grad_norm(optimizer.parameters, max_norm)
                     if scaler is None:
                         optimizer.step()
                     else:

@@ -136,14 +136,22 @@ def cases(dtype: str) -> list[Case]:
         ):
             y, switches = call("max_pool2d", x, **options, return_switches=True, layout=layout)
             call("max_pool2d", x, **options, layout=layout)
-            call("max_pool2d_backward", n(*y.shape), switches, x.shape, layout=layout)
+            dy = n(*y.shape)
+            call("max_pool2d_backward", dy, switches, x.shape, layout=layout)
+            call("max_pool2d_backward", dy, switches, x.shape, **options, layout=layout)
             x_like = call("max_unpool2d", y, switches, x.shape, layout=layout)
             call("max_unpool2d_backward", n(*x_like.shape), switches, layout=layout)
             for count in (True, False):
                 more = {**options, "count_include_pad": count, "layout": layout}
                 y = call("avg_pool2d", x, **more)
                 call("avg_pool2d_backward", n(*y.shape), x.shape, **more)
-        call("max_pool2d", x, 2, dilation=(2, 3), return_switches=True, layout=layout)
+        for options in (
+            {"kernel_size": 2, "dilation": (2, 3)},
+            {"kernel_size": 3, "stride": 1, "padding": 2, "dilation": 2},
+            {"kernel_size": 5, "stride": 1},  # an element lies in many windows
+        ):
+            y, switches = call("max_pool2d", x, **options, return_switches=True, layout=layout)
+            call("max_pool2d_backward", n(*y.shape), switches, x.shape, **options, layout=layout)
         for output in (1, 2, (3, 5), (None, 4)):
             y, switches = call("adaptive_max_pool2d", x, output, return_switches=True, layout=layout)
             call("adaptive_max_pool2d_backward", n(*y.shape), switches, x.shape, layout=layout)
@@ -475,6 +483,28 @@ def test_while_a_graph_is_captured(cupy: Any) -> None:
         )
     assert np.isfinite(loss.get()).tolist() == [True, False]
     assert np.isfinite(grad.get()).all(axis=1).tolist() == [True, False]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_windows_that_are_known(dtype: str, cupy: Any) -> None:
+    """Bit for bit what switches alone give; and a switch that lies outside of its window is told."""
+    x = np.random.default_rng(0).standard_normal((2, 3, 11, 9)).astype(dtype)
+    for layout in ("NCHW", "NHWC"):
+        for options in ({"kernel_size": 3, "stride": 2, "padding": 1}, {"kernel_size": (2, 3), "stride": 1}):
+            given = cupy.asarray(np.ascontiguousarray(np.moveaxis(x, 1, -1)) if layout == "NHWC" else x)
+            y, switches = fc.max_pool2d(given, **options, return_switches=True, layout=layout)
+            dy = y * 0.3
+            if hasattr(cupy, "launches"):
+                cupy.launches.clear()
+            plain = fc.max_pool2d_backward(dy, switches, given.shape, layout=layout)
+            known = fc.max_pool2d_backward(dy, switches, given.shape, **options, layout=layout)
+            np.testing.assert_array_equal(known.get(), plain.get())
+            if hasattr(cupy, "launches"):
+                assert cupy.launches == ["chain", "add_chains", "gather"]
+            for wrong in (98, 99, -2):  # the last element of the plane, none, none
+                switches[0, 0, 0, 0] = wrong
+                with pytest.raises(ValueError, match=r"switches: expected indices from 0 to 98 .* within its window"):
+                    fc.max_pool2d_backward(dy, switches, given.shape, **options, layout=layout)
 
 
 def test_out_of_memory(cupy: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -76,8 +76,7 @@ INLINE void set_scale(Acc *coefficients, const Acc *weight, const Acc *bias, dou
     const double lost = mean - (double)(Acc)mean; /* what the mean loses in its own type goes into the shift */
     coefficients[MEAN * channels + c] = (Acc)mean;
     coefficients[SCALE * channels + c] = (Acc)scale;
-    coefficients[SHIFT * channels + c] =
-        (Acc)((bias ? (double)bias[c] : 0) - (lost == lost ? lost * scale : 0));
+    coefficients[SHIFT * channels + c] = (Acc)((bias ? (double)bias[c] : 0) - (lost == lost ? lost * scale : 0));
 }
 
 /* training: mean and variance (the biased one) from the parts, else they are given */

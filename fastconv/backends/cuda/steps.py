@@ -38,8 +38,9 @@ def _run(kernel: str, arrays: Sequence[Sequence[Any | None]], corrections: Seque
     for dtype, chosen in by_dtype.items():
         rows, blocks = [], 0
         for i in chosen:
-            places = [0 if column[i] is None else int(column[i].data.ptr) for column in arrays]
-            size = int(arrays[0][i].size)  # type: ignore[union-attr]
+            several: list[Any] = [column[i] for column in arrays]
+            places = [0 if array is None else int(array.data.ptr) for array in several]
+            size = int(several[0].size)
             rows.append((*places, *(0,) * (4 - len(places)), size, blocks, *corrections[i]))
             blocks += -(-size // _CHUNK)
         where = _uploaded(np.array(rows, _PARAMETER).tobytes(), *_here())
