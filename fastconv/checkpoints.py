@@ -15,7 +15,7 @@ import numpy as np
 
 from fastconv.files import Path, read_arrays, read_metadata, write_arrays
 from fastconv.layers import Layer, check_state
-from fastconv.optim import Optimizer, ReduceLROnPlateau, Schedule
+from fastconv.optim import GradScaler, Optimizer, ReduceLROnPlateau, Schedule
 
 __all__ = ["load_checkpoint", "save_checkpoint"]
 
@@ -28,6 +28,7 @@ def save_checkpoint(
     optimizer: Optimizer,
     *,
     schedule: Schedule | ReduceLROnPlateau | None = None,
+    scaler: GradScaler | None = None,
     rng: np.random.Generator | None = None,
     extra: Mapping[str, Any] | None = None,
     arrays: Mapping[str, np.ndarray] | None = None,
@@ -42,6 +43,7 @@ def save_checkpoint(
         Its parameters, its buffers, and where its random layers are.
     optimizer : SGD or Adam
     schedule : Schedule or ReduceLROnPlateau, optional
+    scaler : GradScaler, optional
     rng : numpy.random.Generator, optional
     extra : mapping of str to what JSON can say, optional
         Such as the epoch.
@@ -73,6 +75,7 @@ def save_checkpoint(
         "checkpoint": _FORMAT,
         "optimizer": state,
         "schedule": schedule.state_dict() if schedule is not None else None,
+        "scaler": scaler.state_dict() if scaler is not None else None,
         "random_layers": model.random_state(),
         "generator": _plain(rng.bit_generator.state) if rng is not None else None,
         "extra": dict(extra or {}),
@@ -88,15 +91,16 @@ def load_checkpoint(
     optimizer: Optimizer,
     *,
     schedule: Schedule | ReduceLROnPlateau | None = None,
+    scaler: GradScaler | None = None,
     rng: np.random.Generator | None = None,
     check: Callable[[dict[str, Any]], None] | None = None,
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """Bring model, optimiser, schedule and generator to where they were; on an error none of them has changed.
+    """Bring model, optimiser, schedule, scaler and generator to where they were; on an error none of them has changed.
 
     Parameters
     ----------
     path : path
-    model, optimizer, schedule, rng
+    model, optimizer, schedule, scaler, rng
         Made as those that `save_checkpoint` was given.
     check : callable, optional
         Called with what will be returned as `extra`, before anything changes; its ValueError refuses the file.
@@ -128,7 +132,8 @@ def load_checkpoint(
         for key, item in model.named_state():
             if groups["model"][key].dtype != item.value.dtype:
                 raise ValueError(f"{key} is of dtype {groups['model'][key].dtype}, here of {item.value.dtype}")
-        for what, given in (("schedule", schedule), ("generator", rng)):
+        metadata.setdefault("scaler", None)  # files of before there was one
+        for what, given in (("schedule", schedule), ("scaler", scaler), ("generator", rng)):
             if (metadata[what] is None) != (given is None):
                 raise ValueError(f"{what}: the checkpoint has {'none' if metadata[what] is None else 'one'}")
         extra = metadata["extra"]
@@ -140,13 +145,18 @@ def load_checkpoint(
             copy.deepcopy(rng).bit_generator.state = metadata["generator"]
         old_optimizer, old_random = optimizer.state_dict(), model.random_state()
         old_schedule = schedule.state_dict() if schedule is not None else {}
+        old_scaler = scaler.state_dict() if scaler is not None else {}
         try:
             model.load_random_state(metadata["random_layers"])
+            if scaler is not None:
+                scaler.load_state_dict(metadata["scaler"])
             if schedule is not None:
                 schedule.load_state_dict(metadata["schedule"])
             optimizer.load_state_dict(state)  # last: it holds the rate, which a schedule sets as well
         except BaseException:
             model.load_random_state(old_random)
+            if scaler is not None:
+                scaler.load_state_dict(old_scaler)
             if schedule is not None:
                 schedule.load_state_dict(old_schedule)
             optimizer.load_state_dict(old_optimizer)

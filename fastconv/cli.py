@@ -128,6 +128,11 @@ def _parser() -> argparse.ArgumentParser:
     learning.add_argument("--batch-size", type=_positive, metavar="N", help="images per step (default: 64)")
     _add_device(learning, "train")
     learning.add_argument(
+        "--autocast",
+        choices=("float16", "bfloat16"),
+        help="mixed precision: multiply in 16 bits, keep weights in float32; float16 scales the loss",
+    )
+    learning.add_argument(
         "--optimizer",
         choices=("sgd", "adam"),
         default="sgd",

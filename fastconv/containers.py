@@ -11,12 +11,16 @@ from collections.abc import Callable, Iterator, Mapping
 from itertools import accumulate, pairwise
 from typing import Any, overload
 
+import numpy as np
+from numpy.typing import DTypeLike
+
 from fastconv.activation import relu_backward
+from fastconv.casting import cast, lowered, product_dtype, products_in
 from fastconv.devices import array_namespace
 from fastconv.layers import Array, Backward, Identity, Layer, ReLU
 from fastconv.rectifiers import add_relu
 
-__all__ = ["Concat", "Residual", "Sequential", "WithHeads"]
+__all__ = ["Autocast", "Concat", "Residual", "Sequential", "WithHeads"]
 
 
 class _Container(Layer):
@@ -332,3 +336,81 @@ class Concat(_Container):
 
     def _options(self) -> str:
         return "" if self.axis == 1 else f"axis={self.axis}"
+
+
+class Autocast(_Container):
+    """Compute a network in mixed precision: its parameters stay in float32, its products are of 16 bits.
+
+    Within it the input, and what layers with weights (convolutions, `Linear`, `PReLU`) make of it, are of `dtype`;
+    every sum is taken in float32 and rounded once. Batch normalization's parameters and statistics stay in float32, and
+    `RBF`, `Softmax` and `LogSoftmax` give float32. Gradients of parameters come in the parameters' dtype. What goes in
+    and out, and its gradients, are in the dtype of the caller's input, as if there were no `Autocast`: part of a
+    network may be wrapped, and a part of that again with ``"float32"``, which a layer of your own that has parameters
+    may need. float64 is left as it is, so that `fastconv.gradcheck` works.
+
+    Micikevicius et al. 2018, "Mixed precision training", section 3, which also has the loss scaling that float16 needs:
+    `fastconv.optim.GradScaler`. On a GPU the products go through its tensor cores; on the CPU, which converts and
+    computes in float32, this shows whether a network bears it, and takes longer than float32.
+
+    Parameters
+    ----------
+    layer : Layer
+        Shared, not copied; its parameters keep their names.
+    dtype : {"float16", "bfloat16", "float32"}
+        bfloat16 is `ml_dtypes`', and needs no loss scaling.
+
+    Raises
+    ------
+    ValueError
+        If it is another dtype.
+    ImportError
+        If bfloat16 is asked for by name, and ml_dtypes is missing.
+
+    Examples
+    --------
+    >>> import fastconv as fc
+    >>> from fastconv.layers import Linear
+    >>> layer, x = Linear(4, 3, rng=0), np.ones((2, 4), np.float32)
+    >>> y, backward = Autocast(layer, "float16").forward(x)
+    >>> dx = backward(y)
+    >>> y.dtype, dx.dtype, layer.weight.grad.dtype
+    (dtype('float32'), dtype('float32'), dtype('float32'))
+    >>> bool(0 < abs(y - layer(x)).max() < 2.0**-10)
+    True
+    """
+
+    def __init__(self, layer: Layer, dtype: DTypeLike = "float16") -> None:
+        super().__init__({"": layer})
+        self.dtype = product_dtype(dtype)
+        self._layer = layer
+
+    def __call__(self, x: Array) -> Array:
+        with products_in(self.dtype), np.errstate(over="ignore", invalid="ignore"):
+            (inner,) = lowered(x)
+            y = self._layer(inner)
+        return y if inner is x else _each(y, lambda part: cast(part, x.dtype))
+
+    def forward(self, x: Array, *, training: bool = True) -> tuple[Array, Backward]:
+        with products_in(self.dtype), np.errstate(over="ignore", invalid="ignore"):
+            (inner,) = lowered(x)
+            y, step = self._layer.forward(inner, training=training)
+        dtypes = tuple(part.dtype for part in y) if isinstance(y, tuple) else y.dtype
+
+        def backward(dy: Array, needs_dx: bool = True) -> Array | None:
+            with np.errstate(over="ignore", invalid="ignore"):  # the gradient may overflow: GradScaler sees to it
+                if isinstance(dtypes, tuple):
+                    dy = tuple(cast(part, dtype) for part, dtype in zip(dy, dtypes, strict=True))
+                else:
+                    dy = cast(dy, dtypes)
+                dx = step(dy, needs_dx=needs_dx)
+            return dx if dx is None or inner is x else cast(dx, x.dtype)
+
+        return y if inner is x else _each(y, lambda part: cast(part, x.dtype)), backward
+
+    def _options(self) -> str:
+        return repr(self.dtype.name)
+
+
+def _each(y: Array, function: Callable[[Array], Array]) -> Array:
+    """A function of an output, or of each where heads give outputs too."""
+    return tuple(map(function, y)) if isinstance(y, tuple) else function(y)

@@ -107,6 +107,7 @@ def train(options: argparse.Namespace) -> int:
             schedule=schedule,
             warmup=options.warmup,
             max_norm=options.clip,
+            autocast=options.autocast,
             loss=getattr(losses, recipe["loss"]),
             augment=None if options.no_augment else _augmentation(kind, dataset),
             workers=options.workers,
@@ -149,6 +150,7 @@ def train(options: argparse.Namespace) -> int:
         "workers": options.workers,
         "seed": options.seed,
         **({"device": options.device} if options.device else {}),
+        **({"autocast": options.autocast} if options.autocast else {}),
     }
     log = {
         **metadata,

@@ -40,6 +40,7 @@ from fastconv.adaptive import (
     spatial_pyramid_pool2d_backward,
 )
 from fastconv.arrays import FLOATS, check_number
+from fastconv.casting import cast, lowered, raised, times
 from fastconv.conv import conv1d, conv1d_backward, conv2d, conv2d_backward, conv3d, conv3d_backward
 from fastconv.dense import linear, linear_backward
 from fastconv.devices import array_namespace, check_device, host, placed
@@ -202,7 +203,12 @@ class Parameter:
         self._lock = threading.Lock()
 
     def add_grad(self, grad: Array) -> None:
-        """Add `grad` into ``grad``. Safe from several threads; `grad` belongs to the parameter afterwards."""
+        """Add `grad` into ``grad``. Safe from several threads; `grad` belongs to the parameter afterwards.
+
+        One of 16 bits is added to a wider parameter's in that one's dtype.
+        """
+        if grad.dtype.itemsize < self.value.dtype.itemsize and grad.dtype.itemsize == 2:
+            grad = cast(grad, self.value.dtype)
         with self._lock:
             if self.grad is None:
                 self.grad = grad
@@ -572,6 +578,11 @@ class Identity(Layer):
 # ---- convolution and dense ----
 
 
+def _like(dx: Array | None, lower: Array, given: Array) -> Array | None:
+    """A gradient by `lower`, as one by what was given if that was another array."""
+    return dx if dx is None or lower is given else cast(dx, given.dtype)
+
+
 def _window_options(layer: Any) -> str:
     """How stride, dilation and padding, and what else is not as usual, print."""
     text = ""
@@ -642,14 +653,16 @@ class _Convolution(Layer):
         return {name: getattr(self, name) for name in names}
 
     def __call__(self, x: Array, *, relu: bool = False) -> Array:
-        return self._apply(x, self.dense_weight(), relu)
+        x, weight = lowered(x, self.dense_weight())
+        return self._apply(x, weight, relu)
 
     def _apply(self, x: Array, weight: Array, relu: bool) -> Array:
         options = self._keywords() | ({"relu": True} if relu else {})
-        return type(self)._function(x, weight, self.bias.value if self.bias else None, **options)
+        return type(self)._function(x, weight, *lowered(self.bias and self.bias.value), **options)
 
     def forward(self, x: Array, *, training: bool = True, relu: bool = False) -> tuple[Array, Backward]:
-        weight = self.dense_weight()
+        given = x
+        x, weight = lowered(x, self.dense_weight())
         y = self._apply(x, weight, relu)
         rectified = y if relu else None  # what need not be kept is not
 
@@ -661,7 +674,7 @@ class _Convolution(Layer):
             self.weight.add_grad(self._parameter_grad(dweight))
             if self.bias is not None:
                 self.bias.add_grad(dbias)
-            return dx
+            return _like(dx, x, given)
 
         return y, backward
 
@@ -1001,16 +1014,19 @@ class LocalConv2d(Layer):
         if tuple(size) != self.input_size:
             height, width = self.input_size
             raise ValueError(f"x: expected images of {height} x {width} ({self.layout}), got shape {x.shape}")
-        return local_conv2d(x, self.weight.value, self.bias.value if self.bias else None, **self._keywords())
+        return local_conv2d(*lowered(x, self.weight.value, self.bias and self.bias.value), **self._keywords())
 
     def forward(self, x: Array, *, training: bool = True) -> tuple[Array, Backward]:
+        given = x
+        x, weight = lowered(x, self.weight.value)
+
         def backward(dy: Array, needs_dx: bool = True) -> Array | None:
             needs = (needs_dx, True, self.bias is not None)
-            dx, dweight, dbias = local_conv2d_backward(dy, x, self.weight.value, needs=needs, **self._keywords())
+            dx, dweight, dbias = local_conv2d_backward(dy, x, weight, needs=needs, **self._keywords())
             self.weight.add_grad(dweight)
             if self.bias is not None:
                 self.bias.add_grad(dbias)
-            return dx
+            return _like(dx, x, given)
 
         return self(x), backward
 
@@ -1098,27 +1114,28 @@ class SeparableConv2d(Layer):
         return self._combine(self._filter(x))
 
     def _filter(self, x: Array) -> Array:
-        return depthwise_conv2d(x, self.depthwise.value, **self._keywords())
+        return depthwise_conv2d(*lowered(x, self.depthwise.value), **self._keywords())
 
     def _combine(self, between: Array) -> Array:
-        return conv2d(between, self.pointwise.value, self.bias.value if self.bias else None, layout=self.layout)
+        operands = lowered(between, self.pointwise.value, self.bias and self.bias.value)
+        return conv2d(*operands, layout=self.layout)
 
     def forward(self, x: Array, *, training: bool = True) -> tuple[Array, Backward]:
+        given = x
+        x, depthwise, pointwise = lowered(x, self.depthwise.value, self.pointwise.value)
         between = self._filter(x)
 
         def backward(dy: Array, needs_dx: bool = True) -> Array | None:
             needs = (True, True, self.bias is not None)
-            dbetween, dpointwise, dbias = conv2d_backward(
-                dy, between, self.pointwise.value, layout=self.layout, needs=needs
-            )
+            dbetween, dpointwise, dbias = conv2d_backward(dy, between, pointwise, layout=self.layout, needs=needs)
             dx, ddepthwise, _ = depthwise_conv2d_backward(
-                dbetween, x, self.depthwise.value, needs=(needs_dx, True, False), **self._keywords()
+                dbetween, x, depthwise, needs=(needs_dx, True, False), **self._keywords()
             )
             self.depthwise.add_grad(ddepthwise)
             self.pointwise.add_grad(dpointwise)
             if self.bias is not None:
                 self.bias.add_grad(dbias)
-            return dx
+            return _like(dx, x, given)
 
         return self._combine(between), backward
 
@@ -1253,18 +1270,24 @@ class Linear(Layer):
             self.bias = Parameter("bias", uniform_fan_in(shape[:1], self.in_features, generator, dtype))
 
     def __call__(self, x: Array) -> Array:
-        return linear(x, self.weight.value, self.bias.value if self.bias else None)
+        return self._apply(*lowered(x, self.weight.value))
+
+    def _apply(self, x: Array, weight: Array) -> Array:
+        return linear(x, weight, *lowered(self.bias and self.bias.value))
 
     def forward(self, x: Array, *, training: bool = True) -> tuple[Array, Backward]:
+        given = x
+        x, weight = lowered(x, self.weight.value)
+
         def backward(dy: Array, needs_dx: bool = True) -> Array | None:
             needs = (needs_dx, True, self.bias is not None)
-            dx, dweight, dbias = linear_backward(dy, x, self.weight.value, needs=needs)
+            dx, dweight, dbias = linear_backward(dy, x, weight, needs=needs)
             self.weight.add_grad(dweight)
             if self.bias is not None:
                 self.bias.add_grad(dbias)
-            return dx
+            return _like(dx, x, given)
 
-        return self(x), backward
+        return self._apply(x, weight), backward
 
     def _options(self) -> str:
         return f"{self.in_features}, {self.out_features}" + ("" if self.bias else ", bias=False")
@@ -1296,16 +1319,20 @@ class RBF(Layer):
             raise ValueError(f"codes: expected shape (classes, features), got {self.codes.shape}")
 
     def __call__(self, x: Array) -> Array:
+        x = raised(x)
         # |x - c|^2 = x.x - 2 x.c + c.c, so that the product does the work.
         products = linear(x, 2 * self.codes, -(self.codes * self.codes).sum(axis=1))
         return products - (x * x).sum(axis=1, keepdims=True)
 
     def forward(self, x: Array, *, training: bool = True) -> tuple[Array, Backward]:
+        given = x
+        x = raised(x)
+
         def backward(dy: Array, needs_dx: bool = True) -> Array | None:
             if not needs_dx:
                 return None
             toward, _, _ = linear_backward(dy, x, self.codes, needs=(True, False, False))
-            return 2 * (toward - x * dy.sum(axis=1, keepdims=True))
+            return _like(2 * (toward - x * dy.sum(axis=1, keepdims=True)), x, given)
 
         return self(x), backward
 
@@ -1375,21 +1402,16 @@ class MaxPool2d(Layer):
         shape = x.shape
 
         def backward(dy: Array, needs_dx: bool = True) -> Array | None:
-            return self._functions[1](dy, switches, shape, layout=self.layout) if needs_dx else None
+            return self._functions[1](dy, switches, shape, **self._keywords()) if needs_dx else None
 
         return y, backward
 
-    def _pool(self, x: np.ndarray, return_switches: bool) -> Any:
-        return self._functions[0](
-            x,
-            self.kernel_size,
-            stride=self.stride,
-            padding=self.padding,
-            dilation=self.dilation,
-            ceil_mode=self.ceil_mode,
-            return_switches=return_switches,
-            layout=self.layout,
-        )
+    def _pool(self, x: Array, return_switches: bool) -> Any:
+        return self._functions[0](x, return_switches=return_switches, **self._keywords())
+
+    def _keywords(self) -> dict[str, Any]:
+        names = ("kernel_size", "stride", "padding", "dilation", "ceil_mode", "layout")
+        return {name: getattr(self, name) for name in names}
 
     def _options(self) -> str:
         return _pool_options(self)
@@ -2228,15 +2250,15 @@ class ScaledTanh(Layer):
     SLOPE = 2 / 3
 
     def __call__(self, x: Array) -> Array:
-        return tanh(x * self.SLOPE) * self.AMPLITUDE
+        return times(tanh(times(x, self.SLOPE)), self.AMPLITUDE)
 
     def forward(self, x: Array, *, training: bool = True) -> tuple[Array, Backward]:
-        squashed = tanh(x * self.SLOPE)
+        squashed = tanh(times(x, self.SLOPE))
 
         def backward(dy: Array, needs_dx: bool = True) -> Array | None:
-            return tanh_backward(dy * (self.AMPLITUDE * self.SLOPE), squashed) if needs_dx else None
+            return tanh_backward(times(dy, self.AMPLITUDE * self.SLOPE), squashed) if needs_dx else None
 
-        return squashed * self.AMPLITUDE, backward
+        return times(squashed, self.AMPLITUDE), backward
 
 
 class LeakyReLU(_Plain):
@@ -2289,13 +2311,16 @@ class PReLU(Layer):
         self.weight = Parameter("weight", np.full(self.num_parameters, init, _float_dtype(dtype)))
 
     def __call__(self, x: Array) -> Array:
-        return prelu(x, self.weight.value, layout=self.layout)
+        return prelu(*lowered(x, self.weight.value), layout=self.layout)
 
     def forward(self, x: Array, *, training: bool = True) -> tuple[Array, Backward]:
+        given = x
+        x, weight = lowered(x, self.weight.value)
+
         def backward(dy: Array, needs_dx: bool = True) -> Array | None:
-            dx, dweight = prelu_backward(dy, x, self.weight.value, needs=(needs_dx, True), layout=self.layout)
+            dx, dweight = prelu_backward(dy, x, weight, needs=(needs_dx, True), layout=self.layout)
             self.weight.add_grad(dweight)
-            return dx
+            return _like(dx, x, given)
 
         return self(x), backward
 
@@ -2382,8 +2407,9 @@ class Softmax(_Plain):
         self.axis = axis
 
     def _run(self, x: Array, training: bool) -> tuple[Array, Callable[[Array], Array]]:
-        y = softmax(x, self.axis)
-        return y, lambda dy: softmax_backward(dy, y, self.axis)
+        wide = raised(x)
+        y = softmax(wide, self.axis)
+        return y, lambda dy: _like(softmax_backward(dy, y, self.axis), wide, x)
 
     def _options(self) -> str:
         return f"axis={self.axis}"
@@ -2393,8 +2419,9 @@ class LogSoftmax(Softmax):
     """``log(softmax(x))``; parameters as `Softmax`'s."""
 
     def _run(self, x: Array, training: bool) -> tuple[Array, Callable[[Array], Array]]:
-        y = log_softmax(x, self.axis)
-        return y, lambda dy: log_softmax_backward(dy, y, self.axis)
+        wide = raised(x)
+        y = log_softmax(wide, self.axis)
+        return y, lambda dy: _like(log_softmax_backward(dy, y, self.axis), wide, x)
 
 
 class Maxout(_Plain):

@@ -8,6 +8,7 @@ from typing import Any, Literal, overload
 
 from fastconv.arrays import check_number, same_dtype
 from fastconv.backends import backend_of, narrowed, widened
+from fastconv.streams import is_recording
 
 __all__ = ["auxiliary_loss", "cross_entropy", "mse_loss", "multiclass_hinge_loss", "rbf_loss"]
 
@@ -175,7 +176,7 @@ def rbf_loss(scores: Any, target: Any, *, j: float = 5.0, reduction: str = "mean
     if not backend.holds_integers(target):
         raise TypeError("target: expected class indices, integers")
     target = backend.integers(target, "target", "int64")
-    if target.size and int(target.max()) >= classes:
+    if target.size and not is_recording(target) and int(target.max()) >= classes:
         raise ValueError(f"target: expected class indices from 0 to {classes - 1}, got {target.max()}")
     dtype, scores = scores.dtype, widened(scores)
     wider = backend.empty((rows, classes + 1), scores.dtype)

@@ -41,7 +41,8 @@ def _per_channel(backend: Any, value: Any, name: str, x: Any, channels: int) -> 
     if value is None:
         return None
     value = backend.dense(value, name, 1)
-    same_dtype(x, "x", value, name)
+    if not (value.dtype == "float32" and x.dtype.name in STORAGE):
+        same_dtype(x, "x", value, name)
     if value.shape != (channels,):
         raise ValueError(f"{name}: expected shape ({channels},), one for each channel, got {value.shape}")
     return value
@@ -71,7 +72,7 @@ def batch_norm(
         The statistics used for inference, where they must be given. Training moves them in place, if they are:
         ``running += momentum * (batch - running)``, the variance being the unbiased one (divided by n - 1).
     weight, bias : array of x's dtype, shape (C,), optional
-        Unless given, 1 and 0.
+        Unless given, 1 and 0. Beside an x of 16 bits they may be of float32.
     training : bool
         Normalise by the batch's own mean and (biased) variance, over the batch and all spatial axes.
     momentum : float
@@ -184,6 +185,7 @@ def batch_norm_backward(
     -------
     dx : array, x's shape, or None
     dweight, dbias : array, shape (C,), or None
+        Of the dtypes of weight and bias, of x's where these are not given.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Optimisers, what turns gradients into steps; schedules of the learning rate. Names and meanings are PyTorch's."""
+"""Optimisers: what turns gradients into steps; loss scaling, schedules of the rate. All named as PyTorch's."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ __all__ = [
     "SGD",
     "Adam",
     "CosineAnnealingLR",
+    "GradScaler",
     "LinearLR",
     "MultiStepLR",
     "Optimizer",
@@ -33,6 +34,7 @@ __all__ = [
 
 # Numbers that are squared in double precision at a time.
 _BLOCK, _BLOCK_ON_GPU = 1 << 16, 1 << 24
+_LEAST_SCALE, _MOST_SCALE = 2.0**-60, 2.0**60  # of a loss: it and its inverse are normal numbers of float32
 
 
 class _Moving(NamedTuple):
@@ -307,6 +309,176 @@ class Adam(Optimizer):
 
     def _dtype_beside(self, value: Any) -> Any:
         return np.dtype(np.float32) if value.dtype.name in STORAGE else value.dtype
+
+
+class GradScaler:
+    """Loss scaling, for gradients of float16: they are computed many times too large, lest small ones become 0.
+
+    The loss's gradient is multiplied by a scale before it goes back through the network, the parameters' gradients are
+    divided by it before a step. Where one of them overflowed, the step is left out and the scale lowered; after many
+    steps without that, it is raised: Micikevicius et al. 2018, "Mixed precision training", section 3.2. As PyTorch's.
+
+    Parameters
+    ----------
+    init_scale : float, default 65536
+    growth_factor : float, default 2
+        What the scale is multiplied by after `growth_interval` steps without overflow; above 1.
+    backoff_factor : float, default 0.5
+        What the scale is multiplied by after an overflow; between 0 and 1. With powers of two scaling rounds nothing.
+    growth_interval : int, default 2000
+    enabled : bool, default True
+        False scales nothing and leaves out no step.
+
+    Raises
+    ------
+    ValueError
+        If a number is out of range.
+
+    Examples
+    --------
+    >>> from fastconv.containers import Autocast
+    >>> from fastconv.layers import Linear
+    >>> from fastconv.loss import cross_entropy
+    >>> net, x, target = Linear(3, 2, rng=0), np.ones((4, 3), np.float32), np.array([0, 1, 1, 1])
+    >>> optimizer, scaler = SGD(net.parameters(), lr=0.1), GradScaler()
+    >>> for _ in range(3):
+    ...     scores, backward = Autocast(net, "float16").forward(x)
+    ...     loss, dscores = cross_entropy(scores, target, return_grad=True)
+    ...     optimizer.zero_grad()
+    ...     _ = backward(scaler.scale(dscores), needs_dx=False)
+    ...     _ = scaler.step(optimizer)
+    ...     scaler.update()
+    >>> scaler.get_scale()
+    65536.0
+    """
+
+    _options = ("growth_factor", "backoff_factor", "growth_interval", "enabled")
+
+    def __init__(
+        self,
+        init_scale: float = 2.0**16,
+        growth_factor: float = 2.0,
+        backoff_factor: float = 0.5,
+        growth_interval: int = 2000,
+        enabled: bool = True,
+    ) -> None:
+        _check_scale(init_scale, "init_scale")
+        if not (math.isfinite(growth_factor) and growth_factor > 1):
+            raise ValueError(f"growth_factor: expected a finite number above 1, got {growth_factor!r}")
+        if not 0 < backoff_factor < 1:
+            raise ValueError(f"backoff_factor: expected a number between 0 and 1, got {backoff_factor!r}")
+        _check_least(1, growth_interval=growth_interval)
+        self.growth_factor = growth_factor
+        self.backoff_factor = backoff_factor
+        self.growth_interval = growth_interval
+        self.enabled = enabled
+        self._scale = float(init_scale)
+        self._growth_tracker = 0  # steps since the scale has changed
+        self._sound: dict[int, bool] = {}  # since the last update: by optimiser, whether its gradients are finite
+        self._stepped: set[int] = set()
+
+    def get_scale(self) -> float:
+        """Return the scale, 1 if not enabled."""
+        return self._scale if self.enabled else 1.0
+
+    def scale(self, gradient: Any) -> Any:
+        """Return the loss's gradient (or each of a tuple) times the scale, of float32 where it was of 16 bits."""
+        if not self.enabled:
+            return gradient
+        if isinstance(gradient, tuple):
+            return tuple(self.scale(part) for part in gradient)
+        wide = gradient.astype(np.float32) if gradient.dtype.itemsize == 2 else gradient  # float16 ends at 65504
+        return wide * self._scale
+
+    def unscale_(self, optimizer: Optimizer) -> None:
+        """Divide the gradients of an optimiser's parameters by the scale, so that they can be clipped; `step` would.
+
+        Raises
+        ------
+        ValueError
+            If it has been done since the last `update`.
+        """
+        if not self.enabled:
+            return
+        if id(optimizer) in self._sound:
+            raise ValueError("optimizer: its gradients are unscaled already; update() comes after each step")
+        sound = True
+        for moving in _moving(optimizer.parameters, "GradScaler"):
+            sound = moving.backend.unscale(moving.gradients, 1 / self._scale) and sound
+            for i, gradient in zip(moving.places, moving.gradients, strict=True):
+                optimizer.parameters[i].grad = gradient  # itself, or a dense copy
+        self._sound[id(optimizer)] = sound
+
+    def step(self, optimizer: Optimizer) -> bool:
+        """Let the optimiser take a step, if all gradients are finite, and return whether it did.
+
+        Raises
+        ------
+        ValueError
+            If it was called since the last `update`.
+        """
+        if not self.enabled:
+            optimizer.step()
+            return True
+        key = id(optimizer)
+        if key in self._stepped:
+            raise ValueError("optimizer: has taken its step already; update() comes after each step")
+        if key not in self._sound:
+            self.unscale_(optimizer)
+        self._stepped.add(key)
+        if self._sound[key]:
+            optimizer.step()
+        return self._sound[key]
+
+    def update(self, new_scale: float | None = None) -> None:
+        """Lower or raise the scale as what was seen since the last call wants it, or set it; after each step.
+
+        Raises
+        ------
+        ValueError
+            If no gradients were looked at since then, or the new scale is not a finite number above 0.
+        """
+        if not self.enabled:
+            return
+        if new_scale is not None:
+            self._scale = _check_scale(new_scale, "new_scale")
+        elif not self._sound:
+            raise ValueError("update: no gradients were unscaled since the last one; call step() before")
+        elif not all(self._sound.values()):
+            self._scale = max(self._scale * self.backoff_factor, _LEAST_SCALE)
+            self._growth_tracker = 0
+        else:
+            self._growth_tracker += 1
+            if self._growth_tracker >= self.growth_interval:
+                self._scale = min(self._scale * self.growth_factor, _MOST_SCALE)
+                self._growth_tracker = 0
+        self._sound.clear()
+        self._stepped.clear()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the scale, how long it has stood, and the options; JSON can say it."""
+        options = {name: getattr(self, name) for name in self._options}
+        return {"scale": self._scale, "growth_tracker": self._growth_tracker, **options}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where `state_dict` was asked for.
+
+        Raises
+        ------
+        ValueError
+            If it is of other options; then nothing has changed.
+        """
+        ours = self.state_dict()
+        if set(ours) != set(state):
+            raise ValueError(f"state: has {', '.join(state)}, expected {', '.join(ours)}")
+        for name in self._options:
+            if ours[name] != state[name]:
+                raise ValueError(f"{name}: is {ours[name]!r} here, and {state[name]!r} in the state")
+        tracker = int(state["growth_tracker"])
+        self._scale = _check_scale(state["scale"], "state's scale")
+        self._growth_tracker = tracker
+        self._sound.clear()
+        self._stepped.clear()
 
 
 class Schedule:
@@ -762,7 +934,24 @@ def clip_grad_norm(
     if not norm_type > 0:
         raise ValueError(f"norm_type: expected a number above 0, or infinity, got {norm_type!r}")
     chosen = [parameter for parameter in parameters if parameter.grad is not None]
-    total: Any = 0.0  # of a GPU's gradients a number there, for which nobody waits before the last
+    norm = _norm(chosen, norm_type)
+    number = float(norm)
+    if error_if_nonfinite and not math.isfinite(number):
+        raise ValueError(f"gradients: their norm is {number}; the loss or a layer gave what is no finite number")
+    _scale_down(chosen, norm, max_norm)
+    return number
+
+
+def limit_grad_norm(parameters: Iterable[Parameter], max_norm: float) -> None:
+    """Do what `clip_grad_norm` does, and do not wait for a GPU to know the norm."""
+    _check_numbers(max_norm=max_norm)
+    chosen = [parameter for parameter in parameters if parameter.grad is not None]
+    _scale_down(chosen, _norm(chosen, 2.0), max_norm)
+
+
+def _norm(chosen: list[Parameter], norm_type: float) -> Any:
+    """The norm of all gradients: of a GPU's an array of no axes, for which nobody has waited."""
+    total: Any = 0.0
     for parameter in chosen:
         flat: Any = parameter.grad.reshape(-1)  # type: ignore[union-attr]
         block = _BLOCK_ON_GPU if on_gpu(flat) else _BLOCK
@@ -772,16 +961,20 @@ def clip_grad_norm(
                 total = np.maximum(total, size.max())  # NaN is passed on
             else:
                 total = total + (size * size if norm_type == 2 else size**norm_type).sum()
-    summed = float(total)
-    norm: float = summed if math.isinf(norm_type) else summed ** (1 / norm_type)
-    if error_if_nonfinite and not math.isfinite(norm):
-        raise ValueError(f"gradients: their norm is {norm}; the loss or a layer gave what is no finite number")
+    total = total if on_gpu(total) else float(total)
+    return total if math.isinf(norm_type) else total ** (1 / norm_type)
+
+
+def _scale_down(chosen: list[Parameter], norm: Any, max_norm: float) -> None:
     factor = max_norm / (norm + 1e-6)
-    if not factor >= 1:  # NaN is passed on
-        for parameter in chosen:
-            with np.errstate(invalid="ignore"):
-                parameter.grad = parameter.grad * factor  # type: ignore[operator]
-    return norm
+    if on_gpu(factor):
+        factor = np.minimum(factor, 1.0)  # times 1 is as good as not at all
+    elif factor >= 1:  # NaN is passed on
+        return
+    for parameter in chosen:
+        grad: Any = parameter.grad
+        with np.errstate(invalid="ignore"):
+            parameter.grad = grad * (factor.astype(grad.dtype) if on_gpu(factor) else factor)
 
 
 def _check_same(ours: Mapping[str, Any], state: Mapping[str, Any], but: Iterable[str]) -> None:
@@ -793,6 +986,12 @@ def _check_same(ours: Mapping[str, Any], state: Mapping[str, Any], but: Iterable
     for name in sorted(set(ours) - set(but)):
         if ours[name] != state[name]:
             raise ValueError(f"{name}: is {ours[name]!r} here, and {state[name]!r} in the state")
+
+
+def _check_scale(value: float, name: str) -> float:
+    if not (_LEAST_SCALE <= value <= _MOST_SCALE):
+        raise ValueError(f"{name}: expected a number from {_LEAST_SCALE:g} to {_MOST_SCALE:g}, got {value!r}")
+    return float(value)
 
 
 def _check_least(least: int, **numbers: int) -> None:

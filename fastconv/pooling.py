@@ -161,13 +161,25 @@ def bad_switches(switches: Any, input_shape: tuple[int, ...], layout: Any) -> Va
     )
 
 
-def _max_pool_backward(function: str, rank: int, dy: Any, switches: Any, input_shape: Any, layout: str) -> Any:
+def _max_pool_backward(
+    function: str, rank: int, dy: Any, switches: Any, input_shape: Any, layout: str, kernel_size: Any, *options: Any
+) -> Any:
     backend = backend_of(dy, function)
     dy = backend.dense(dy, "dy", rank + 2)
     switches, input_shape, plan = checked_switches(backend, dy, "dy", switches, input_shape, "input_shape", layout)
+    if kernel_size is not None:
+        known = _plan(backend, input_shape, dy.dtype, kernel_size, *options, False, layout)
+        if known.y_shape != dy.shape:
+            raise ValueError(
+                f"dy: expected shape {known.y_shape}, of {input_shape} pooled with kernel_size={kernel_size}, stride="
+                f"{options[0]}, padding={options[1]}, dilation={options[2]}, ceil_mode={options[3]}; got {dy.shape}"
+            )
+        if known.run.switch_dtype == switches.dtype:
+            plan = known.run
     dx = backend.empty(input_shape, dy.dtype)
     if not plan.max_backward(dy, switches, dx):
-        raise bad_switches(switches, input_shape, layout)
+        error = bad_switches(switches, input_shape, layout)
+        raise error if kernel_size is None else ValueError(f"{error}; each within its window of {kernel_size}")
     return dx
 
 
@@ -294,7 +306,18 @@ def max_pool2d(
     return _max_pool("max_pool2d", 2, x, kernel_size, *options)
 
 
-def max_pool2d_backward(dy: Any, switches: Any, input_shape: tuple[int, ...], *, layout: str = "NCHW") -> Any:
+def max_pool2d_backward(
+    dy: Any,
+    switches: Any,
+    input_shape: tuple[int, ...],
+    *,
+    kernel_size: Any = None,
+    stride: Any = None,
+    padding: Any = 0,
+    dilation: Any = 1,
+    ceil_mode: bool = False,
+    layout: str = "NCHW",
+) -> Any:
     """Gradient of `max_pool2d` with respect to its input: each element of dy goes to the winner of its window.
 
     Parameters
@@ -305,6 +328,9 @@ def max_pool2d_backward(dy: Any, switches: Any, input_shape: tuple[int, ...], *,
         What max_pool2d returned.
     input_shape : tuple of int
         The shape of what was pooled, (N, C, H, W) or (N, H, W, C).
+    kernel_size, stride, padding, dilation, ceil_mode : optional
+        What max_pool2d was given. The result is the same without them, but a GPU comes by it faster if it knows which
+        windows an element lies in.
     layout : {"NCHW", "NHWC"}
         As max_pool2d was given it.
 
@@ -318,7 +344,8 @@ def max_pool2d_backward(dy: Any, switches: Any, input_shape: tuple[int, ...], *,
     TypeError
         If dy is not an array of float32, float64, float16 or bfloat16, or switches not one of integers.
     ValueError
-        If shapes do not match, or a switch is not an index into the plane (-1, no winner, is skipped).
+        If shapes do not match, or a switch is not an index into the plane (-1, no winner, is skipped); on a GPU also if
+        kernel_size is given and a switch lies outside of its window.
 
     Examples
     --------
@@ -328,7 +355,8 @@ def max_pool2d_backward(dy: Any, switches: Any, input_shape: tuple[int, ...], *,
     >>> fc.max_pool2d_backward(np.ones_like(y), switches, x.shape).ravel()
     array([0., 2., 1., 0.])
     """
-    return _max_pool_backward("max_pool2d_backward", 2, dy, switches, input_shape, layout)
+    options = (kernel_size, stride, padding, dilation, ceil_mode)
+    return _max_pool_backward("max_pool2d_backward", 2, dy, switches, input_shape, layout, *options)
 
 
 def avg_pool2d(
@@ -488,7 +516,18 @@ def max_pool1d(
     return _max_pool("max_pool1d", 1, x, kernel_size, *options)
 
 
-def max_pool1d_backward(dy: Any, switches: Any, input_shape: tuple[int, ...], *, layout: str = "NCW") -> Any:
+def max_pool1d_backward(
+    dy: Any,
+    switches: Any,
+    input_shape: tuple[int, ...],
+    *,
+    kernel_size: Any = None,
+    stride: Any = None,
+    padding: Any = 0,
+    dilation: Any = 1,
+    ceil_mode: bool = False,
+    layout: str = "NCW",
+) -> Any:
     """Gradient of `max_pool1d` with respect to its input; arguments, result and errors as `max_pool2d_backward`'s.
 
     Examples
@@ -499,7 +538,8 @@ def max_pool1d_backward(dy: Any, switches: Any, input_shape: tuple[int, ...], *,
     >>> fc.max_pool1d_backward(np.ones_like(y), switches, x.shape).ravel()
     array([0., 1., 1., 0.])
     """
-    return _max_pool_backward("max_pool1d_backward", 1, dy, switches, input_shape, layout)
+    options = (kernel_size, stride, padding, dilation, ceil_mode)
+    return _max_pool_backward("max_pool1d_backward", 1, dy, switches, input_shape, layout, *options)
 
 
 def avg_pool1d(
@@ -618,7 +658,18 @@ def max_pool3d(
     return _max_pool("max_pool3d", 3, x, kernel_size, *options)
 
 
-def max_pool3d_backward(dy: Any, switches: Any, input_shape: tuple[int, ...], *, layout: str = "NCDHW") -> Any:
+def max_pool3d_backward(
+    dy: Any,
+    switches: Any,
+    input_shape: tuple[int, ...],
+    *,
+    kernel_size: Any = None,
+    stride: Any = None,
+    padding: Any = 0,
+    dilation: Any = 1,
+    ceil_mode: bool = False,
+    layout: str = "NCDHW",
+) -> Any:
     """Gradient of `max_pool3d` with respect to its input; arguments, result and errors as `max_pool2d_backward`'s.
 
     Examples
@@ -629,7 +680,8 @@ def max_pool3d_backward(dy: Any, switches: Any, input_shape: tuple[int, ...], *,
     >>> fc.max_pool3d_backward(np.ones_like(y), switches, x.shape).ravel()
     array([0., 1., 1., 0.])
     """
-    return _max_pool_backward("max_pool3d_backward", 3, dy, switches, input_shape, layout)
+    options = (kernel_size, stride, padding, dilation, ceil_mode)
+    return _max_pool_backward("max_pool3d_backward", 3, dy, switches, input_shape, layout, *options)
 
 
 def avg_pool3d(

@@ -28,6 +28,7 @@ from fastconv.pooling import (
     pool_place,
 )
 from fastconv.regularization import check_seed
+from fastconv.streams import is_recording
 
 __all__ = [
     "channel_max_pool",
@@ -469,6 +470,8 @@ def _gaussian_conv(x: Any, kernel_size: Any, stride: Any, padding: Any, sigma: A
     weights = _gaussian(kernel_size, sigma)
     channels = x.shape[3 if check_layout(layout, 2) else 1]
     xp = array_namespace(x)
+    if is_recording(x):
+        raise NotImplementedError("gaussian_pool2d: copies its weights to the GPU, which is not recorded")
     bank = xp.ascontiguousarray(xp.broadcast_to(xp.asarray(weights.astype(x.dtype)), (channels, 1, *weights.shape)))
     stride = weights.shape if stride is None else stride
     return bank, {"stride": stride, "padding": padding, "groups": max(channels, 1), "layout": layout}

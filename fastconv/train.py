@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -10,11 +11,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from fastconv.activation import softmax
+from fastconv.casting import product_dtype
 from fastconv.checkpoints import load_checkpoint, save_checkpoint
+from fastconv.containers import Autocast
 from fastconv.data.batches import Batches
-from fastconv.devices import beside, host
+from fastconv.devices import array_namespace, beside, host, on_gpu
 from fastconv.files import Path
 from fastconv.history import NAMES, Epoch, check_log_path, write_log
 from fastconv.init import Rng
@@ -24,14 +28,16 @@ from fastconv.metrics import confusion_matrix
 from fastconv.optim import (
     SGD,
     CosineAnnealingLR,
+    GradScaler,
     LinearLR,
     Optimizer,
     ReduceLROnPlateau,
     Schedule,
     SequentialLR,
-    clip_grad_norm,
     is_better,
+    limit_grad_norm,
 )
+from fastconv.streams import Recording, uploaded
 
 __all__ = ["EarlyStopping", "Epoch", "Evaluation", "evaluate", "fit"]
 
@@ -232,6 +238,8 @@ def fit(
     schedule_every: str = "epoch",
     warmup: float = 0,
     max_norm: float | None = None,
+    autocast: DTypeLike | None = None,
+    scaler: GradScaler | None = None,
     loss: Callable[..., Any] = cross_entropy,
     augment: Callable[[np.ndarray, Rng], np.ndarray] | None = None,
     workers: int = 1,
@@ -271,6 +279,12 @@ def fit(
         So many epochs (also a part of one) the rate rises in a straight line to its height, before "cosine" or None.
     max_norm : float, optional
         Gradients are scaled so that their norm is no more than this: `fastconv.optim.clip_grad_norm`.
+    autocast : "float16" or "bfloat16", optional
+        Mixed precision: both passes of a step compute as `fastconv.containers.Autocast` says. Parameters and their
+        steps stay in float32, and validation is computed in it.
+    scaler : GradScaler, optional
+        Scales the loss, and leaves out steps whose gradients overflow; unless given, one with its defaults if
+        `autocast` is float16, none otherwise.
     loss : callable
         As `fastconv.cross_entropy`.
     augment : callable, optional
@@ -293,7 +307,9 @@ def fit(
         A file that ends in ``.csv`` or ``.json``, written anew after every epoch.
     device : str, optional
         Where to train: the model is moved there (`Layer.to`) and stays there. "cpu", "cuda" or "cuda:1"; unless given,
-        where the model is. Batches go there, wherever `x` and `y` are.
+        where the model is. Batches go there, wherever `x` and `y` are: to a GPU the next one is copied while the last
+        is computed with. There a batch's passes are recorded as a CUDA graph, if all layers and the loss are this
+        package's and none draws random numbers; and a loss that is no finite number is noticed some batches later.
     progress : bool
         Show a progress bar on the terminal's error stream (needs tqdm).
     on_epoch : callable, optional
@@ -342,10 +358,16 @@ def fit(
     model.seed(rng)
     if optimizer is None:
         optimizer = SGD(model.parameters(), lr, momentum=0.9, nesterov=True, weight_decay=5e-4)
+    trained = model if autocast is None else Autocast(model, autocast)
+    if scaler is None and autocast is not None and product_dtype(autocast).name == "float16":
+        scaler = GradScaler()
     batches = Batches(x, y, batch_size, augment=augment, rng=rng, workers=workers)
     plan, by_batch = _planned(schedule, schedule_every, warmup, optimizer, epochs, len(batches))
     same = {"batch_size": batch_size, "items": len(x)}
-    keeper = _Keeper(checkpoint, model, optimizer, plan, rng, early_stopping, same)
+    if autocast is not None:
+        same["autocast"] = product_dtype(autocast).name
+    passes = _Passes(trained, loss, optimizer, scaler, y, home)
+    keeper = _Keeper(checkpoint, model, optimizer, plan, scaler, rng, early_stopping, same)
     history = keeper.resume() if resume else []
     done = history[-1].seconds if history else 0.0
     start = time.perf_counter() - done
@@ -354,38 +376,34 @@ def fit(
         for epoch in range(len(history) + 1, epochs + 1):
             if early_stopping is not None and early_stopping.is_over:
                 break
-            total = right = seen = 0.0
-            with closing(iter(batches)) as loop:  # type: ignore[type-var]
-                for batch in loop:
-                    inputs, target = (beside(array, home) for array in batch)
-                    scores, backward = model.forward(inputs)
-                    value, dscores = loss(scores, target, return_grad=True)
-                    if not np.isfinite(value):
-                        raise ValueError(
-                            f"the loss became {value} in epoch {epoch}: try a lower learning rate than {rate}"
-                        )
-                    optimizer.zero_grad()
-                    backward(dscores, needs_dx=False)
+            passes.begin()
+            with closing(iter(batches)) as loop, closing(uploaded(loop, home)) as ready:  # type: ignore[type-var]
+                for inputs, target in ready:
+                    passes.run(inputs, target, f"in epoch {epoch}: try a lower learning rate than {rate}")
+                    if scaler is not None:
+                        scaler.unscale_(optimizer)
                     if max_norm is not None:
-                        clip_grad_norm(optimizer.parameters, max_norm)
-                    optimizer.step()
+                        limit_grad_norm(optimizer.parameters, max_norm)
+                    if scaler is None:
+                        optimizer.step()
+                    else:
+                        scaler.step(optimizer)
+                        scaler.update()
                     used = optimizer.lr
                     if by_batch and plan is not None:
                         plan.step()  # type: ignore[call-arg]
                         used = optimizer.lr
-                    total += float(value) * len(inputs)
-                    main = scores[0] if isinstance(scores, tuple) else scores  # auxiliary classifiers give scores too
-                    right += float((main.argmax(axis=1) == target).sum())
-                    seen += len(inputs)
                     if bar is not None:
-                        bar.set_postfix_str(_status(total / seen, right / seen, history), refresh=False)
+                        bar.set_postfix_str(_status(*passes.means(), history), refresh=False)
                         bar.update()
+            passes.look(f"in epoch {epoch}: try a lower learning rate than {rate}")
+            mean, accuracy = passes.means()
             measured = None if validation is None else evaluate(model, *validation, loss=loss, metrics=metrics)
             entry = Epoch(
                 epoch,
                 used,
-                total / seen,
-                right / seen,
+                mean,
+                accuracy,
                 measured.loss if measured else None,
                 measured.accuracy if measured else None,
                 time.perf_counter() - start,
@@ -401,11 +419,149 @@ def fit(
                 write_log(history, log)
             if bar is not None:
                 bar.set_description_str(f"epoch {epoch}/{epochs}", refresh=False)
-                bar.set_postfix_str(_status(total / seen, right / seen, history))
+                bar.set_postfix_str(_status(mean, accuracy, history))
             if on_epoch is not None:
                 on_epoch(entry)
     keeper.restore_best()
     return history
+
+
+class _Passes:
+    """Each batch's forward pass, loss and backward pass, and what the batches of an epoch add up to.
+
+    On a GPU nobody waits for a batch, and its passes are recorded as a graph, which is then one launch instead of
+    hundreds. What comes after them is not: the rate, say, is another one each time. Networks and losses that are not
+    ours may do on the CPU what a graph would not do again, and layers that draw random numbers take a seed from there:
+    these are computed step by step, as is a batch of another size, and whatever turns out not to be recordable.
+    """
+
+    WARM = 3  # batches that are computed before one is recorded: kernels are compiled, plans made
+    OFTEN = 32  # batches after which the GPU is asked how it goes
+
+    def __init__(
+        self,
+        model: Layer,
+        loss: Callable[..., Any],
+        optimizer: Optimizer,
+        scaler: GradScaler | None,
+        y: Any,
+        home: Any,
+    ) -> None:
+        self._model, self._loss, self._optimizer, self._scaler, self._y = model, loss, optimizer, scaler, y
+        self._there = on_gpu(home)
+        self._total: Any = 0.0
+        self._right: Any = 0
+        self._scale: Any = None  # a GPU's
+        if self._there:
+            library = array_namespace(home)
+            self._total, self._right = library.zeros((), "float64"), library.zeros((), "int64")
+            self._scale, self._written = library.ones((), "float32"), 1.0
+        self._seen = self._known = self._since = 0  # items; those whose numbers are known; batches since then
+        self._sums = (0.0, 0.0)
+        ours = all(type(layer).__module__.startswith("fastconv.") for _, layer in model.walk())
+        ours = ours and getattr(loss, "__module__", "") == "fastconv.loss"
+        self._recordable = self._there and ours and not model.random_state()
+        self._warm: dict[Any, int] = {}  # how often a shape was computed
+        self._classes = 0
+        self._recording: Recording | None = None
+        self._recorded: Any = None  # its shape
+        self._places: list[int] = []  # where parameters and buffers were when it was made
+        self._gradients: list[Any] = []
+
+    def begin(self) -> None:
+        """An epoch begins."""
+        if self._there:
+            self._total.fill(0)
+            self._right.fill(0)
+        else:
+            self._total, self._right = 0.0, 0
+        self._seen = self._known = self._since = 0
+        self._sums = (0.0, 0.0)
+        if self._recording is not None and self._places != self._where():
+            self._recording = None  # between epochs somebody has moved the network: it is recorded anew
+
+    def run(self, inputs: Any, target: Any, where: str) -> None:
+        """Compute a batch's gradients; `where` is for the error if its loss is no finite number."""
+        if self._there and self._scaler is not None and self._scaler.get_scale() != self._written:
+            self._written = self._scaler.get_scale()
+            self._scale.fill(self._written)
+        shape = (inputs.shape, inputs.dtype, target.shape, target.dtype)
+        if self._recordable and self._recording is None and self._warm.get(shape, 0) >= self.WARM:
+            self._record(inputs, target)
+            self._recorded = shape
+        if self._recording is not None and self._recorded == shape:
+            self._recording(inputs, target)
+            for parameter, gradient in zip(self._optimizer.parameters, self._gradients, strict=True):
+                parameter.grad = gradient
+        else:
+            self._compute(inputs, target, where)
+            self._warm[shape] = self._warm.get(shape, 0) + 1
+        self._seen += len(inputs)
+        self._since += 1
+        if not self._there or not self._known or self._since >= self.OFTEN:
+            self.look(where)
+
+    def _compute(self, inputs: Any, target: Any, where: str = "") -> None:
+        self._optimizer.zero_grad()
+        scores, backward = self._model.forward(inputs)
+        value, dscores = self._loss(scores, target, return_grad=True)
+        main = scores[0] if isinstance(scores, tuple) else scores  # auxiliary classifiers give scores too
+        self._classes = main.shape[1]
+        if self._there:
+            self._total += (value.astype("float64") if on_gpu(value) else float(value)) * len(inputs)
+            self._right += (main.argmax(axis=1) == target).sum()
+        else:
+            _check_loss(float(value), where)
+            self._total += float(value) * len(inputs)
+            self._right += int((main.argmax(axis=1) == target).sum())
+        backward(self._scaled(dscores), needs_dx=False)
+
+    def _scaled(self, dscores: Any) -> Any:
+        if self._scaler is None or not self._scaler.enabled:
+            return dscores
+        if not self._there:
+            return self._scaler.scale(dscores)
+        if isinstance(dscores, tuple):
+            return tuple(map(self._scaled, dscores))
+        return (dscores.astype("float32") if dscores.dtype.itemsize == 2 else dscores) * self._scale
+
+    def _record(self, inputs: Any, target: Any) -> None:
+        """Record the passes of batches like this one, if that is possible."""
+        self._recordable = self._y.dtype.kind in "iu" and 0 <= int(self._y.min()) <= int(self._y.max()) < self._classes
+        if not self._recordable:
+            return  # a class that does not exist is an error, which a graph does not raise
+        try:
+            self._recording = Recording(self._compute, inputs.copy(), target.copy())
+        except Exception:  # whatever it was: if it is an error, it will come up again in the next line but one
+            self._recordable = False
+            return
+        self._gradients = [parameter.grad for parameter in self._optimizer.parameters]
+        self._places = self._where()
+
+    def _where(self) -> list[int]:
+        return [int(item.value.data.ptr) for _, item in self._model.named_state() if on_gpu(item.value)]
+
+    def look(self, where: str) -> None:
+        """Take note of the sums so far.
+
+        Raises
+        ------
+        ValueError
+            If the loss was no finite number in one of the batches.
+        """
+        self._sums = float(self._total), float(self._right)
+        self._known, self._since = self._seen, 0
+        _check_loss(self._sums[0], where)
+
+    def means(self) -> tuple[float, float]:
+        """Return loss and accuracy over the items whose numbers are known."""
+        total, right = self._sums
+        return (total / self._known, right / self._known) if self._known else (math.nan, math.nan)
+
+
+def _check_loss(value: float, where: str) -> None:
+    if not math.isfinite(value):
+        raise ValueError(f"the loss became {value} {where}")
 
 
 class _Keeper:
@@ -417,11 +573,13 @@ class _Keeper:
         model: Layer,
         optimizer: Optimizer,
         schedule: Schedule | ReduceLROnPlateau | None,
+        scaler: GradScaler | None,
         rng: np.random.Generator,
         stopping: EarlyStopping | None,
-        same: dict[str, int],
+        same: dict[str, Any],
     ) -> None:
         self._path, self._model, self._optimizer, self._schedule, self._rng = path, model, optimizer, schedule, rng
+        self._scaler = scaler
         self._stopping, self._same = stopping, same
         if stopping is not None:  # it may have served another training
             stopping.reset()
@@ -430,7 +588,13 @@ class _Keeper:
     def resume(self) -> list[Epoch]:
         assert self._path is not None
         extra, arrays = load_checkpoint(
-            self._path, self._model, self._optimizer, schedule=self._schedule, rng=self._rng, check=self._check
+            self._path,
+            self._model,
+            self._optimizer,
+            schedule=self._schedule,
+            scaler=self._scaler,
+            rng=self._rng,
+            check=self._check,
         )
         if self._stopping is not None:
             self._stopping.load_state_dict(extra["stopping"])
@@ -438,9 +602,10 @@ class _Keeper:
         return [Epoch.from_dict(entries) for entries in extra["history"]]
 
     def _check(self, extra: dict[str, Any]) -> None:
-        for name, value in self._same.items():
-            if extra[name] != value:
-                raise ValueError(f"{name}: was {extra[name]}, is {value} now")
+        for name in ("batch_size", "items", "autocast"):
+            was, now = extra.get(name), self._same.get(name)
+            if was != now:
+                raise ValueError(f"{name}: was {was}, is {now} now")
         if (extra["stopping"] is None) != (self._stopping is None):
             raise ValueError(f"early_stopping: there was {'none' if extra['stopping'] is None else 'one'}")
         for entries in extra["history"]:
@@ -462,6 +627,7 @@ class _Keeper:
                 self._model,
                 self._optimizer,
                 schedule=self._schedule,
+                scaler=self._scaler,
                 rng=self._rng,
                 extra=extra,
                 arrays=self._best,

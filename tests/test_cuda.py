@@ -21,7 +21,7 @@ import pytest
 from gpu import emulated_cupy, moved, provide, real_cupy, same
 
 import fastconv as fc
-from fastconv import cli, devices, jobs, layers, optim
+from fastconv import cli, devices, jobs, layers, optim, streams
 from fastconv.backends import cpu, half
 from fastconv.models.resnet import PadChannels
 
@@ -136,14 +136,22 @@ def cases(dtype: str) -> list[Case]:
         ):
             y, switches = call("max_pool2d", x, **options, return_switches=True, layout=layout)
             call("max_pool2d", x, **options, layout=layout)
-            call("max_pool2d_backward", n(*y.shape), switches, x.shape, layout=layout)
+            dy = n(*y.shape)
+            call("max_pool2d_backward", dy, switches, x.shape, layout=layout)
+            call("max_pool2d_backward", dy, switches, x.shape, **options, layout=layout)
             x_like = call("max_unpool2d", y, switches, x.shape, layout=layout)
             call("max_unpool2d_backward", n(*x_like.shape), switches, layout=layout)
             for count in (True, False):
                 more = {**options, "count_include_pad": count, "layout": layout}
                 y = call("avg_pool2d", x, **more)
                 call("avg_pool2d_backward", n(*y.shape), x.shape, **more)
-        call("max_pool2d", x, 2, dilation=(2, 3), return_switches=True, layout=layout)
+        for options in (
+            {"kernel_size": 2, "dilation": (2, 3)},
+            {"kernel_size": 3, "stride": 1, "padding": 2, "dilation": 2},
+            {"kernel_size": 5, "stride": 1},  # an element lies in many windows
+        ):
+            y, switches = call("max_pool2d", x, **options, return_switches=True, layout=layout)
+            call("max_pool2d_backward", n(*y.shape), switches, x.shape, **options, layout=layout)
         for output in (1, 2, (3, 5), (None, 4)):
             y, switches = call("adaptive_max_pool2d", x, output, return_switches=True, layout=layout)
             call("adaptive_max_pool2d_backward", n(*y.shape), switches, x.shape, layout=layout)
@@ -477,6 +485,28 @@ def test_while_a_graph_is_captured(cupy: Any) -> None:
     assert np.isfinite(grad.get()).all(axis=1).tolist() == [True, False]
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_windows_that_are_known(dtype: str, cupy: Any) -> None:
+    """Bit for bit what switches alone give; and a switch that lies outside of its window is told."""
+    x = np.random.default_rng(0).standard_normal((2, 3, 11, 9)).astype(dtype)
+    for layout in ("NCHW", "NHWC"):
+        for options in ({"kernel_size": 3, "stride": 2, "padding": 1}, {"kernel_size": (2, 3), "stride": 1}):
+            given = cupy.asarray(np.ascontiguousarray(np.moveaxis(x, 1, -1)) if layout == "NHWC" else x)
+            y, switches = fc.max_pool2d(given, **options, return_switches=True, layout=layout)
+            dy = y * 0.3
+            if hasattr(cupy, "launches"):
+                cupy.launches.clear()
+            plain = fc.max_pool2d_backward(dy, switches, given.shape, layout=layout)
+            known = fc.max_pool2d_backward(dy, switches, given.shape, **options, layout=layout)
+            np.testing.assert_array_equal(known.get(), plain.get())
+            if hasattr(cupy, "launches"):
+                assert cupy.launches == ["chain", "add_chains", "gather"]
+            for wrong in (98, 99, -2):  # the last element of the plane, none, none
+                switches[0, 0, 0, 0] = wrong
+                with pytest.raises(ValueError, match=r"switches: expected indices from 0 to 98 .* within its window"):
+                    fc.max_pool2d_backward(dy, switches, given.shape, **options, layout=layout)
+
+
 def test_out_of_memory(cupy: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """It passes through, and what the caller had is as it was."""
     model = layers.Linear(3, 2, rng=0)
@@ -732,6 +762,63 @@ def test_one_launch_for_all_parameters(cupy: Any) -> None:
     assert cupy.launches == ["sgd", "adam"]
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64", "float16", "bfloat16"])
+def test_loss_scaling(dtype: str, cupy: Any) -> None:
+    """In one launch; one gradient that is no finite number leaves out the step."""
+    storage = np.dtype(dtype) if dtype != "bfloat16" else np.dtype(pytest.importorskip("ml_dtypes").bfloat16)
+    for bad in (None, np.inf, -np.inf, np.nan):
+        parameters = [layers.Parameter(f"p{n}", cupy.asarray(np.ones(n, storage))) for n in (5000, 1, 0, 4097)]
+        for p in parameters:
+            p.grad = cupy.asarray(np.full(p.value.shape, 32, storage))
+        if bad is not None:
+            parameters[3].grad[4096] = bad
+        optimizer, scaler = optim.SGD(parameters, 0.125), optim.GradScaler(16.0)
+        if hasattr(cupy, "launches"):
+            cupy.launches.clear()
+        assert scaler.step(optimizer) == (bad is None)
+        scaler.update()
+        assert scaler.get_scale() == (16 if bad is None else 8)
+        if hasattr(cupy, "launches"):
+            assert cupy.launches == (["unscale", "sgd"] if bad is None else ["unscale"])
+        for p in parameters:
+            np.testing.assert_array_equal(p.value.get().astype(float), 0.75 if bad is None else 1)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_mixed_precision(dtype: str, cupy: Any) -> None:
+    """What it gives on the CPU but for roundings to 16 bits; weights, their gradients and statistics in float32."""
+    pytest.importorskip("ml_dtypes")
+    x, target = np.random.default_rng(0).standard_normal((8, 1, 10, 9)).astype("float32"), np.arange(8) % 5
+    results = []
+    for device in ("cpu", "cuda"):
+        model = network().to(device)
+        mixed = fc.containers.Autocast(model, dtype)
+        scores, backward = mixed.forward(x if device == "cpu" else cupy.asarray(x))
+        assert scores.dtype == np.float32
+        _, dscores = fc.cross_entropy(scores, target if device == "cpu" else cupy.asarray(target), return_grad=True)
+        dx = backward(1024 * dscores)
+        assert {p.grad.dtype for p in model.parameters()} == {np.dtype("float32")}
+        flat = np.concatenate([devices.host(p.grad).ravel() for p in model.parameters()])
+        results.append([devices.host(scores), devices.host(dx), flat, *model.state_dict().values()])
+    for expected, got in zip(*results):
+        assert np.linalg.norm(got - expected) <= 4 * TOLERANCE[dtype] * np.linalg.norm(expected)
+
+
+def test_fit_in_mixed_precision(cupy: Any) -> None:
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((60, 6)).astype("float32")
+    y = (x[:, 0] > 0).astype(int)
+    histories, scalers = [], []
+    for device in ("cpu", "cuda"):
+        scalers.append(optim.GradScaler(2.0**40, growth_interval=4))
+        options = {"autocast": "float16", "scaler": scalers[-1], "max_norm": 1.0, "device": device}
+        model = layers.Linear(6, 2, rng=0)
+        histories.append(fc.fit(model, x, y, epochs=9, batch_size=8, rng=0, progress=False, **options))
+    assert scalers[0].state_dict() == scalers[1].state_dict()
+    for one, other in zip(*histories):
+        assert other.loss == pytest.approx(one.loss, rel=1e-2)
+
+
 def test_files(cupy: Any, tmp_path: Path) -> None:
     model = network().to("cuda")
     fc.save(model, tmp_path / "weights.npz")
@@ -806,6 +893,151 @@ def test_eval_and_predict_on_the_command_line(cupy: Any, tmp_path: Path, capsys:
     assert told[2]["loss"] == pytest.approx(told[0]["loss"], rel=1e-5)
     assert told[2]["confusion"] == told[0]["confusion"]
     assert told[3]["probabilities"] == pytest.approx(told[1]["probabilities"], abs=1e-5)
+
+
+@pytest.fixture
+def replays(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Recordings that were launched."""
+    found: list[Any] = []
+    launch = streams.Recording.__call__
+    monkeypatch.setattr(streams.Recording, "__call__", lambda self, *a: (found.append(self), launch(self, *a))[1])
+    return found
+
+
+@pytest.mark.parametrize("autocast", [None, "float16"])
+def test_passes_are_recorded(autocast: Any, cupy: Any, replays: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """To the same weights, bit for bit; rate and scale change, the last batch is smaller, and steps are left out."""
+    rng = np.random.default_rng(0)
+    x, y = rng.standard_normal((29, 1, 6, 6)).astype("float32"), np.arange(29) % 3
+
+    def train(warm: int, **more: Any) -> tuple[Any, Any, Any]:
+        monkeypatch.setattr(fc.train._Passes, "WARM", warm)
+        model = fc.containers.Sequential(
+            layers.Conv2d(1, 4, 3, rng=0),
+            layers.BatchNorm2d(4),
+            layers.ReLU(),
+            fc.containers.Concat(layers.MaxPool2d(2), layers.AvgPool2d(2)),
+            layers.TableConv2d(np.eye(4, 8, dtype=bool) | np.eye(4, 8, 4, dtype=bool), 1, rng=1),
+            layers.AdaptiveAvgPool2d(1),
+            layers.Flatten(),
+            layers.Linear(4, 3, rng=2),
+        )
+        scaler = optim.GradScaler(2.0**26, growth_interval=3) if autocast else None
+        options = {"epochs": 3, "batch_size": 5, "rng": 0, "progress": False, "autocast": autocast, "scaler": scaler}
+        replays.clear()
+        history = fc.fit(model, x, y, device="cuda", **options, **more)
+        return model.state_dict(), [(e.loss, e.accuracy) for e in history], scaler and scaler.state_dict()
+
+    for more in ({"max_norm": 0.5}, {"loss": fc.rbf_loss}, {}):
+        plain = train(10**9, **more)
+        assert not replays
+        recorded = train(3, **more)
+        assert len(replays) == 3 * 5 - 3
+        assert recorded[1:] == plain[1:]
+        for name, value in plain[0].items():
+            np.testing.assert_array_equal(recorded[0][name], value)
+
+
+def test_what_is_not_recorded(cupy: Any, replays: list[Any]) -> None:
+    """Random layers, layers and losses of one's own, and what waits for the device: step by step."""
+
+    class Own(layers.Identity):
+        pass
+
+    def own_loss(*arguments: Any, **options: Any) -> Any:
+        return fc.cross_entropy(*arguments, **options)
+
+    x, y = np.random.default_rng(0).standard_normal((12, 4)).astype("float32"), np.arange(12) % 2
+    asks = layers.Identity()
+    asks.forward = lambda x, *, training=True: (x * float(x.max() > -9), layers.Identity().forward(x)[1])  # type: ignore[method-assign]
+    pooled = fc.containers.Sequential(layers.GaussianPool2d(2), layers.Flatten(), layers.Linear(1, 2, rng=0))
+    options = {"epochs": 3, "batch_size": 3, "rng": 0, "progress": False}
+    for extra, graphs, more in (
+        (layers.Dropout(0.1), 0, {}),
+        (Own(), 0, {}),
+        (layers.Identity(), 0, {"loss": own_loss}),
+        (asks, 0, {}),
+        (layers.Identity(), 9, {}),
+    ):
+        histories = []
+        for device in ("cpu", "cuda"):
+            replays.clear()
+            model = fc.containers.Sequential(extra, layers.Linear(4, 2, rng=0))
+            if extra is not asks or device == "cuda":
+                histories.append(fc.fit(model, x, y, device=device, **options, **more)[-1].loss)
+        assert len(replays) == graphs
+        assert histories[-1] == pytest.approx(histories[0], rel=1e-4)
+    replays.clear()
+    fc.fit(pooled, x.reshape(12, 1, 2, 2), y, device="cuda", **options)
+    assert not replays
+    wrong = y.copy()
+    wrong[-1] = 2  # no such class: an error, and not only where a batch with it is computed by itself
+    with pytest.raises(ValueError, match="expected class indices from 0 to 1"):
+        fc.fit(layers.Linear(4, 2, rng=0), x, wrong, device="cuda", **options)
+
+
+def test_a_network_that_has_moved_is_recorded_anew(cupy: Any, replays: list[Any]) -> None:
+    x, y = np.random.default_rng(0).standard_normal((12, 4)).astype("float32"), np.arange(12) % 2
+    options = {"epochs": 4, "batch_size": 3, "rng": 0, "progress": False}
+    found = []
+    for device in ("cpu", "cuda"):
+        model = layers.Linear(4, 2, rng=0)
+
+        def away(epoch: Any, model: Any = model, device: str = device) -> None:
+            model.to("cpu").to(device)
+
+        found.append(fc.fit(model, x, y, device=device, on_epoch=away, **options)[-1].loss)
+    assert len(replays) == 4 * 4 - 3
+    assert len({id(recording) for recording in replays}) >= 2
+    assert found[1] == pytest.approx(found[0], rel=1e-4)
+
+
+def test_a_loss_that_is_no_number(cupy: Any) -> None:
+    x, y = np.ones((200, 4), np.float32), np.arange(200) % 2
+    x[150] = np.nan
+    with pytest.raises(ValueError, match=r"the loss became (nan|inf) in epoch 1: try a lower learning"):
+        fc.fit(layers.Linear(4, 2, rng=0), x, y, batch_size=2, device="cuda", rng=0, progress=False)
+
+
+def test_copies_while_it_computes(cupy: Any) -> None:
+    """Batches arrive as they are, though each is copied late, and from memory that holds another one soon."""
+    home = cupy.zeros(1)
+    x = np.arange(60, dtype="float32").reshape(20, 3)
+    for count, width in ((7, 3), (20, 3), (3, 2)):
+        batches = [(x[i : i + count, :width] + i, np.arange(i, min(i + count, 20))) for i in range(0, 20, count)]
+        kept = []
+        for got, expected in zip(streams.uploaded(iter(batches), home), batches):
+            kept.append(got)
+            same(got, expected, 0, cupy)
+        assert len(kept) == len(batches)
+    there = [(cupy.asarray(x), cupy.asarray(np.arange(20)))] * 3
+    for got, expected in zip(streams.uploaded(there, home), there):
+        assert all(one is other for one, other in zip(got, expected))
+    changing = [
+        (x[:4], np.arange(4)),
+        (x[:9].astype(">f8"), np.arange(9)),
+        (x[:2].T, np.arange(3)),
+        (x[:1], np.arange(1)),
+    ]
+    for got, expected in zip(streams.uploaded(changing, home), changing):
+        same(got, expected, 0, cupy)
+        assert got[0].dtype == expected[0].dtype.newbyteorder("=")
+
+
+def test_a_loop_that_is_left_waits_for_its_copies(cupy: Any) -> None:
+    if not hasattr(cupy, "launches"):
+        pytest.skip("the emulated GPU's copies wait")
+    ready = streams.uploaded([(np.ones(3), np.ones(3))] * 4, cupy.zeros(1))
+    next(ready)
+    waited = []
+    synchronize = cupy.cuda.Stream.synchronize
+    try:
+        cupy.cuda.Stream.synchronize = lambda self: (waited.append(self), synchronize(self))
+        ready.close()
+    finally:
+        cupy.cuda.Stream.synchronize = synchronize
+    assert [stream.null for stream in waited] == [False]
+    assert waited[0]._done == len(waited[0]._waiting)
 
 
 def test_batches(cupy: Any) -> None:
@@ -1021,7 +1253,7 @@ def test_autotune(cudnn: Any, cupy: Any) -> None:
 
 def test_the_backend_of_16_bits_is_alike() -> None:
     assert set(half.__all__) == set(cpu.__all__) | {"narrowed", "widened"}
-    for name in ("sgd_step", "adam_step", "pool_plan"):
+    for name in ("sgd_step", "adam_step", "pool_plan", "unscale"):
         parameters = [list(inspect.signature(getattr(backend, name)).parameters) for backend in (cpu, half)]
         assert parameters[0] == parameters[1], name
 

@@ -288,12 +288,14 @@ def test_any_memory(case: Case, half: str) -> None:
 @pytest.mark.parametrize("other", ["float32", "float64", "the other"])
 @each_case
 def test_mixed_dtypes_are_refused(case: Case, half: str, other: str) -> None:
-    _, arrays, call = case
+    name, arrays, call = case
     if len(arrays) < 2:
         return
     wrong = HALF["bfloat16" if half == "float16" else "float16"] if other == "the other" else np.dtype(other)
     for i in range(len(arrays)):
         mixed = [array.astype(wrong if i == j else HALF[half]) for j, array in enumerate(arrays)]
+        if other == "float32" and name.startswith("batch_norm") and i >= len(arrays) - 2:
+            continue  # mixed precision: weight and bias
         with pytest.raises(TypeError, match="does not match"):
             call(*mixed)
 

@@ -19,11 +19,12 @@ LEVELS = [
     {"_native"},
     {"_library"},
     {"devices", "runtime"},
-    {"arrays", "geometry", "tuning"},
+    {"arrays", "geometry", "streams", "tuning"},
     {"backends"},
     {
         "activation",
         "adaptive",
+        "casting",
         "conv",
         "dense",
         "loss",
@@ -54,6 +55,7 @@ MAY_SEE = {
     "backends": {
         "activation",
         "adaptive",
+        "casting",
         "columns",
         "conv",
         "convolve",

@@ -601,6 +601,23 @@ def test_switches_are_followed(channels: int, dtype: str, isa: str) -> None:
                         fc.max_pool2d_backward(given, there, laid_out(dx, layout).shape, layout=layout)
 
 
+def test_windows_that_the_gradient_is_told() -> None:
+    """They change nothing, whatever the switches' dtype; but they have to be those of dy."""
+    for rank, layout in ((1, "NCW"), (2, "NHWC"), (3, "NCDHW")):
+        pool, backward = getattr(fc, f"max_pool{rank}d"), getattr(fc, f"max_pool{rank}d_backward")
+        x = np.random.default_rng(0).standard_normal((2, 3, *(7, 8, 6)[:rank]), np.float32)
+        x = np.ascontiguousarray(np.moveaxis(x, 1, -1)) if layout == "NHWC" else x
+        options = {"kernel_size": 3, "stride": 2, "padding": 1, "dilation": 1, "ceil_mode": True, "layout": layout}
+        y, switches = pool(x, **options, return_switches=True)
+        expected = backward(y, switches, x.shape, layout=layout)
+        for followed in (switches, switches.astype(np.int64)):
+            np.testing.assert_array_equal(backward(y, followed, x.shape, **options), expected)
+        with pytest.raises(ValueError, match=r"dy: expected shape .* pooled with kernel_size=2, stride=2"):
+            backward(
+                y, switches, x.shape, **{**options, "kernel_size": 2, "padding": 0, "stride": 2, "ceil_mode": False}
+            )
+
+
 def test_bad_switches() -> None:
     dy, switches = np.ones((1, 2, 2, 2), np.float32), np.zeros((1, 2, 2, 2), np.int32)
     with pytest.raises(TypeError, match="switches: expected integers, got dtype float32"):

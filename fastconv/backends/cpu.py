@@ -54,7 +54,10 @@ __all__ = [
     "softmax_backward",
     "squared_error",
     "synchronize",
+    "unscale",
 ]
+
+_BLOCK = 1 << 16  # numbers that are looked at at a time
 
 PASSES = {
     "forward": _native.FORWARD,
@@ -284,6 +287,19 @@ def integers(value: Any, name: str, dtype: str = "") -> np.ndarray:
     if array.dtype.kind not in "iu":
         raise TypeError(f"{name}: expected integers, got dtype {array.dtype}")
     return np.require(array, dtype or ("int32" if array.dtype == np.int32 else "int64"), ["C", "A"])
+
+
+def unscale(grads: Sequence[np.ndarray], factor: float) -> bool:
+    """Multiply all gradients by a factor, in place (dense arrays); False if a product is not finite."""
+    sound = True
+    for grad in grads:
+        flat = grad.reshape(-1)
+        for first in range(0, flat.size, _BLOCK):
+            part = flat[first : first + _BLOCK]
+            with np.errstate(over="ignore", invalid="ignore"):
+                part *= factor
+            sound = sound and bool(np.isfinite(part).all())
+    return sound
 
 
 def sgd_step(

@@ -68,6 +68,7 @@ __all__ = [
     "softmax_backward",
     "squared_error",
     "synchronize",
+    "unscale",
     "widened",
 ]
 
@@ -247,7 +248,6 @@ def plane_means_backward(*arrays: np.ndarray) -> None:
 _activate = _returning(cpu.activate)
 _activate_backward = _returning(cpu.activate_backward)
 batch_norm = _returning(cpu.batch_norm)
-batch_norm_backward = _returning(cpu.batch_norm_backward)
 dropout = _returning(cpu.dropout)
 log_softmax = _returning(cpu.log_softmax)
 log_softmax_backward = _returning(cpu.log_softmax_backward)
@@ -279,6 +279,15 @@ def activate_backward(kind: str, dy: np.ndarray, y: np.ndarray) -> np.ndarray:
     return dx
 
 
+def batch_norm_backward(
+    dy: np.ndarray, x: np.ndarray, weight: np.ndarray | None, bias: np.ndarray | None, *options: Any
+) -> tuple[np.ndarray | None, ...]:
+    """Gradients by x, weight and bias, each in the dtype of what it is by; None where not needed."""
+    gradients = cpu.batch_norm_backward(*map(widened, (dy, x, weight, bias)), *options)
+    owners = (x, x if weight is None else weight, x if bias is None else bias)
+    return tuple(narrowed(gradient, owner.dtype) for gradient, owner in zip(gradients, owners, strict=True))
+
+
 def cross_entropy(logits: np.ndarray, *options: Any) -> tuple[np.ndarray, np.ndarray | None] | None:
     """Losses, in float32 that they may be summed, and their gradient if it is wanted; None if a target is no class."""
     return _loss(cpu.cross_entropy, logits, *options)
@@ -292,6 +301,17 @@ def hinge(scores: np.ndarray, *options: Any) -> tuple[np.ndarray, np.ndarray | N
 def _loss(function: Callable[..., Any], x: np.ndarray, *options: Any) -> tuple[np.ndarray, np.ndarray | None] | None:
     result = function(*map(widened, (x, *options)))
     return None if result is None else (result[0], narrowed(result[1], x.dtype))
+
+
+def unscale(grads: Sequence[np.ndarray], factor: float) -> bool:
+    """Multiply all gradients by a factor, in place (dense arrays); False if a product is not finite."""
+    sound = True
+    for grad in grads:
+        wide = widened(grad)
+        cpu.unscale([wide], factor)
+        _narrow(wide, grad)
+        sound = sound and cpu.unscale([widened(grad)], 1.0)
+    return sound
 
 
 def sgd_step(

@@ -11,6 +11,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import DTypeLike
 
+from fastconv.casting import times
 from fastconv.containers import Concat, Residual, Sequential
 from fastconv.init import Rng
 from fastconv.layers import Array, AvgPool2d, Backward, Flatten, GlobalAvgPool2d, Layer, MaxPool2d, ReLU
@@ -38,13 +39,13 @@ class Scale(Layer):
         self.factor = factor
 
     def __call__(self, x: Array) -> Array:
-        return x * self.factor
+        return times(x, self.factor)
 
     def forward(self, x: Array, *, training: bool = True) -> tuple[Array, Backward]:
         def backward(dy: Array, needs_dx: bool = True) -> Array | None:
-            return dy * self.factor if needs_dx else None
+            return times(dy, self.factor) if needs_dx else None
 
-        return x * self.factor, backward
+        return times(x, self.factor), backward
 
     def _options(self) -> str:
         return f"{self.factor}"

@@ -1,5 +1,8 @@
 """As much of CuPy as fastconv uses, on the CPU: arrays that refuse what CuPy's refuse, kernels run by emulator.h.
 
+What is captured is not done, but what a graph launches; meanwhile nobody may ask the device, copy to it, or take memory
+from what others share. Copies on a stream of their own are done when somebody waits for them, and not before.
+
 New memory is full of NaNs, and stands between stretches of them that are looked at after every launch: what a kernel
 leaves out, reads past an end or writes there is seen. `install` puts this into ``sys.modules`` as ``cupy``.
 """
@@ -53,51 +56,65 @@ class ndarray:
         return _view(self, self._a.T)
 
     def get(self):
+        _asked()
         return self._a.copy()
 
+    def set(self, array, stream=None):
+        _asked()
+        assert array.flags.c_contiguous
+        assert (array.shape, array.dtype) == (self.shape, self.dtype)
+        (stream or _stream)._add(lambda: np.copyto(self._a, array))
+
     def item(self):
+        _asked()
         return self._a.item()
 
     def fill(self, value):
-        self._a.fill(value)
+        _changed(self, lambda: self._a.fill(value))
 
     def reshape(self, *shape):
         return _view(self, self._a.reshape(*shape))
 
     def astype(self, dtype, copy=True):
-        return _fresh(self._a.astype(dtype))
+        return self if not copy and self.dtype == dtype else _fresh(lambda: self._a.astype(dtype))
 
     def copy(self):
-        return _fresh(self._a)
+        return _fresh(lambda: self._a)
 
     def __getitem__(self, index):
-        return _view(self, self._a[_index(index)])
+        place = _index(index)
+        parts = place if isinstance(place, tuple) else (place,)
+        if any(isinstance(part, (np.ndarray, list)) for part in parts):
+            return _fresh(lambda: self._a[place])
+        return _view(self, self._a[place if Ellipsis in parts else (*parts, ...)])
 
     def __setitem__(self, index, value):
-        self._a[_index(index)] = _operand(value)
+        place, given = _index(index), _operand(value)
+        _changed(self, lambda: self._a.__setitem__(place, given))
 
     def __len__(self):
         return len(self._a)
 
     def __float__(self):
-        return float(self._a)
+        return float(self.get())
 
     def __int__(self):
-        return int(self._a)
+        return int(self.get())
 
     def __bool__(self):
-        return bool(self._a)
+        return bool(self.get())
 
     def __repr__(self):
         return repr(self._a)
 
     def __format__(self, spec):
-        return format(self._a.item() if self._a.ndim == 0 else self._a, spec)
+        return format(self.item() if self._a.ndim == 0 else self.get(), spec)
 
     def __array_ufunc__(self, ufunc, method, *inputs, **options):
         if method != "__call__" or options:
             return NotImplemented
-        return _fresh(ufunc(*(_operand(value) for value in inputs)))
+        operands = [_operand(value) for value in inputs]
+        return _fresh(lambda: ufunc(*operands))
 
 
 for _name in ("shape", "dtype", "ndim", "size", "nbytes", "strides", "itemsize"):
@@ -106,24 +123,26 @@ for _name in ("sum", "max", "min", "mean", "argmax", "any", "all", "ravel"):
     setattr(
         ndarray,
         _name,
-        lambda self, *args, _name=_name, **options: _fresh(getattr(self._a, _name)(*args, **options)),
+        lambda self, *args, _name=_name, **options: _fresh(lambda: getattr(self._a, _name)(*args, **options)),
     )
 _COMPARISONS = ("eq", "ne", "lt", "le", "gt", "ge")
 for _name in (*_COMPARISONS, "add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "and", "or"):
     for _form in ("__%s__", "__r%s__") if _name not in _COMPARISONS else ("__%s__",):
 
         def _operator(self, other, _method=_form % _name):
-            return _fresh(getattr(np.asarray(self._a), _method)(_operand(other)))
+            operand = _operand(other)
+            return _fresh(lambda: getattr(np.asarray(self._a), _method)(operand))
 
         setattr(ndarray, _form % _name, _operator)
 for _name in ("__iadd__", "__isub__", "__imul__", "__itruediv__"):
 
     def _in_place(self, other, _name=_name):
-        getattr(self._a, _name)(_operand(other))
+        operand = _operand(other)
+        _changed(self, lambda: getattr(self._a, _name)(operand))
         return self
 
     setattr(ndarray, _name, _in_place)
-ndarray.__neg__ = lambda self: _fresh(-self._a)
+ndarray.__neg__ = lambda self: _fresh(lambda: -self._a)
 ndarray.__hash__ = None
 
 
@@ -147,11 +166,29 @@ def _view(of, array):
     return ndarray(np.asarray(array), of._raw, of.device.id)
 
 
-def _fresh(array):
-    array = np.asarray(array)
+def _fresh(compute):
+    """What is computed, in new memory."""
+    array = np.asarray(compute())
     new = empty(array.shape, array.dtype)
     new._a[...] = array
+    if _capture is not None:
+        _capture.steps.append(lambda: np.copyto(new._a, compute()))
     return new
+
+
+def _changed(array, change):
+    """Change what an array holds: now and, if it is captured, whenever the graph is launched."""
+    if _capture is not None:
+        _capture.keep(array)
+        _capture.steps.append(change)
+    change()
+
+
+def _asked():
+    """Somebody waits for the device, or copies to it from memory that may soon hold something else."""
+    if _capture is not None:
+        _capture.broken = True
+        raise CUDARuntimeError("cudaErrorStreamCaptureUnsupported: operation not permitted when stream is capturing")
 
 
 def empty(shape, dtype=float):
@@ -162,20 +199,24 @@ def empty(shape, dtype=float):
         count *= n
     size = count * dtype.itemsize
     raw = np.full(size + 2 * GUARD, 0xFF, np.uint8)
+    if _capture is not None:
+        assert _allocator is not None, "memory of a graph that others are given, too"
+        _capture.made.append(raw)
     return ndarray(raw[GUARD : GUARD + size].view(dtype).reshape(shape), raw)
 
 
 def asarray(value, dtype=None):
     if isinstance(value, ndarray):
         if value.device.id != _device:
-            return _fresh(value._a if dtype is None else value._a.astype(dtype))
+            return _fresh(lambda: value._a if dtype is None else value._a.astype(dtype))
         return value if dtype is None or value.dtype == dtype else value.astype(dtype)
-    return _fresh(np.asarray(value, dtype))
+    _asked()
+    return _fresh(lambda: np.asarray(value, dtype))
 
 
 def ascontiguousarray(value, dtype=None):
     array = np.ascontiguousarray(_operand(value), dtype)
-    return value if array is value._a else _fresh(array)
+    return value if array is value._a else _fresh(lambda: np.ascontiguousarray(value._a, dtype))
 
 
 def may_share_memory(a, b):
@@ -193,16 +234,17 @@ def _made(name):
                 return type(value)(_operand(part) for part in value)
             return value if isinstance(value, np.dtype) else _operand(value)
 
-        out = options.pop("out", None)
-        result = getattr(np, name)(*map(bare, args), **options)
+        out, operands = options.pop("out", None), list(map(bare, args))
+        compute = lambda: getattr(np, name)(*operands, **options)  # noqa: E731
         if out is not None:
-            out._a[...] = result
+            _changed(out, lambda: np.copyto(out._a, compute()))
             return out
+        result = compute()
         if isinstance(result, list):
             return [_view(args[0], part) for part in result]
         if name in ("broadcast_to", "moveaxis"):
             return _view(args[0], result)
-        return _fresh(result)
+        return _fresh(compute)
 
     return function
 
@@ -255,13 +297,22 @@ class RawModule:
             assert len(args) == len(expected), (name, len(args), expected)
             kept = [_argument(name, i, value, form) for i, (value, form) in enumerate(zip(args, expected))]
             pointers = (ctypes.c_void_p * len(kept))(*(value.ctypes.data for value in kept))
-            launches.append(name)
-            bad = run(pointers, (ctypes.c_uint * 3)(*grid), ctypes.c_uint(block[0]))
-            assert not bad, f"{name}: a barrier that not all threads reach"
-            for value in args:
-                if isinstance(value, ndarray) and value._raw is not None:
-                    guards = value._raw[:GUARD], value._raw[-GUARD:]
+            arrays = [value for value in args if isinstance(value, ndarray) and value._raw is not None]
+
+            def go():
+                bad = run(pointers, (ctypes.c_uint * 3)(*grid), ctypes.c_uint(block[0]))
+                assert not bad, f"{name}: a barrier that not all threads reach"
+                for array in arrays:
+                    guards = array._raw[:GUARD], array._raw[-GUARD:]
                     assert all((guard == 0xFF).all() for guard in guards), f"{name}: wrote past an array"
+                return kept  # which the pointers point to
+
+            launches.append(name)
+            if _capture is not None:
+                for array in arrays:
+                    _capture.keep(array)
+                _capture.steps.append(go)
+            go()
 
         return kernel
 
@@ -318,12 +369,136 @@ class Device:
 
 
 capturing = False
-stream = types.SimpleNamespace(ptr=0, synchronize=lambda: None, is_capturing=lambda: capturing)
+_capture = None  # what is captured at present
+_allocator = None
+
+
+class Event:
+    def __init__(self, stream=None, position=0):
+        self.stream, self.position = stream, position
+
+    def synchronize(self):
+        if self.stream is not None:
+            self.stream._run(self.position)
+
+
+class Stream:
+    """Does at once what it is given if it is the default one; another one does copies when somebody waits for them."""
+
+    def __init__(self, null=False, non_blocking=False, ptds=False):
+        self.null, self.ptr = null, 0 if null else id(self) % 2**40 + 1
+        self._waiting, self._done = [], 0
+
+    def _add(self, step):
+        self._waiting.append(step)
+        if self.null:
+            self._run(len(self._waiting))
+
+    def _run(self, position):
+        while self._done < position:
+            step, self._waiting[self._done] = self._waiting[self._done], None
+            self._done += 1
+            step()
+
+    def __enter__(self):
+        global _stream
+        self._before, _stream = _stream, self
+        return self
+
+    def __exit__(self, *_):
+        global _stream
+        _stream = self._before
+
+    def record(self, event=None):
+        event = event or Event()
+        event.stream, event.position = self, len(self._waiting)
+        return event
+
+    def wait_event(self, event):
+        self._add(event.synchronize)
+
+    def synchronize(self):
+        _asked()
+        self._run(len(self._waiting))
+
+    def is_capturing(self):
+        return capturing or (_capture is not None and _capture.stream is self)
+
+    def begin_capture(self, mode=None):
+        global _capture
+        assert not self.null, "the default stream cannot be captured"
+        assert _capture is None
+        _capture = Capture(self)
+
+    def end_capture(self):
+        global _capture
+        ended, _capture = _capture, None
+        assert ended.stream is self
+        return ended.end()
+
+
+class Capture:
+    """What is done while a stream is captured; it is undone at the end."""
+
+    def __init__(self, stream):
+        self.stream, self.broken = stream, False
+        self.steps, self.made, self.kept = [], [], {}
+
+    def keep(self, array):
+        if array._raw is not None and id(array._raw) not in self.kept:
+            self.kept[id(array._raw)] = array._raw, array._raw.copy()
+
+    def end(self):
+        for raw, before in self.kept.values():
+            raw[...] = before
+        for raw in self.made:
+            raw[...] = 0xFF
+        if self.broken:
+            raise CUDARuntimeError("cudaErrorStreamCaptureInvalidated: operation failed due to a previous error")
+        return Graph(self.steps)
+
+
+class Graph:
+    def __init__(self, steps):
+        self.steps = steps
+
+    def launch(self, stream=None):
+        assert _capture is None
+        launches.append("graph")
+        with np.errstate(all="ignore"):
+            for step in self.steps:
+                step()
+
+
+class MemoryPool:
+    def malloc(self, size):
+        raise AssertionError("arrays here have no use for it")
+
+    def free_all_blocks(self):
+        pass
+
+
+def get_default_memory_pool():
+    return MemoryPool()
+
+
+@contextmanager
+def using_allocator(allocator=None):
+    global _allocator
+    before, _allocator = _allocator, allocator
+    try:
+        yield
+    finally:
+        _allocator = before
+
+
+def alloc_pinned_memory(size):
+    return bytearray(size)
 
 
 @contextmanager
 def captured():
-    """Within it a graph is captured: nobody may wait for the device."""
+    """Within it a graph seems to be captured: nobody may wait for the device."""
     global capturing
     capturing = True
     try:
@@ -332,9 +507,17 @@ def captured():
         capturing = False
 
 
+_stream = Stream(null=True)
 runtime = types.SimpleNamespace(getDeviceCount=lambda: devices, CUDARuntimeError=CUDARuntimeError)
 cuda = types.SimpleNamespace(
-    Device=Device, get_device_id=lambda: _device, get_current_stream=lambda: stream, runtime=runtime
+    Device=Device,
+    Stream=Stream,
+    MemoryPool=MemoryPool,
+    alloc_pinned_memory=alloc_pinned_memory,
+    get_current_stream=lambda: _stream,
+    get_device_id=lambda: _device,
+    runtime=runtime,
+    using_allocator=using_allocator,
 )
 
 

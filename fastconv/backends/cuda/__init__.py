@@ -23,7 +23,7 @@ from fastconv.backends.cuda.convolution import (
 )
 from fastconv.backends.cuda.kernels import COEFFICIENTS, blocks_for, each, launch
 from fastconv.backends.cuda.pooling import PoolPlan, mix, plane_means, plane_means_backward, pool_plan
-from fastconv.backends.cuda.steps import adam_step, sgd_step
+from fastconv.backends.cuda.steps import adam_step, sgd_step, unscale
 
 __all__ = [
     "COST_OF",
@@ -66,6 +66,7 @@ __all__ = [
     "softmax_backward",
     "squared_error",
     "synchronize",
+    "unscale",
 ]
 
 COST_OF = "on the GPU"
@@ -217,6 +218,11 @@ def _parts(seen: Seen) -> tuple[tuple[int, int], int]:
     return (columns, -(-each_channel // size)), size
 
 
+def _wide(x: Any, value: Any | None) -> Any | None:
+    """What a channel has, in what is computed in for x."""
+    return None if value is None else value.astype(_kept(x), copy=False)
+
+
 def _coefficients(x: Any, channels: int) -> Any:
     return empty(COEFFICIENTS * channels, _kept(x))
 
@@ -242,7 +248,7 @@ def batch_norm(
             count = grid[1]
             parts = empty(count * 2 * channels, "float64")
             launch("norm", "norm_moments", x.dtype, grid, (x, parts, *seen, size), x.size)
-        tail = (weight, bias, mean, var, coefficients, *seen, float(eps), int(training))
+        tail = (_wide(x, weight), _wide(x, bias), mean, var, coefficients, *seen, float(eps), int(training))
         launch("norm", "norm_prepare", x.dtype, (blocks_for(channels),), (x, parts, count, *tail), x.size)
         each("norm", "norm_apply", x.dtype, x.size, x, y, coefficients, channels, inner, int(relu), x.size)
     return y
@@ -265,7 +271,9 @@ def batch_norm_backward(
     make = empty if x.size else cupy.zeros
     _, channels, inner = seen
     dx = empty(x.shape, x.dtype) if needs[0] else None
-    dweight, dbias = (make(channels, x.dtype) if needed else None for needed in needs[1:])
+    dweight, dbias = (make(channels, _kept(x)) if needed else None for needed in needs[1:])
+    owners = ((x if value is None else value).dtype for value in (weight, bias))
+    weight, bias = _wide(x, weight), _wide(x, bias)
     if x.size:
         coefficients, (grid, size) = _coefficients(x, channels), _parts(seen)
         parts = empty(grid[1] * 2 * channels, "float64")
@@ -277,6 +285,7 @@ def batch_norm_backward(
         launch("norm", "norm_slopes", x.dtype, (blocks_for(channels),), tail, x.size)
         if dx is not None:
             each("norm", "norm_gradient", x.dtype, x.size, dy, x, dx, coefficients, channels, inner, int(relu), x.size)
+    dweight, dbias = (g if g is None else g.astype(t, copy=False) for g, t in zip((dweight, dbias), owners))
     return dx, dweight, dbias
 
 

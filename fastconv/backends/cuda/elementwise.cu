@@ -168,6 +168,20 @@ INLINE const Parameter *parameter_of_block(const Parameter *all, int64 count)
     return all + low;
 }
 
+/* values *= factor, which here are the gradients; *bad = 1 if one is then no finite number */
+KERNEL unscale(const Parameter *all, int64 count, double factor_, int *bad)
+{
+    const Parameter *p = parameter_of_block(all, count);
+    const Acc factor = (Acc)factor_;
+    const int64 begin = ((int64)blockIdx.x - p->block) * CHUNK, end = least(p->n, begin + CHUNK);
+    for (int64 i = begin + threadIdx.x; i < end; i += blockDim.x) {
+        store(p->value + i, load(p->value + i) * factor);
+        const Acc v = load(p->value + i);
+        if (!(v - v == 0))
+            *bad = 1; /* whoever writes, writes this */
+    }
+}
+
 KERNEL sgd(const Parameter *all, int64 count, double rate_, double momentum_, double decay_, int64 nesterov)
 {
     const Parameter *p = parameter_of_block(all, count);

@@ -69,19 +69,18 @@ KERNEL norm_moments(const Real *x, double *parts, int64 outer, int64 channels, i
     sum_channel(Moments{x, inner}, parts, outer, channels, inner, rows_of_part);
 }
 
-INLINE void set_scale(Acc *coefficients, const Real *weight, const Real *bias, double mean, double var, double eps,
+INLINE void set_scale(Acc *coefficients, const Acc *weight, const Acc *bias, double mean, double var, double eps,
                       int64 channels, int64 c)
 {
-    const double inverse = 1 / sqrt(var + eps), scale = weight ? (double)load(weight + c) * inverse : inverse;
+    const double inverse = 1 / sqrt(var + eps), scale = weight ? (double)weight[c] * inverse : inverse;
     const double lost = mean - (double)(Acc)mean; /* what the mean loses in its own type goes into the shift */
     coefficients[MEAN * channels + c] = (Acc)mean;
     coefficients[SCALE * channels + c] = (Acc)scale;
-    coefficients[SHIFT * channels + c] =
-        (Acc)((bias ? (double)load(bias + c) : 0) - (lost == lost ? lost * scale : 0));
+    coefficients[SHIFT * channels + c] = (Acc)((bias ? (double)bias[c] : 0) - (lost == lost ? lost * scale : 0));
 }
 
 /* training: mean and variance (the biased one) from the parts, else they are given */
-KERNEL norm_prepare(const Real *x, const double *parts, int64 count, const Real *weight, const Real *bias, double *mean,
+KERNEL norm_prepare(const Real *x, const double *parts, int64 count, const Acc *weight, const Acc *bias, double *mean,
                     double *var, Acc *coefficients, int64 outer, int64 channels, int64 inner, double eps, int64 training)
 {
     EACH(c, channels)
@@ -133,8 +132,8 @@ KERNEL norm_products(const Real *dy, const Real *x, const Acc *coefficients, dou
     sum_channel(Products{dy, x, coefficients, channels, relu}, parts, outer, channels, inner, rows_of_part);
 }
 
-KERNEL norm_slopes(const double *parts, int64 count, const Real *weight, const double *mean, const double *var,
-                   Acc *coefficients, Real *dweight, Real *dbias, int64 outer, int64 channels, int64 inner, double eps,
+KERNEL norm_slopes(const double *parts, int64 count, const Acc *weight, const double *mean, const double *var,
+                   Acc *coefficients, Acc *dweight, Acc *dbias, int64 outer, int64 channels, int64 inner, double eps,
                    int64 training)
 {
     EACH(c, channels)
@@ -144,13 +143,13 @@ KERNEL norm_slopes(const double *parts, int64 count, const Real *weight, const d
             sum += parts[(k * 2 + 0) * channels + c];
             product += parts[(k * 2 + 1) * channels + c];
         }
-        const double inverse = 1 / sqrt(var[c] + eps), scale = weight ? (double)load(weight + c) * inverse : inverse;
+        const double inverse = 1 / sqrt(var[c] + eps), scale = weight ? (double)weight[c] * inverse : inverse;
         const double n = (double)(outer * inner);
         product -= sum * (mean[c] - (double)coefficients[MEAN * channels + c]);
         if (dbias)
-            store(dbias + c, (Acc)sum);
+            dbias[c] = (Acc)sum;
         if (dweight)
-            store(dweight + c, (Acc)(product * inverse));
+            dweight[c] = (Acc)(product * inverse);
         coefficients[CONSTANT * channels + c] = training ? (Acc)(-scale * sum / n) : 0;
         coefficients[SLOPE * channels + c] = training ? (Acc)(-scale * product * inverse * inverse / n) : 0;
     }

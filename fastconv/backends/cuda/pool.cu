@@ -271,6 +271,44 @@ KERNEL add_chains(const LINK *head, LINK *next, const Real *dy, Real *dx, int64 
     }
 }
 
+/* Where windows are known, no lists are needed: a cell asks those that it lies in, in their order. */
+KERNEL gather(Windows w, const int *narrow, const int64 *wide, const Real *dy_, Real *dx, int64 windows, int64 n,
+              int *bad)
+{
+    EACH(i, windows)
+    {
+        const int64 where = get_switch(narrow, wide, i);
+        bool inside = where >= -1 && where < area(w.in);
+        if (inside && where >= 0) {
+            const Place p = place_of(w, w.out, i);
+            int64 rest = where;
+            for (int axis = 2; axis >= 0; axis--) {
+                const Span s = windows_at(w, axis, (int)(rest % w.in[axis]));
+                inside = inside && s.first <= p.at[axis] && p.at[axis] <= s.last;
+                rest /= w.in[axis];
+            }
+        }
+        if (!inside)
+            *bad = 1;
+    }
+    EACH(i, n)
+    {
+        const Place p = place_of(w, w.in, i);
+        const int64 cell = ((int64)p.at[0] * w.in[1] + p.at[1]) * w.in[2] + p.at[2];
+        const int64 start = start_of(w, w.out, p.plane), step = step_of(w);
+        const Span d = windows_at(w, 0, p.at[0]), h = windows_at(w, 1, p.at[1]), v = windows_at(w, 2, p.at[2]);
+        Acc sum = 0;
+        for (int a = d.first; a <= d.last; a++)
+            for (int b = h.first; b <= h.last; b++)
+                for (int c = v.first; c <= v.last; c++) {
+                    const int64 k = start + (((int64)a * w.out[1] + b) * w.out[2] + c) * step;
+                    if (get_switch(narrow, wide, k) == cell)
+                        sum += load(dy_ + k);
+                }
+        store(dx + i, sum);
+    }
+}
+
 /* Of several for one cell the last counts. */
 KERNEL last_of_cell(Windows w, const int *narrow, const int64 *wide, long long *head, int64 n, int *bad)
 {

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
 import cupy
 import numpy as np
 
+from fastconv.backends.cuda.arrays import sound
 from fastconv.backends.cuda.kernels import launch
 
-__all__ = ["adam_step", "sgd_step"]
+__all__ = ["adam_step", "sgd_step", "unscale"]
 
 _CHUNK = 4096  # elementwise.cu's
 _PARAMETER = np.dtype(  # elementwise.cu's struct Parameter
@@ -34,17 +36,32 @@ def _run(kernel: str, arrays: Sequence[Sequence[Any | None]], corrections: Seque
         if value is not None and value.size:
             by_dtype.setdefault(value.dtype.name, []).append(i)
     for dtype, chosen in by_dtype.items():
-        table = np.zeros(len(chosen), _PARAMETER)
-        blocks = 0
-        for row, i in zip(table, chosen):
-            for field, column in zip(("value", "grad", "first", "second"), arrays):
-                array = column[i]
-                row[field] = 0 if array is None else array.data.ptr
-            row["n"], row["block"] = arrays[0][i].size, blocks  # type: ignore[union-attr]
-            row["correction"], row["slower_correction"] = corrections[i]
-            blocks += -(-arrays[0][i].size // _CHUNK)  # type: ignore[union-attr]
-        where = cupy.asarray(table.view("int64"))
+        rows, blocks = [], 0
+        for i in chosen:
+            several: list[Any] = [column[i] for column in arrays]
+            places = [0 if array is None else int(array.data.ptr) for array in several]
+            size = int(several[0].size)
+            rows.append((*places, *(0,) * (4 - len(places)), size, blocks, *corrections[i]))
+            blocks += -(-size // _CHUNK)
+        where = _uploaded(np.array(rows, _PARAMETER).tobytes(), *_here())
         launch("elementwise", kernel, dtype, (blocks,), (where, len(chosen), *options), 0)
+
+
+def _here() -> tuple[int, int]:
+    return int(cupy.cuda.get_device_id()), int(cupy.cuda.get_current_stream().ptr)
+
+
+@functools.lru_cache(maxsize=16)
+def _uploaded(table: bytes, device: int, stream: int) -> Any:
+    """A table on the GPU: arrays that stay where they are need it copied once."""
+    return cupy.asarray(np.frombuffer(table, np.int64))
+
+
+def unscale(grads: Sequence[Any], factor: float) -> bool:
+    """Multiply all gradients by a factor, in place (dense arrays); False if a product is not finite."""
+    bad = cupy.zeros(1, "int32")
+    _run("unscale", (grads,), [(1.0, 1.0)] * len(grads), float(factor), bad)
+    return sound(bad)
 
 
 def sgd_step(
