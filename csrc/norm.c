@@ -3,9 +3,9 @@
 
 #include <math.h>
 
-#define TASK 32768                     /* elements that are worth a task */
+#define TASK 32768                      /* elements that are worth a task */
 #define CACHED ((ptrdiff_t)1024 * 1024) /* bytes of a channel that are still in cache when they are read again */
-#define SEGMENT 65536                  /* elements of a channel that are summed up by one task */
+#define SEGMENT 65536                   /* elements of a channel that are summed up by one task */
 
 ptrdiff_t fc_norm_elements(const fc_norm_problem *p)
 {
