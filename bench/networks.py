@@ -103,6 +103,7 @@ class Inference:
     """The model called plainly: `model(x)`, PyTorch's in eval mode and inference_mode."""
 
     problem = problems.Network
+    operator = None  # a network is none: docs/make_networks.py lists it
     shapes = "inference"
     passes: ClassVar = {"forward": "inference"}
     peers = ("torch-nchw", "torch-nhwc")
