@@ -165,7 +165,7 @@ void fc_conv_plan_run(const fc_conv_plan *plan, const fc_conv_arrays *arrays, vo
         }
         return;
     }
-    const bool sums = plan->algorithm->sums_bias && arrays->weight && p->layout == FC_CHANNELS_FIRST;
+    const bool sums = plan->algorithm->sums_bias && arrays->weight;
     if (p->pass == FC_BACKWARD_WEIGHT && arrays->bias && !(sums && plan->algorithm->sums_bias(plan)))
         fc_bias_gradient(plan, arrays->y, arrays->bias, threads);
     if (p->pass != FC_BACKWARD_WEIGHT || arrays->weight)

@@ -24,7 +24,7 @@ struct fc_conv_algorithm {
     double (*cost)(const fc_conv_plan *plan);         /* estimated seconds on one thread */
     size_t (*workspace)(const fc_conv_plan *plan, int threads);
     void (*run)(const fc_conv_plan *plan, const fc_conv_arrays *arrays, void *workspace, int threads);
-    /* whether the weight gradient sums dy up as it passes, channels first; NULL: never */
+    /* whether the weight gradient sums dy up as it passes; NULL: never */
     bool (*sums_bias)(const fc_conv_plan *plan);
 };
 
@@ -179,6 +179,7 @@ size_t fc_pixels_workspace(const fc_conv_plan *plan, int threads);
 void fc_pixels_run(const fc_conv_plan *plan, const fc_conv_arrays *arrays, void *workspace, int threads);
 /* Weight gradient, either layout. */
 size_t fc_weights_workspace(const fc_conv_plan *plan, int threads);
+bool fc_weights_sum_bias(const fc_conv_plan *plan);
 void fc_weights_run(const fc_conv_plan *plan, const fc_conv_arrays *arrays, void *workspace, int threads);
 /* Depthwise 3x3, channels first, where a worker has room for it. */
 bool fc_depthwise_lines_fit(const fc_conv_plan *plan);

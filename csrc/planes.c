@@ -153,9 +153,11 @@ static ptrdiff_t list_runs(const fc_sweep *s, const fc_stage *stage, bool packed
             }
     ptrdiff_t slots = 0;
     for (ptrdiff_t t = 0; t <= last; t++) {
-        /* what came from several rows may still be one stretch of the output */
-        const fc_run *from = out + tiles[t].first_run, *until = from + tiles[t].runs - 1;
-        const ptrdiff_t length = tiles[t].runs ? until->to + until->length - from->to : 0;
+        /* what came from several rows may still be one stretch of the output, without a gap on either side */
+        const fc_run *run = out + tiles[t].first_run;
+        ptrdiff_t length = 0;
+        for (ptrdiff_t i = 0; i < tiles[t].runs && run[i].to == run->to + length; i++)
+            length += run[i].length;
         const bool whole = (length == width || length == slim) && length == tiles[t].columns;
         tiles[t].slot = whole && ax[2].output_step == 1 ? -1 : slots++;
     }

@@ -20,7 +20,7 @@ typedef struct shape {
     ptrdiff_t chunks;                  /* blocks of the reduction, either way */
     ptrdiff_t stage_rows, stage, runs; /* channels first: rows staged at once, elements, runs of a box */
     ptrdiff_t a, b, sums;              /* elements */
-    size_t worker, shared, bias;       /* bytes; bias: of the sums of dy */
+    size_t worker, shared, bias;       /* bytes; bias: of the sums of dy, if they are taken */
 } shape;
 
 typedef struct weights {
@@ -99,6 +99,8 @@ static shape shape_of(const fc_conv_plan *plan, const fc_sweep *s)
                                     FC_ALIGNMENT));
     h.shared = h.splits == 1 ? 0 : (size_t)fc_round_up(h.blocks * h.splits * h.sums * element, FC_ALIGNMENT);
     h.bias = (size_t)(h.splits * s->groups * s->filters) * sizeof(double);
+    if (h.last || h.bias > plan->limit / 8) /* dy is summed up in a pass of its own */
+        h.bias = 0;
     return h;
 }
 
@@ -386,6 +388,12 @@ size_t fc_weights_workspace(const fc_conv_plan *plan, int threads)
     return h.worker * (size_t)threads + h.shared + h.bias;
 }
 
+bool fc_weights_sum_bias(const fc_conv_plan *plan)
+{
+    fc_sweep s = fc_sweep_forward(plan);
+    return shape_of(plan, &s).bias > 0;
+}
+
 void fc_weights_run(const fc_conv_plan *plan, const fc_conv_arrays *arrays, void *workspace, int threads)
 {
     fc_sweep s = fc_sweep_forward(plan);
@@ -398,7 +406,7 @@ void fc_weights_run(const fc_conv_plan *plan, const fc_conv_arrays *arrays, void
                  .dweight = arrays->weight,
                  .workspace = workspace,
                  .shared = (char *)workspace + (size_t)threads * h.worker};
-    if (arrays->bias && !h.last)
+    if (arrays->bias && h.bias)
         p.totals = (double *)(p.shared + h.shared);
     fc_parallel(threads, h.blocks * h.splits, run_split, &p);
     if (h.splits > 1)

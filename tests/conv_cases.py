@@ -203,6 +203,8 @@ SMALL = [
     Case(1, 2, (2, 70), 3, (2, 3)),
     Case(1, 2, (70, 1), 3, (3, 1)),
     Case(5, 1, (6, 6), 1, (3, 3), padding=_same(5)),
+    # a tile of two rows of a phase: as long as what lies between them in the output
+    Case(1, 2, (28, 6), 33, (2, 3), stride=(2, 1), padding=((2, 1), (1, 1)), dilation=(1, 2)),
 ]
 
 # Work enough to be split among threads and among blocks.
