@@ -52,7 +52,7 @@ def _torch_network(torch: Any, p: problems.Network, dtype: str, layout: str) -> 
     if p.network == "lenet5":
         model = _torch_lenet5(torch, p)
     else:
-        torchvision = _torchvision(torch)
+        torchvision = _torchvision()
         weightless = {"init_weights": False} if p.network in ("googlenet", "vgg11", "vgg16") else {}
         model = getattr(torchvision.models, p.network)(weights=None, **_options(p), **weightless)
     model = model.to(getattr(torch, dtype))
@@ -62,11 +62,13 @@ def _torch_network(torch: Any, p: problems.Network, dtype: str, layout: str) -> 
     return model.to(memory_format=torch.channels_last) if layout == "NHWC" else model
 
 
-def _torchvision(torch: Any) -> Any:
+def _torchvision() -> Any:
     try:
         return importlib.import_module("torchvision")
     except RuntimeError:  # built for another torch: without its operators for boxes, which networks do not need
-        declared = torch.library.Library("torchvision", "DEF")
+        from torch import library
+
+        declared = library.Library("torchvision", "DEF")
         for name in ("nms", "qnms"):
             declared.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
         return importlib.import_module("torchvision")

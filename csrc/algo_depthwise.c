@@ -1,7 +1,7 @@
 /* algo_depthwise.c -- one input channel for each group: windows over planes, no matrix product.
  *
  * There is next to nothing to compute for each element that is read, so everything is about touching memory once.
- * Windows of 3x3 over planes have a driver of their own, depthwise_lines.c.
+ * Windows of 3x3 over planes have drivers of their own: depthwise_lines.c, and depthwise_spread.c for the input gradient at stride 2.
  * Planes: a plane, or some of its rows, is staged with its padding (a cheap copy), strides resolved as in stage.c;
  * kernels run along rows. Pixels: channels-last arrays are read where they lie, through pointers, those of the padding
  * to zeros; kernels run along channels. Channels-last arrays with several outputs for each channel, or with fewer
@@ -894,14 +894,13 @@ static void pixels_gradient_run(const fc_conv_plan *plan, const fc_conv_arrays *
 
 /* ---- the algorithm ----------------------------------------------------------------------------------------------- */
 
+static size_t workspace(const fc_conv_plan *plan, int threads);
+
 static const char *decline(const fc_conv_plan *plan)
 {
     if (plan->problem.in_channels != plan->problem.groups)
         return "it takes one input channel for each group";
-    if (fc_depthwise_lines_fit(plan) || fc_depthwise_spread_fit(plan))
-        return NULL;
-    size_t worker = by_pixels(plan) ? pixels_shape_of(plan).worker : shape_of(plan).worker;
-    return worker > plan->limit ? "what it stages would not fit into the workspace" : NULL;
+    return workspace(plan, 1) > plan->limit ? "what it stages would not fit into the workspace" : NULL;
 }
 
 /* Multiply-adds at two a cycle where taps share what they load, and one where they do not; planes are staged, at two

@@ -77,7 +77,10 @@ bool fc_depthwise_lines_fit(const fc_conv_plan *plan)
     const bool window = d->input == 1 && d->places == 1 && d->taps == 1 && d->origin == 0 && h->taps == 3 &&
                         w->taps == 3 && h->tap_step == 1 && w->tap_step == 1 && h->step == w->step && h->step <= 2;
     const bool edges = w->input < INT32_MAX / 4 && -w->origin <= lanes && w->origin < w->input && over <= lanes;
-    return window && edges && shape_of(plan, &s).worker <= plan->limit / 2; /* rows of any length can be staged */
+    if (!window || !edges)
+        return false;
+    const shape needed = shape_of(plan, &s); /* rows of any length can be staged */
+    return needed.worker <= plan->limit / 2 && needed.shared <= plan->limit / 2;
 }
 
 /* What a worker has at hand. */

@@ -278,12 +278,12 @@ static fc_status norm_run(norm_call *call, int threads)
         }
         if (call->streamed && !call->at_once)
             go_on(call);
-        if (call->at_once || !call->y)
-            ; /* it is done */
-        else if (call->last)
-            run_tasks(call, p->outer, p->channels, apply_task, threads);
-        else
-            run_tasks(call, p->outer * p->channels, p->inner, apply_task, threads);
+        if (call->y && !call->at_once) {
+            if (call->last)
+                run_tasks(call, p->outer, p->channels, apply_task, threads);
+            else
+                run_tasks(call, p->outer * p->channels, p->inner, apply_task, threads);
+        }
     }
     fc_workspace_release(space);
     return FC_OK;

@@ -578,8 +578,8 @@ class _Keeper:
         stopping: EarlyStopping | None,
         same: dict[str, Any],
     ) -> None:
-        self._path, self._model, self._optimizer, self._schedule, self._rng = path, model, optimizer, schedule, rng
-        self._scaler = scaler
+        self._path, self._model, self._optimizer = path, model, optimizer
+        self._others: dict[str, Any] = {"schedule": schedule, "scaler": scaler, "rng": rng}
         self._stopping, self._same = stopping, same
         if stopping is not None:  # it may have served another training
             stopping.reset()
@@ -591,9 +591,7 @@ class _Keeper:
             self._path,
             self._model,
             self._optimizer,
-            schedule=self._schedule,
-            scaler=self._scaler,
-            rng=self._rng,
+            **self._others,
             check=self._check,
         )
         if self._stopping is not None:
@@ -626,9 +624,7 @@ class _Keeper:
                 self._path,
                 self._model,
                 self._optimizer,
-                schedule=self._schedule,
-                scaler=self._scaler,
-                rng=self._rng,
+                **self._others,
                 extra=extra,
                 arrays=self._best,
             )
