@@ -668,17 +668,13 @@ static void stage_vector(const job *j, const operand *x, const region *at, ptrdi
                                count, columns, false, to + r * at->length[1] * lanes * element, NULL);
 }
 
-/* The part of a plane that its phases in a region take. */
-typedef struct window {
-    ptrdiff_t begin[2], length[2];
-} window;
-
-/* The window of a region, and where each of its places goes: to its phase, each phase as if it were an image of its own. */
-static window list_phases(const operand *x, const region *at, ptrdiff_t lanes, ptrdiff_t *offsets)
+/* The part of a plane that its phases in a region take, and where each of its places goes: to its phase, each phase as if it
+ * were an image of its own. */
+static region list_phases(const operand *x, const region *at, ptrdiff_t lanes, ptrdiff_t *offsets)
 {
     const ptrdiff_t area = at->length[0] * at->length[1];
     ptrdiff_t before[2]; /* places that lie in the padding */
-    window w;
+    region w;
     for (int a = 0; a < 2; a++) {
         const ptrdiff_t start = x->origin[a] + at->begin[a] * x->step[a];
         w.begin[a] = fc_max(start, 0);
@@ -699,19 +695,20 @@ static window list_phases(const operand *x, const region *at, ptrdiff_t lanes, p
 }
 
 /* The same of a vector of channels in all phases: whole planes are read as they lie. */
-static void stage_phases(const job *j, const operand *x, const window *w, ptrdiff_t image, ptrdiff_t vector,
+static void stage_phases(const job *j, const operand *x, const region *seen, ptrdiff_t image, ptrdiff_t vector,
                          char *stage, const ptrdiff_t *offsets)
 {
     const fc_kernels *kernels = j->plan->kernels;
     const ptrdiff_t element = (ptrdiff_t)fc_size_of(j->plan->problem.dtype), lanes = kernels->lanes;
     const ptrdiff_t width = x->size[1], plane = x->size[0] * width, channels = x->groups * x->channels,
                     channel = j->group * x->channels + vector * lanes;
-    ptrdiff_t run = w->length[1], runs = w->length[0];
+    ptrdiff_t run = seen->length[1], runs = seen->length[0];
     if (run == width) { /* rows follow one another */
         run *= runs;
         runs = 1;
     }
-    const char *from = x->data + ((image * channels + channel) * plane + w->begin[0] * width + w->begin[1]) * element;
+    const char *from =
+        x->data + ((image * channels + channel) * plane + seen->begin[0] * width + seen->begin[1]) * element;
     for (ptrdiff_t r = 0; run && r < runs; r++)
         kernels->planes_in(from + r * width * element, plane, lanes, run, false, stage, offsets + r * run);
 }
@@ -810,7 +807,7 @@ static void transform_input(const job *j, const operand *x, const block *b, ptrd
                 for (ptrdiff_t k = 0; k < columns; k++)
                     s->offsets[n++] = (i * at.length[1] + k) * lanes;
     }
-    const window window = together > 1 ? list_phases(x, &at, lanes, s->offsets) : (struct window){0};
+    const region seen = together > 1 ? list_phases(x, &at, lanes, s->offsets) : at;
     for (ptrdiff_t n = 0; n < b->images; n++)
         for (ptrdiff_t c = first; c < last; c += together) {
             if (!phased)
@@ -818,7 +815,7 @@ static void transform_input(const job *j, const operand *x, const block *b, ptrd
             else if (pixels)
                 stage_phase_pixels(j, x, &at, b->image + n, c, s->stage);
             else if (together > 1)
-                stage_phases(j, x, &window, b->image + n, c / together, s->stage, s->offsets);
+                stage_phases(j, x, &seen, b->image + n, c / together, s->stage, s->offsets);
             else
                 stage_phase_planes(j, x, &at, b->image + n, c, s->split, s->stage);
             for (ptrdiff_t k = 0; k < together; k++) {
