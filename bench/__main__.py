@@ -117,7 +117,8 @@ def with_progress(items: list[Any]) -> Iterable[Any]:
         from tqdm import tqdm
     except ImportError:
         return items
-    bar: Iterable[Any] = tqdm(items, unit="cell", disable=None, leave=False)
+    # into a file, a line a minute
+    bar: Iterable[Any] = tqdm(items, unit="cell", leave=False, mininterval=0.1 if sys.stderr.isatty() else 60)
     return bar
 
 
@@ -137,7 +138,14 @@ def main() -> int:
     except SideError as error:
         raise SystemExit(f"fastconv: {error}") from None
     with harness:
-        cells: list[Cell] = [harness.cell(*one) for one in with_progress(wanted)]
+        cells: list[Cell] = []
+        try:
+            for one in with_progress(wanted):
+                cells.append(harness.cell(*one))
+        except KeyboardInterrupt:  # an hour's measurements are worth a table
+            print(f"interrupted: {len(cells)} of {len(wanted)} cells were measured", file=sys.stderr)
+            if not cells:
+                return 130
         facts = {
             "started": started,
             "machine": machine.describe(),
@@ -164,7 +172,7 @@ def main() -> int:
     except (ImportError, ValueError) as error:
         print(f"no plot: {error}", file=sys.stderr)
     print(f"\nwritten: {', '.join(map(str, written))}")
-    return int(any(cell.wrong for cell in cells))
+    return 130 if len(cells) < len(wanted) else int(any(cell.wrong for cell in cells))
 
 
 if __name__ == "__main__":

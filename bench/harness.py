@@ -53,6 +53,7 @@ class Worker:
             text=True,
             bufsize=1,
             env=environment,
+            start_new_session=True,  # Ctrl-C is for us, who keep what was measured; a worker goes when its input ends
         )
         try:
             hello = self._answer()

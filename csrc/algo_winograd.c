@@ -1299,8 +1299,13 @@ static const char *decline(const fc_conv_plan *plan)
     const fc_conv_problem *p = &plan->problem;
     if (p->kernel[0] != 1 || p->input[0] != 1 || plan->output[0] != 1)
         return "it does two-dimensional kernels only";
-    if (p->dilation[1] != 1 || p->dilation[2] != 1)
-        return "its tiles need a dilation of 1";
+    if (fc_is_dilated(plan)) {
+        const char *reason = fc_dilated_decline(plan);
+        if (reason)
+            return reason;
+        const fc_conv_plan inner = fc_dilated_plan(plan);
+        return decline(&inner);
+    }
     const view w = view_of(plan);
     ptrdiff_t most = 1;
     for (int a = 0; a < 2; a++) {
@@ -1324,6 +1329,12 @@ static const char *decline(const fc_conv_plan *plan)
 
 static double cost(const fc_conv_plan *plan)
 {
+    if (fc_is_dilated(plan)) {
+        const fc_conv_plan inner = fc_dilated_plan(plan);
+        /* rounds of images */
+        const ptrdiff_t parts = fc_min(plan->problem.dilation[1], plan->output[1]) * fc_min(plan->problem.dilation[2], plan->output[2]);
+        return cost(&inner) * (double)(plan->problem.batch * parts / inner.problem.batch) + fc_dilated_cost(plan);
+    }
     const view w = view_of(plan);
     axis chosen[2];
     return choose(plan, &w, chosen) * (double)w.groups / FC_NOMINAL_HERTZ;
@@ -1331,6 +1342,10 @@ static double cost(const fc_conv_plan *plan)
 
 static size_t workspace(const fc_conv_plan *plan, int threads)
 {
+    if (fc_is_dilated(plan)) {
+        const fc_conv_plan inner = fc_dilated_plan(plan);
+        return workspace(&inner, threads) + fc_dilated_workspace(plan);
+    }
     const view w = view_of(plan);
     shape h = plan->problem.pass == FC_BACKWARD_WEIGHT ? shape_of_weights(plan, &w, threads) : shape_of(plan, &w);
     return h.worker * (size_t)threads + h.shared;
@@ -1338,6 +1353,10 @@ static size_t workspace(const fc_conv_plan *plan, int threads)
 
 static void run(const fc_conv_plan *plan, const fc_conv_arrays *arrays, void *space, int threads)
 {
+    if (fc_is_dilated(plan)) {
+        fc_dilated_run(plan, arrays, space, threads);
+        return;
+    }
     if (plan->problem.pass == FC_BACKWARD_WEIGHT) {
         run_weights(plan, arrays, space, threads);
         return;

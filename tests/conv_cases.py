@@ -203,6 +203,10 @@ SMALL = [
     Case(1, 2, (2, 70), 3, (2, 3)),
     Case(1, 2, (70, 1), 3, (3, 1)),
     Case(5, 1, (6, 6), 1, (3, 3), padding=_same(5)),
+    # dilated: parts of unequal length, padding that is no multiple of the dilation, more residues than places
+    Case(2, 5, (13, 15), 6, (3, 3), padding=_same(4), dilation=(4, 2)),
+    Case(1, 6, (9, 20), 34, (3, 3), padding=((5, 4), (6, 5)), dilation=(2, 7), groups=2),
+    Case(2, 4, (6, 5), 3, (3, 3), padding=_same(12), dilation=(12, 12)),
     # a tile of two rows of a phase: as long as what lies between them in the output
     Case(1, 2, (28, 6), 33, (2, 3), stride=(2, 1), padding=((2, 1), (1, 1)), dilation=(1, 2)),
 ]
@@ -216,4 +220,5 @@ LARGE = [
     Case(2, 48, (40, 41), 48, (3, 3), padding=_same(1), groups=48),
     Case(2, 72, (30, 29), 33, (3, 3), stride=(2, 2), padding=((1, 0), (0, 1)), dilation=(2, 1)),
     Case(64, 1, (32, 32), 6, (5, 5)),
+    Case(3, 40, (33, 34), 48, (3, 3), padding=_same(6), dilation=(6, 6)),
 ]

@@ -295,7 +295,7 @@ def test_no_images(which):
     [
         ({"stride": 3}, (2, 3), "stride"),
         ({"stride": 5}, (9, 9), "stride"),
-        ({"dilation": 2}, (3, 3), "dilation"),
+        ({"dilation": 2, "stride": 2}, (3, 3), "dilation"),
         ({}, (6, 6), "taps"),
         ({}, (8, 3), "taps"),
         ({}, (1, 1), "multiplications"),
@@ -305,6 +305,25 @@ def test_declines_with_a_reason(options, kernel, reason):
     x, w = np.zeros((1, 2, 19, 19), "float32"), np.zeros((2, 2, *kernel), "float32")
     with pytest.raises(ValueError, match=reason):
         fc.conv2d(x, w, algorithm="winograd", **options)
+
+
+@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
+@pytest.mark.parametrize("which", PASSES)
+def test_dilated_images_that_fit_one_by_one(which, layout):
+    """The copies of three would be more than half of a workspace of 64 MiB."""
+    rng = np.random.default_rng(0)
+    shape = (3, 64, 160, 161) if layout == "NCHW" else (3, 160, 161, 64)
+    x, dy = rng.standard_normal(shape, "float32"), rng.standard_normal(shape, "float32")
+    w = rng.standard_normal((64, 64, 3, 3), "float32")
+    options = {"padding": 3, "dilation": 3, "layout": layout}
+    if which == "backward_weight":  # a sum over all images
+        with pytest.raises(ValueError, match="workspace"):
+            compute(which, "winograd", x, w, None, dy, **options)
+        return
+    got = compute(which, "winograd", x, w, None, dy, **options)
+    for i in range(3):
+        alone = compute(which, "winograd", x[i : i + 1], w, None, dy[i : i + 1], **options)
+        np.testing.assert_array_equal(got[i : i + 1], alone)
 
 
 def test_nan_and_infinity_stay_in_reach():
