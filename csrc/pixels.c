@@ -93,11 +93,15 @@ typedef struct pixels {
 } pixels;
 
 enum {
+    ROWS_AHEAD = 4,        /* of weights, that are fetched while one is packed */
     TILES = 8,             /* of a task, one below the other */
     OWN_TILES = 40,        /* of a task that packs its panels itself: the more, the less that costs */
     OWN_TILES_COPIED = 16, /* the same where places are copied */
     OWN_PANELS = 2,
+    DOTS = 4,     /* places, at most, for which weights are not packed, */
+    DOT_ROWS = 16, /* but so many filters' at a time multiplied as they lie */
     OWN_PANELS_COPIED = 8, /* whose packed block stays in the second-level cache beside the places' */
+    OWN_PANELS_BACK = 16,  /* input gradient: rows of weights lie across the panels, and long ones are read faster */
 };
 
 static bool is_dense(const fc_sweep *s)
@@ -124,7 +128,9 @@ static shape shape_of(const fc_conv_plan *plan, const fc_sweep *s)
     ptrdiff_t unit = fc_sweep_taps(s) == 1 ? h.depth : s->channels; /* rows that are packed together */
     h.round_depth = h.round_panels > 1 || room >= total ? total : fc_max(room / unit, 1) * unit;
     if (fc_sweep_taps(s) == 1 && all <= (h.in_place ? OWN_TILES : OWN_TILES_COPIED) * h.rows) {
-        h.own = fc_min(h.in_place ? OWN_PANELS : OWN_PANELS_COPIED, s->groups * h.panels);
+        const bool back = plan->problem.pass == FC_BACKWARD_INPUT;
+        h.own = back ? OWN_PANELS_BACK : h.in_place ? OWN_PANELS : OWN_PANELS_COPIED;
+        h.own = fc_min(h.own, s->groups * h.panels);
         h.places = fc_max(all, 1);
         h.round_panels = s->groups * h.panels;
         h.round_depth = total;
@@ -197,6 +203,33 @@ static void pack_panel(void *context, ptrdiff_t index, int worker)
     const pixels *p = context;
     const ptrdiff_t element = (ptrdiff_t)fc_size_of(p->plan->problem.dtype);
     pack(p, p->first_panel + index, p->k0, p->k1, p->packed + index * (p->k1 - p->k0) * p->shape->width * element);
+}
+
+/* Rows k0 .. k1-1 of panels first .. last-1, each as long as k1 - k0. */
+static void pack_own(const pixels *p, ptrdiff_t first, ptrdiff_t last, ptrdiff_t k0, ptrdiff_t k1, char *to)
+{
+    const fc_sweep *s = p->sweep;
+    const shape *h = p->shape;
+    const ptrdiff_t element = (ptrdiff_t)fc_size_of(p->plan->problem.dtype), pitch = (k1 - k0) * h->width;
+    const ptrdiff_t taps = s->axis[0].kernel * s->axis[1].kernel * s->axis[2].kernel;
+    while (first < last) {
+        const ptrdiff_t group = first / h->panels, filter = first % h->panels * h->width;
+        ptrdiff_t count = 0; /* of whole panels of one group, whose columns lie side by side */
+        if (p->plan->problem.pass == FC_BACKWARD_INPUT && taps == 1)
+            count = fc_min(fc_min(last, (group + 1) * h->panels) - first, (s->filters - filter) / h->width);
+        for (ptrdiff_t k = k0; count && k < k1; k++) {
+            const char *rows = p->weight + (group * s->channels * s->filters + filter) * element;
+            p->plan->kernels->copy_columns(rows + k * s->filters * element,
+                                           rows + fc_min(k + ROWS_AHEAD, s->channels - 1) * s->filters * element, count,
+                                           h->width, to + (k - k0) * h->width * element, pitch);
+        }
+        if (!count) {
+            count = 1;
+            pack(p, first, k0, k1, to);
+        }
+        first += count;
+        to += count * pitch * element;
+    }
 }
 
 static ptrdiff_t output_offset(const pixels *p, ptrdiff_t place)
@@ -273,8 +306,7 @@ static void run_places(void *context, ptrdiff_t index, int worker)
         const ptrdiff_t panel_bytes = (h->own ? depth : p->k1 - p->k0) * h->width * element;
         ptrdiff_t tiles = 0, all_tiles = (j1 - j0) * fc_ceil_div(places, h->rows);
         if (h->own)
-            for (ptrdiff_t j = j0; j < j1; j++)
-                pack(p, j, k, k + depth, own + (j - j0) * panel_bytes);
+            pack_own(p, j0, j1, k, k + depth, own);
         else
             packed = p->packed + j0 * panel_bytes + (k - p->k0) * h->width * element;
         for (ptrdiff_t j = j0; j < j1; j++, packed += panel_bytes) {
@@ -320,6 +352,38 @@ static void run_places(void *context, ptrdiff_t index, int worker)
     } while (k < p->k1);
 }
 
+/* ---- few places ------------------------------------------------------------------------------------------------- */
+
+static bool takes_dots(const fc_conv_plan *plan, const fc_sweep *s)
+{
+    return plan->problem.pass == FC_FORWARD && fc_sweep_in_place(s) && s->batch * fc_sweep_places(s) <= DOTS;
+}
+
+static void run_dots(void *context, ptrdiff_t index, int worker)
+{
+    (void)worker;
+    const pixels *p = context;
+    const fc_sweep *s = p->sweep;
+    const ptrdiff_t element = (ptrdiff_t)fc_size_of(p->plan->problem.dtype), blocks = fc_ceil_div(s->filters, DOT_ROWS),
+                    places = s->batch * fc_sweep_places(s), all = s->groups * s->filters;
+    const ptrdiff_t group = index / blocks, first = index % blocks * DOT_ROWS, filter = group * s->filters + first,
+                    rows = fc_min(DOT_ROWS, s->filters - first);
+    char *out = p->out + filter * element;
+    const fc_dots dots = {.rows = p->weight + filter * s->channels * element,
+                          .row_count = rows,
+                          .patches = p->in + group * s->channels * element,
+                          .pitch = s->groups * s->channels,
+                          .patch_count = places,
+                          .depth = s->channels,
+                          .bias = p->bias ? p->bias + filter * element : NULL,
+                          .out = out,
+                          .row_step = 1,
+                          .patch_step = all};
+    p->plan->kernels->dots(&dots);
+    for (ptrdiff_t i = 0; p->plan->problem.relu && i < places; i++, out += all * element)
+        p->plan->kernels->activate[FC_RELU](out, NULL, out, rows);
+}
+
 static void run_sweep(const fc_conv_plan *plan, const fc_sweep *s, const char *in, const char *weight, const char *bias,
                       char *out, char *workspace, int threads)
 {
@@ -328,6 +392,11 @@ static void run_sweep(const fc_conv_plan *plan, const fc_sweep *s, const char *i
                     blocks = fc_ceil_div(s->batch * fc_sweep_places(s), h.places);
     if (blocks == 0)
         return;
+    if (takes_dots(plan, s)) {
+        pixels p = {.plan = plan, .sweep = s, .shape = &h, .in = in, .weight = weight, .bias = bias, .out = out};
+        fc_parallel(threads, s->groups * fc_ceil_div(s->filters, DOT_ROWS), run_dots, &p);
+        return;
+    }
     ptrdiff_t k = 0;
     do {
         for (ptrdiff_t j = 0; j < panels; j += h.round_panels) {

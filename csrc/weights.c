@@ -10,12 +10,13 @@
 typedef struct shape {
     bool last;                           /* channels last */
     bool in_place;                       /* channels first, and each place is a pixel */
+    bool direct;                         /* channels last: one block of the reduction, whose sums are the result as they are */
     bool filters_down;                   /* filters are the rows of the product, and not its columns */
     ptrdiff_t rows, columns;             /* of the whole product, per group */
     ptrdiff_t block_rows, block_columns; /* of a block */
     ptrdiff_t row_blocks, column_blocks, blocks, splits;
     ptrdiff_t panel_rows, width;       /* of a tile */
-    int kind;                          /* FC_NARROW or FC_SLIM */
+    int kind;                          /* FC_NARROW, FC_SLIM or, if direct, FC_WIDE */
     fc_boxes boxes;                    /* channels first: each a block of the reduction */
     ptrdiff_t chunks;                  /* blocks of the reduction, either way */
     ptrdiff_t stage_rows, stage, runs; /* channels first: rows staged at once, elements, runs of a box */
@@ -38,9 +39,11 @@ enum {
     TASKS = 16,
     FEW_PLACES = 1024,
     FEW_BLOCKS = 4,
+    COMBINED = 4, /* places, at most, whose pixels are summed row by row as they lie */
     STAGE_CHANNELS = 16,
     DEPTH = 2 * FC_DEPTH, /* channels first: of a block of the reduction; sums are many, and fetched half as often */
-    LDA = DEPTH + 16      /* not a power of two: rows must not share cache sets */
+    LDA = DEPTH + 16,     /* not a power of two: rows must not share cache sets */
+    FEW_LDA = FC_DEPTH + 16
 };
 
 /* Cycles of a place where `columns` are transposed and lie across the tile. */
@@ -59,9 +62,12 @@ static shape shape_of(const fc_conv_plan *plan, const fc_sweep *s)
                                                   place_cost(plan->kernels, depth, s->filters));
     h.rows = h.filters_down ? s->filters : depth;
     h.columns = h.filters_down ? depth : s->filters;
-    h.kind = !h.last && h.columns <= plan->kernels->width[FC_SLIM] ? FC_SLIM : FC_NARROW;
+    h.direct = h.last && taps == 1 && s->batch * fc_sweep_places(s) <= FC_DEPTH;
+    /* of a wide tile, a row's columns are written together */
+    h.kind = h.direct ? FC_WIDE : !h.last && h.columns <= plan->kernels->width[FC_SLIM] ? FC_SLIM : FC_NARROW;
     h.width = plan->kernels->width[h.kind];
-    h.panel_rows = fc_ceil_div(h.rows, fc_ceil_div(h.rows, plan->kernels->rows[FC_NARROW]));
+    h.panel_rows =
+        fc_ceil_div(h.rows, fc_ceil_div(h.rows, plan->kernels->rows[h.kind == FC_SLIM ? FC_NARROW : h.kind]));
     h.block_columns = fc_min(fc_round_up(h.columns, h.width), fc_round_up(BLOCK_COLUMNS, h.width));
     /* few places: a split would cost more in sums than it takes off the product; smaller blocks make up for it */
     const bool few = s->batch * fc_sweep_places(s) < FEW_PLACES;
@@ -71,12 +77,13 @@ static shape shape_of(const fc_conv_plan *plan, const fc_sweep *s)
     h.row_blocks = fc_ceil_div(h.rows, h.block_rows);
     h.column_blocks = fc_ceil_div(h.columns, h.block_columns);
     h.blocks = s->groups * h.row_blocks * h.column_blocks;
-    h.sums = h.block_rows * h.block_columns;
+    h.sums = h.direct ? h.panel_rows * h.width : h.block_rows * h.block_columns;
 
     if (h.last) {
-        h.chunks = fc_ceil_div(s->batch * fc_sweep_places(s), FC_DEPTH);
-        h.a = fc_round_up(h.block_rows, h.panel_rows) * FC_DEPTH;
-        h.b = FC_DEPTH * h.width;
+        const ptrdiff_t places = s->batch * fc_sweep_places(s);
+        h.chunks = fc_ceil_div(places, FC_DEPTH);
+        h.a = fc_round_up(h.block_rows, h.panel_rows) * (h.direct ? FEW_LDA : FC_DEPTH);
+        h.b = h.direct ? places * h.block_columns : FC_DEPTH * h.width;
     } else {
         h.boxes = fc_boxes_of(s, DEPTH);
         h.chunks = h.boxes.total;
@@ -312,6 +319,57 @@ static void sum_last(const weights *p, const block *b, ptrdiff_t chunk0, ptrdiff
     }
 }
 
+/* The same of few places: rows of the gradient are written once, from left to right. */
+static void sum_few(const weights *p, const block *b, char *space, char *sums)
+{
+    const fc_sweep *s = p->sweep;
+    const shape *h = p->shape;
+    const fc_kernels *kernels = p->plan->kernels;
+    const ptrdiff_t element = (ptrdiff_t)fc_size_of(p->plan->problem.dtype), places = s->batch * fc_sweep_places(s),
+                    filters = s->groups * s->filters;
+    if (places <= COMBINED && fc_sweep_in_place(s)) {
+        fc_combine row = {.step = filters,
+                          .rows = (const char *)p->x + (b->group * s->channels + b->column) * element,
+                          .pitch = s->groups * s->channels,
+                          .count = places,
+                          .length = b->columns};
+        for (ptrdiff_t i = 0; i < b->rows; i++) {
+            row.coefficients = p->dy + (b->group * s->filters + b->row + i) * element;
+            row.out = p->dweight + ((b->group * s->filters + b->row + i) * h->columns + b->column) * element;
+            kernels->combine(&row);
+        }
+        return;
+    }
+    char *a = fc_take(&space, h->a * element), *packed = fc_take(&space, h->b * element);
+    fc_piece *pieces = fc_take(&space, 0);
+    for (ptrdiff_t j = 0; j < b->columns; j += h->width) { /* x: [panel][place][width] */
+        const ptrdiff_t columns = fc_min(h->width, b->columns - j);
+        const ptrdiff_t count = fc_pieces_of(s, b->group, b->column + j, b->column + j + columns, pieces);
+        char *to = packed + j * places * element;
+        if (columns < h->width)
+            memset(to, 0, (size_t)(places * h->width * element));
+        fc_pieces_gather(p->plan, s, pieces, count, p->x, 0, places, to, h->width);
+    }
+    kernels->transpose(p->dy + (b->group * s->filters + b->row) * element, filters, a, FEW_LDA, places, b->rows);
+    for (ptrdiff_t i = 0; i < b->rows; i += h->panel_rows) {
+        const ptrdiff_t rows = fc_min(h->panel_rows, b->rows - i);
+        char *to = p->dweight + ((b->group * s->filters + b->row + i) * h->columns + b->column) * element;
+        for (ptrdiff_t j = 0; j < b->columns; j += h->width, to += h->width * element) {
+            const ptrdiff_t columns = fc_min(h->width, b->columns - j);
+            const bool whole = columns == h->width;
+            const fc_tile t = {.a = a + i * FEW_LDA * element,
+                               .b = packed + j * places * element,
+                               .depth = places,
+                               .lda = FEW_LDA,
+                               .c = whole ? to : sums,
+                               .ldc = whole ? h->columns : h->width};
+            kernels->tile_rows[FC_WIDE][rows - 1](&t);
+            for (ptrdiff_t r = 0; !whole && r < rows; r++)
+                kernels->copy(sums + r * h->width * element, to + r * h->columns * element, columns);
+        }
+    }
+}
+
 /* ---- both ------------------------------------------------------------------------------------------------------- */
 
 /* A finished block to where it belongs in (filters, channels, taps). */
@@ -363,6 +421,10 @@ static void run_split(void *context, ptrdiff_t index, int worker)
     double *totals = totals_of(p, &b, split);
     if (totals)
         memset(totals, 0, (size_t)(h->filters_down ? b.rows : b.columns) * sizeof *totals);
+    if (h->direct) {
+        sum_few(p, &b, space, sums);
+        return;
+    }
     (h->last ? sum_last : h->in_place ? sum_in_place : sum_first)(p, &b, chunk0, chunk1, space, sums, totals);
     if (h->splits == 1)
         put(p, &b, sums);

@@ -200,6 +200,11 @@ SMALL = [
     Case(2, 8, (6, 20), 12, (1, 7), padding=((0, 0), (3, 3))),
     Case(2, 8, (20, 5), 12, (7, 1), padding=((3, 3), (0, 0))),
     Case(3, 70, (1, 1), 50, (3, 3), padding=_same(1)),
+    # few places: weights are multiplied as they lie
+    Case(1, 40, (1, 3), 33, (1, 1)),
+    Case(2, 38, (2, 1), 70, (1, 1), groups=2),
+    Case(1, 5, (1, 1), 18, (1, 1)),
+    Case(7, 129, (1, 1), 66, (1, 1)),
     Case(1, 2, (2, 70), 3, (2, 3)),
     Case(1, 2, (70, 1), 3, (3, 1)),
     Case(5, 1, (6, 6), 1, (3, 3), padding=_same(5)),
