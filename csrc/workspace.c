@@ -108,9 +108,19 @@ void *fc_workspace_acquire(size_t bytes)
     for (int i = 0; i < idle_count; i++)
         if (idle[i]->bytes >= bytes && (best < 0 || idle[i]->bytes <= idle[best]->bytes))
             best = i;
-    if (best >= 0)
+    header *outgrown = NULL; /* the largest there is, and yet too small: what is allocated now takes its place */
+    if (best >= 0) {
         block = take_idle(best);
+    } else if (idle_count > 0) {
+        int largest = 0;
+        for (int i = 1; i < idle_count; i++)
+            if (idle[i]->bytes > idle[largest]->bytes)
+                largest = i;
+        outgrown = take_idle(largest);
+    }
     drop_lock();
+    if (outgrown != NULL)
+        free_block(outgrown);
     if (block == NULL)
         block = new_block(bytes);
     if (block == NULL) { /* idle ones may be what is in the way */
