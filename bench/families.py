@@ -108,11 +108,12 @@ class Choice(Conv2d):
 
 
 class Product:
-    """Matrix product through ``linear``: the micro-kernel, with its packing."""
+    """Matrix products through ``linear`` and its gradients: the micro-kernel, with its packing; and rows so few that
+    memory bounds them."""
 
     problem = problems.Product
     shapes = "product"
-    passes: ClassVar = {"forward": "forward"}
+    passes: ClassVar = {"forward": "forward", "input": "input gradient", "weight": "weight gradient"}
     peers = ("numpy", "torch-nchw")
     bound = "multiply-adds"
     tolerance: ClassVar = {"float32": 2e-6, "float64": 1e-14}
@@ -128,20 +129,29 @@ class Product:
 
     @staticmethod
     def data(p: problems.Product, pass_: str, dtype: str) -> Data:
-        return _normal(0, dtype, x=(p.rows, p.depth), weight=(p.columns, p.depth))
+        return _normal(0, dtype, x=(p.rows, p.depth), weight=(p.columns, p.depth), dy=(p.rows, p.columns))
 
     @staticmethod
     def fastconv(fc: Any, p: problems.Product, pass_: str, data: Data, layout: str, algorithm: str) -> Call:
-        return lambda: fc.linear(data["x"], data["weight"])
+        x, weight, dy = data["x"], data["weight"], data["dy"]
+        if pass_ == "forward":
+            return lambda: fc.linear(x, weight)
+        needs = (pass_ == "input", pass_ == "weight", False)
+        return lambda: fc.linear_backward(dy, x, weight, needs=needs)[needs.index(True)]
 
     @staticmethod
     def torch(torch: Any, p: problems.Product, pass_: str, data: Data, layout: str) -> Call:
-        x, weight = torch.from_numpy(data["x"]), torch.from_numpy(data["weight"])
-        return lambda: torch.nn.functional.linear(x, weight)
+        x, weight, dy = (torch.from_numpy(data[name]) for name in ("x", "weight", "dy"))
+        if pass_ == "forward":
+            return lambda: torch.nn.functional.linear(x, weight)
+        return (lambda: dy @ weight) if pass_ == "input" else (lambda: dy.T @ x)
 
     @staticmethod
     def numpy(p: problems.Product, pass_: str, data: Data) -> Call:
-        return lambda: data["x"] @ data["weight"].T
+        x, weight, dy = data["x"], data["weight"], data["dy"]
+        if pass_ == "forward":
+            return lambda: x @ weight.T
+        return (lambda: dy @ weight) if pass_ == "input" else (lambda: dy.T @ x)
 
 
 class MaxPool2d:

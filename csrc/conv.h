@@ -171,9 +171,10 @@ void fc_bias_add(const fc_conv_plan *plan, const void *bias, void *x, int thread
 /* ---- dilated.c: a dilated problem of stride 1, two-dimensional, as one that is not -------------------------- */
 
 bool fc_is_dilated(const fc_conv_plan *plan);
-const char *fc_dilated_decline(const fc_conv_plan *plan); /* NULL, or why it cannot be done; the others then may not be called */
+/* NULL, or why it cannot be done: then the others may not be called. */
+const char *fc_dilated_decline(const fc_conv_plan *plan);
 fc_conv_plan fc_dilated_plan(const fc_conv_plan *plan);
-double fc_dilated_cost(const fc_conv_plan *plan); /* seconds of copies alone */
+double fc_dilated_cost(const fc_conv_plan *plan);      /* seconds of copies alone */
 size_t fc_dilated_workspace(const fc_conv_plan *plan); /* bytes of copies alone */
 /* Copies, has the plan's algorithm run the other plan, and copies back. */
 void fc_dilated_run(const fc_conv_plan *plan, const fc_conv_arrays *arrays, char *space, int threads);

@@ -37,10 +37,7 @@ static cuts cuts_of(const fc_conv_plan *plan)
     return c;
 }
 
-bool fc_is_dilated(const fc_conv_plan *plan)
-{
-    return plan->problem.dilation[1] > 1 || plan->problem.dilation[2] > 1;
-}
+bool fc_is_dilated(const fc_conv_plan *plan) { return plan->problem.dilation[1] > 1 || plan->problem.dilation[2] > 1; }
 
 /* Bytes of the parts of so many images; false if they are too many to count. */
 static bool bytes_of(const fc_conv_plan *plan, const cuts *c, ptrdiff_t images, size_t *x, size_t *y)

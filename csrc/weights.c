@@ -8,11 +8,11 @@
 #include "conv.h"
 
 typedef struct shape {
-    bool last;                           /* channels last */
-    bool in_place;                       /* channels first, and each place is a pixel */
-    bool direct;                         /* channels last: one block of the reduction, whose sums are the result as they are */
-    bool filters_down;                   /* filters are the rows of the product, and not its columns */
-    ptrdiff_t rows, columns;             /* of the whole product, per group */
+    bool last;               /* channels last */
+    bool in_place;           /* channels first, and each place is a pixel */
+    bool direct;             /* channels last: one block of the reduction, whose sums are the result as they are */
+    bool filters_down;       /* filters are the rows of the product, and not its columns */
+    ptrdiff_t rows, columns; /* of the whole product, per group */
     ptrdiff_t block_rows, block_columns; /* of a block */
     ptrdiff_t row_blocks, column_blocks, blocks, splits;
     ptrdiff_t panel_rows, width;       /* of a tile */
