@@ -8,11 +8,11 @@
 #include "conv.h"
 
 typedef struct shape {
-    bool last;               /* channels last */
-    bool in_place;           /* channels first, and each place is a pixel */
-    bool direct;             /* channels last: one block of the reduction, whose sums are the result as they are */
-    bool filters_down;       /* filters are the rows of the product, and not its columns */
-    ptrdiff_t rows, columns; /* of the whole product, per group */
+    bool last;                           /* channels last */
+    bool in_place;                       /* channels first, and each place is a pixel */
+    bool direct;                         /* channels last, few places: sums are taken where the gradient lies */
+    bool filters_down;                   /* filters are the rows of the product, and not its columns */
+    ptrdiff_t rows, columns;             /* of the whole product, per group */
     ptrdiff_t block_rows, block_columns; /* of a block */
     ptrdiff_t row_blocks, column_blocks, blocks, splits;
     ptrdiff_t panel_rows, width;       /* of a tile */
@@ -39,7 +39,8 @@ enum {
     TASKS = 16,
     FEW_PLACES = 1024,
     FEW_BLOCKS = 4,
-    COMBINED = 4, /* places, at most, whose pixels are summed row by row as they lie */
+    PIXELS_AHEAD = 4, /* that are fetched while one is packed */
+    COMBINED = 4,     /* places, at most, whose pixels are summed row by row as they lie */
     STAGE_CHANNELS = 16,
     DEPTH = 2 * FC_DEPTH, /* channels first: of a block of the reduction; sums are many, and fetched half as often */
     LDA = DEPTH + 16,     /* not a power of two: rows must not share cache sets */
@@ -62,7 +63,8 @@ static shape shape_of(const fc_conv_plan *plan, const fc_sweep *s)
                                                   place_cost(plan->kernels, depth, s->filters));
     h.rows = h.filters_down ? s->filters : depth;
     h.columns = h.filters_down ? depth : s->filters;
-    h.direct = h.last && taps == 1 && s->batch * fc_sweep_places(s) <= FC_DEPTH;
+    const bool few = s->batch * fc_sweep_places(s) < FEW_PLACES;
+    h.direct = h.last && taps == 1 && few;
     /* of a wide tile, a row's columns are written together */
     h.kind = h.direct ? FC_WIDE : !h.last && h.columns <= plan->kernels->width[FC_SLIM] ? FC_SLIM : FC_NARROW;
     h.width = plan->kernels->width[h.kind];
@@ -70,8 +72,13 @@ static shape shape_of(const fc_conv_plan *plan, const fc_sweep *s)
         fc_ceil_div(h.rows, fc_ceil_div(h.rows, plan->kernels->rows[h.kind == FC_SLIM ? FC_NARROW : h.kind]));
     h.block_columns = fc_min(fc_round_up(h.columns, h.width), fc_round_up(BLOCK_COLUMNS, h.width));
     /* few places: a split would cost more in sums than it takes off the product; smaller blocks make up for it */
-    const bool few = s->batch * fc_sweep_places(s) < FEW_PLACES;
-    ptrdiff_t most = fc_max(BLOCK_ELEMENTS / (few ? 2 : 1) / h.block_columns / h.panel_rows, 1) * h.panel_rows;
+    ptrdiff_t most = fc_max(BLOCK_ELEMENTS /
+                                (h.direct ? 4
+                                 : few    ? 2
+                                          : 1) /
+                                h.block_columns / h.panel_rows,
+                            1) *
+                     h.panel_rows;
     h.row_blocks = fc_ceil_div(h.rows, most);
     h.block_rows = fc_round_up(fc_ceil_div(h.rows, h.row_blocks), h.panel_rows);
     h.row_blocks = fc_ceil_div(h.rows, h.block_rows);
@@ -83,7 +90,7 @@ static shape shape_of(const fc_conv_plan *plan, const fc_sweep *s)
         const ptrdiff_t places = s->batch * fc_sweep_places(s);
         h.chunks = fc_ceil_div(places, FC_DEPTH);
         h.a = fc_round_up(h.block_rows, h.panel_rows) * (h.direct ? FEW_LDA : FC_DEPTH);
-        h.b = h.direct ? places * h.block_columns : FC_DEPTH * h.width;
+        h.b = h.direct ? fc_min(places, FC_DEPTH) * h.block_columns : FC_DEPTH * h.width;
     } else {
         h.boxes = fc_boxes_of(s, DEPTH);
         h.chunks = h.boxes.total;
@@ -98,7 +105,7 @@ static shape shape_of(const fc_conv_plan *plan, const fc_sweep *s)
     }
     ptrdiff_t room = fc_max((ptrdiff_t)plan->limit / 2 / element / (h.blocks * h.sums), 1);
     h.splits = fc_max(fc_min(fc_min(fc_ceil_div(TASKS, h.blocks), h.chunks), room), 1);
-    if (few && h.blocks >= FEW_BLOCKS)
+    if (h.direct || (few && h.blocks >= FEW_BLOCKS))
         h.splits = 1;
     h.worker = (size_t)(fc_round_up((h.a + h.b + h.stage + (h.splits == 1 ? h.sums : 0)) * element, FC_ALIGNMENT) +
                         6 * FC_ALIGNMENT +
@@ -280,6 +287,33 @@ static void sum_in_place(const weights *p, const block *b, ptrdiff_t chunk0, ptr
 
 /* ---- channels last -------------------------------------------------------------------------------------------- */
 
+/* A block's columns of the places from the first-th on, a panel of `width` after the other: [panel][place][width]. */
+static void pack_across(const weights *p, const block *b, ptrdiff_t first, ptrdiff_t places, fc_piece *pieces,
+                        char *packed)
+{
+    const fc_sweep *s = p->sweep;
+    const ptrdiff_t element = (ptrdiff_t)fc_size_of(p->plan->problem.dtype), width = p->shape->width,
+                    pitch = s->groups * s->channels, all = s->batch * fc_sweep_places(s);
+    ptrdiff_t j = 0;
+    if (fc_sweep_in_place(s) && b->columns >= width) { /* a pixel at a time */
+        const ptrdiff_t panels = b->columns / width;
+        const char *from = p->x + (b->group * s->channels + b->column) * element;
+        for (ptrdiff_t n = first; n < first + places; n++)
+            p->plan->kernels->copy_columns(from + n * pitch * element,
+                                           from + fc_min(n + PIXELS_AHEAD, all - 1) * pitch * element, panels, width,
+                                           packed + (n - first) * width * element, places * width);
+        j = panels * width;
+    }
+    for (; j < b->columns; j += width) {
+        const ptrdiff_t columns = fc_min(width, b->columns - j);
+        const ptrdiff_t count = fc_pieces_of(s, b->group, b->column + j, b->column + j + columns, pieces);
+        char *to = packed + j * places * element;
+        if (columns < width)
+            memset(to, 0, (size_t)(places * width * element));
+        fc_pieces_gather(p->plan, s, pieces, count, p->x, first, places, to, width);
+    }
+}
+
 static void sum_last(const weights *p, const block *b, ptrdiff_t chunk0, ptrdiff_t chunk1, char *space, char *sums,
                      double *totals)
 {
@@ -300,11 +334,10 @@ static void sum_last(const weights *p, const block *b, ptrdiff_t chunk0, ptrdiff
                               a + (i * FC_DEPTH + n * rows) * element, rows);
         }
         for (ptrdiff_t j = 0; j < b->columns; j += h->width) {
-            ptrdiff_t columns = fc_min(h->width, b->columns - j);
-            ptrdiff_t count = fc_pieces_of(s, b->group, b->column + j, b->column + j + columns, pieces);
-            if (columns < h->width)
-                memset(packed, 0, (size_t)(places * h->width * element));
-            fc_pieces_gather(p->plan, s, pieces, count, p->x, first, places, packed, h->width);
+            block panel = *b;
+            panel.column += j;
+            panel.columns = fc_min(h->width, b->columns - j);
+            pack_across(p, &panel, first, places, pieces, packed);
             for (ptrdiff_t i = 0; i < b->rows; i += h->panel_rows) {
                 fc_tile t = {.a = a + i * FC_DEPTH * element,
                              .b = packed,
@@ -319,53 +352,54 @@ static void sum_last(const weights *p, const block *b, ptrdiff_t chunk0, ptrdiff
     }
 }
 
-/* The same of few places: rows of the gradient are written once, from left to right. */
+/* The same of few places, and one tap: the sums are the gradient as it lies, whose rows are written from left to right. */
 static void sum_few(const weights *p, const block *b, char *space, char *sums)
 {
     const fc_sweep *s = p->sweep;
     const shape *h = p->shape;
     const fc_kernels *kernels = p->plan->kernels;
-    const ptrdiff_t element = (ptrdiff_t)fc_size_of(p->plan->problem.dtype), places = s->batch * fc_sweep_places(s),
+    const ptrdiff_t element = (ptrdiff_t)fc_size_of(p->plan->problem.dtype), all = s->batch * fc_sweep_places(s),
                     filters = s->groups * s->filters;
-    if (places <= COMBINED && fc_sweep_in_place(s)) {
+    const char *dy = p->dy + (b->group * s->filters + b->row) * element;
+    char *dweight = p->dweight + ((b->group * s->filters + b->row) * h->columns + b->column) * element;
+    if (all <= COMBINED && fc_sweep_in_place(s)) {
         fc_combine row = {.step = filters,
-                          .rows = (const char *)p->x + (b->group * s->channels + b->column) * element,
+                          .rows = p->x + (b->group * s->channels + b->column) * element,
                           .pitch = s->groups * s->channels,
-                          .count = places,
+                          .count = all,
                           .length = b->columns};
         for (ptrdiff_t i = 0; i < b->rows; i++) {
-            row.coefficients = p->dy + (b->group * s->filters + b->row + i) * element;
-            row.out = p->dweight + ((b->group * s->filters + b->row + i) * h->columns + b->column) * element;
+            row.coefficients = dy + i * element;
+            row.out = dweight + i * h->columns * element;
             kernels->combine(&row);
         }
         return;
     }
     char *a = fc_take(&space, h->a * element), *packed = fc_take(&space, h->b * element);
     fc_piece *pieces = fc_take(&space, 0);
-    for (ptrdiff_t j = 0; j < b->columns; j += h->width) { /* x: [panel][place][width] */
-        const ptrdiff_t columns = fc_min(h->width, b->columns - j);
-        const ptrdiff_t count = fc_pieces_of(s, b->group, b->column + j, b->column + j + columns, pieces);
-        char *to = packed + j * places * element;
-        if (columns < h->width)
-            memset(to, 0, (size_t)(places * h->width * element));
-        fc_pieces_gather(p->plan, s, pieces, count, p->x, 0, places, to, h->width);
-    }
-    kernels->transpose(p->dy + (b->group * s->filters + b->row) * element, filters, a, FEW_LDA, places, b->rows);
-    for (ptrdiff_t i = 0; i < b->rows; i += h->panel_rows) {
-        const ptrdiff_t rows = fc_min(h->panel_rows, b->rows - i);
-        char *to = p->dweight + ((b->group * s->filters + b->row + i) * h->columns + b->column) * element;
-        for (ptrdiff_t j = 0; j < b->columns; j += h->width, to += h->width * element) {
-            const ptrdiff_t columns = fc_min(h->width, b->columns - j);
-            const bool whole = columns == h->width;
-            const fc_tile t = {.a = a + i * FEW_LDA * element,
-                               .b = packed + j * places * element,
-                               .depth = places,
-                               .lda = FEW_LDA,
-                               .c = whole ? to : sums,
-                               .ldc = whole ? h->columns : h->width};
-            kernels->tile_rows[FC_WIDE][rows - 1](&t);
-            for (ptrdiff_t r = 0; !whole && r < rows; r++)
-                kernels->copy(sums + r * h->width * element, to + r * h->columns * element, columns);
+    for (ptrdiff_t first = 0; first < all; first += FC_DEPTH) {
+        const ptrdiff_t places = fc_min(FC_DEPTH, all - first);
+        pack_across(p, b, first, places, pieces, packed);
+        kernels->transpose(dy + first * filters * element, filters, a, FEW_LDA, places, b->rows);
+        for (ptrdiff_t i = 0; i < b->rows; i += h->panel_rows) {
+            const ptrdiff_t rows = fc_min(h->panel_rows, b->rows - i);
+            char *to = dweight + i * h->columns * element;
+            for (ptrdiff_t j = 0; j < b->columns; j += h->width, to += h->width * element) {
+                const ptrdiff_t columns = fc_min(h->width, b->columns - j);
+                const bool whole = columns == h->width;
+                const fc_tile t = {.a = a + i * FEW_LDA * element,
+                                   .b = packed + j * places * element,
+                                   .depth = places,
+                                   .lda = FEW_LDA,
+                                   .c = whole ? to : sums,
+                                   .ldc = whole ? h->columns : h->width,
+                                   .accumulate = first > 0};
+                for (ptrdiff_t r = 0; !whole && first && r < rows; r++)
+                    kernels->copy(to + r * h->columns * element, sums + r * h->width * element, columns);
+                kernels->tile_rows[FC_WIDE][rows - 1](&t);
+                for (ptrdiff_t r = 0; !whole && r < rows; r++)
+                    kernels->copy(sums + r * h->width * element, to + r * h->columns * element, columns);
+            }
         }
     }
 }
