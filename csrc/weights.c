@@ -71,14 +71,10 @@ static shape shape_of(const fc_conv_plan *plan, const fc_sweep *s)
     h.panel_rows =
         fc_ceil_div(h.rows, fc_ceil_div(h.rows, plan->kernels->rows[h.kind == FC_SLIM ? FC_NARROW : h.kind]));
     h.block_columns = fc_min(fc_round_up(h.columns, h.width), fc_round_up(BLOCK_COLUMNS, h.width));
-    /* few places: a split would cost more in sums than it takes off the product; smaller blocks make up for it */
-    ptrdiff_t most = fc_max(BLOCK_ELEMENTS /
-                                (h.direct ? 4
-                                 : few    ? 2
-                                          : 1) /
-                                h.block_columns / h.panel_rows,
-                            1) *
-                     h.panel_rows;
+    /* few places: a split would cost more in sums than it takes off the product; smaller blocks make up for it, most of
+     * all where nothing else can */
+    const ptrdiff_t elements = (few ? BLOCK_ELEMENTS / 2 : BLOCK_ELEMENTS) / (h.direct ? 2 : 1),
+                    most = fc_max(elements / h.block_columns / h.panel_rows, 1) * h.panel_rows;
     h.row_blocks = fc_ceil_div(h.rows, most);
     h.block_rows = fc_round_up(fc_ceil_div(h.rows, h.row_blocks), h.panel_rows);
     h.row_blocks = fc_ceil_div(h.rows, h.block_rows);
