@@ -249,6 +249,34 @@ def test_a_worker_knows_its_peak() -> None:
     assert 60 << 20 < int(done.stdout) < 80 << 20
 
 
+def test_an_interruption_keeps_what_was_measured(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Interrupted(FakeWorker):
+        cells = 0
+
+        def prepare(self, task: dict[str, Any]) -> None:
+            self.cells += 1
+            if self.cells == 3:
+                raise KeyboardInterrupt
+
+    sides = {"fastconv": Interrupted([0.001], [RIGHT]), "machine": FakeWorker([1e9], [])}
+    monkeypatch.setattr(harness, "Worker", lambda side, isa="": sides[side])
+    spec = importlib.util.spec_from_file_location("bench_main", BENCH / "__main__.py")
+    assert spec is not None
+    assert spec.loader is not None
+    main = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(main)
+    table, plot = tmp_path / "run.json", tmp_path / "run.png"
+    arguments = ["bench", "conv2d", "--threads", "1", "--no-peers", "--json", str(table), "--plot", str(plot)]
+    monkeypatch.setattr(sys, "argv", arguments)
+    assert main.main() == 130
+    assert len(json.loads(table.read_text())["cells"]) == 2
+    printed = capsys.readouterr()
+    assert "interrupted: 2 of " in printed.err
+    assert "lenet:c1" in printed.out
+
+
 def test_lists() -> None:
     rows = {row.name: row for row in problems.load("classic", problems.Conv)}
     assert rows["alexnet:c1"] == problems.Conv("alexnet:c1", 8, 3, 227, 96, 11, 4, 0, 1)
