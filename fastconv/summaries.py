@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from fastconv.containers import Concat, Residual, Sequential, WithHeads
+from fastconv.containers import Autocast, Concat, Residual, Sequential, WithHeads
 from fastconv.geometry import LAYOUTS, axes, window
 from fastconv.layers import (
     ELU,
@@ -231,6 +231,8 @@ class _Walk:
             there = self._residual(layer, path, place, held)
         elif isinstance(layer, Concat):
             there = self._concat(layer, path, place, held)
+        elif isinstance(layer, Autocast):
+            there = self._autocast(layer, path, place, held)
         elif isinstance(layer, Sequential):
             there = self._sequential(layer, path, place, held, kept)
         else:
@@ -283,6 +285,22 @@ class _Walk:
         there = _Place(joined, *_widest(ends), ends[-1].channels_first)
         self.rows.append(Row(path, "join", joined, 0, 0, there.field, there.jump, self.bytes(joined)))
         self.peak = max(self.peak, held + entered + done + self.bytes(joined))
+        return there
+
+    def _autocast(self, layer: Autocast, path: str, place: _Place, held: int) -> _Place:
+        """What goes in and out is copied into the other dtype; float64 is left as it is."""
+        (child,) = (child for _, child in _children(layer))
+        outside, inside = self.itemsize, layer.dtype.itemsize
+        if outside in (8, inside):
+            return self.step(child, path, place, held, False)
+        entered = self.bytes(place.shape)
+        self.itemsize = inside
+        there = self.step(child, path, place, held + entered, False)
+        lowered, left = self.bytes(place.shape), self.bytes(there.shape)
+        self.itemsize = outside
+        copied = self.bytes(there.shape)
+        self.peak = max(self.peak, held + entered + max(lowered, left + copied))
+        self.rows.append(Row(path, "cast", there.shape, 0, 0, there.field, there.jump, lowered + copied))
         return there
 
     def _leaf(self, layer: Layer, path: str, place: _Place, held: int) -> _Place:

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fastconv import cli, runtime, train as training
+from fastconv import cli, files, models, runtime, train as training
 
 for package in ("sklearn", "tqdm", "PIL", "safetensors", "matplotlib"):
     pytest.importorskip(package)
@@ -259,6 +259,14 @@ def test_a_device_that_is_not_there_is_known_before_training(tmp_path, capsys, m
         assert not (tmp_path / "run").exists()
 
 
+def test_mixed_precision(tmp_path):
+    assert cli.main(["train", "lenet5", "--epochs", "1", "--autocast", "float16", "--out", str(tmp_path / "run")]) == 0
+    log = json.loads((tmp_path / "run" / "log.json").read_text())
+    assert log["recipe"]["autocast"] == "float16"
+    model = models.get_model("lenet5")
+    files.load(model, tmp_path / "run" / "weights.safetensors")  # whose parameters are float32, and not cast
+
+
 def test_without_matplotlib_there_is_no_picture(tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     assert cli.main(["train", "lenet5", "--epochs", "1", "--out", str(tmp_path / "run")]) == 0
@@ -390,7 +398,7 @@ def test_train_eval_and_predict_on_ones_own_data(places, tmp_path, capsys, kind,
 
 
 def test_ten_crops(places, tmp_path, capsys):
-    from fastconv import data, files, jobs
+    from fastconv import data, jobs
 
     place, out = str(places["folder"]), tmp_path / "run"
     options = ["--variant", "modern", "--size", "32", "--epochs", "2", "--data", "folder", place]
@@ -443,7 +451,7 @@ def test_weights_meet_pictures_normalised_as_in_training(places, tmp_path, capsy
     """Where the folder has changed since, so has its mean; the network goes on being given what it learnt from."""
     from PIL import Image
 
-    from fastconv import data, files, jobs
+    from fastconv import data, jobs
 
     out = tmp_path / "run"
     options = ["--variant", "modern", "--size", "32", "--epochs", "1", "--data", "folder", str(places["folder"])]

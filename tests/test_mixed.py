@@ -481,3 +481,18 @@ def test_clipping_sees_the_gradients_as_they_are() -> None:
 def test_wrong_options() -> None:
     with pytest.raises(ValueError, match="dtype: expected"):
         fc.fit(layers.Linear(2, 2), random(4, 2), np.zeros(4, int), autocast="float8", progress=False)
+
+
+def test_summary() -> None:
+    """The same network, whose activations take half the memory, beside a copy of what goes in and out."""
+    model = fc.models.get_model("lenet5", variant="modern")
+    plain, mixed = fc.summary(model, (1, 32, 32), 8), fc.summary(Autocast(model), (1, 32, 32), 8)
+    assert mixed.multiply_adds == plain.multiply_adds
+    assert mixed.parameters == plain.parameters
+    assert [row.output_shape for row in mixed.rows[:-1]] == [row.output_shape for row in plain.rows]
+    image, scores = 8 * 32 * 32, 8 * 10
+    inner = (plain.training_bytes - 4 * image) // 2
+    assert mixed.training_bytes == 4 * image + 2 * image + inner + 4 * scores
+    assert mixed.inference_bytes < plain.inference_bytes
+    again = Autocast(fc.models.get_model("lenet5", variant="modern", dtype="float64"))
+    assert fc.summary(again, (1, 32, 32)).training_bytes == 2 * fc.summary(model, (1, 32, 32)).training_bytes
