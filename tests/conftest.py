@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +18,10 @@ from fastconv import _native
 _home = Path(fastconv.__file__).parent.parent
 if (_home / "setup.py").is_file():
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(_home), os.environ.get("PYTHONPATH")]))
+
+# A shell's background jobs ignore Ctrl-C, and so would every program that the tests start to send it to.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # A test's time depends on the machine and its load, which is no failure.
 settings.register_profile("fastconv", deadline=None, print_blob=True)
