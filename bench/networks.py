@@ -68,9 +68,8 @@ def _torchvision() -> Any:
     except RuntimeError:  # built for another torch: without its operators for boxes, which networks do not need
         from torch import library
 
-        declared = library.Library("torchvision", "DEF")
         for name in ("nms", "qnms"):
-            declared.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+            library.define(f"torchvision::{name}", "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
         return importlib.import_module("torchvision")
 
 
