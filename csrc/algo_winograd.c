@@ -1331,10 +1331,7 @@ static double cost(const fc_conv_plan *plan)
 {
     if (fc_is_dilated(plan)) {
         const fc_conv_plan inner = fc_dilated_plan(plan);
-        /* rounds of images */
-        const ptrdiff_t parts =
-            fc_min(plan->problem.dilation[1], plan->output[1]) * fc_min(plan->problem.dilation[2], plan->output[2]);
-        return cost(&inner) * (double)(plan->problem.batch * parts / inner.problem.batch) + fc_dilated_cost(plan);
+        return cost(&inner) * (double)fc_dilated_rounds(plan) + fc_dilated_cost(plan);
     }
     const view w = view_of(plan);
     axis chosen[2];

@@ -174,6 +174,7 @@ bool fc_is_dilated(const fc_conv_plan *plan);
 /* NULL, or why it cannot be done: then the others may not be called. */
 const char *fc_dilated_decline(const fc_conv_plan *plan);
 fc_conv_plan fc_dilated_plan(const fc_conv_plan *plan);
+ptrdiff_t fc_dilated_rounds(const fc_conv_plan *plan); /* how often the other plan is run */
 double fc_dilated_cost(const fc_conv_plan *plan);      /* seconds of copies alone */
 size_t fc_dilated_workspace(const fc_conv_plan *plan); /* bytes of copies alone */
 /* Copies, has the plan's algorithm run the other plan, and copies back. */

@@ -98,10 +98,10 @@ enum {
     OWN_TILES = 40,        /* of a task that packs its panels itself: the more, the less that costs */
     OWN_TILES_COPIED = 16, /* the same where places are copied */
     OWN_PANELS = 2,
-    DOTS = 4,              /* places, at most, for which weights are not packed, */
-    DOT_ROWS = 16,         /* but so many filters' at a time multiplied as they lie */
     OWN_PANELS_COPIED = 8, /* whose packed block stays in the second-level cache beside the places' */
     OWN_PANELS_BACK = 16,  /* input gradient: rows of weights lie across the panels, and long ones are read faster */
+    DOTS = 4,              /* places, at most, for which weights are not packed, */
+    DOT_ROWS = 16,         /* but so many filters' at a time multiplied as they lie */
 };
 
 static bool is_dense(const fc_sweep *s)

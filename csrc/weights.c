@@ -42,9 +42,9 @@ enum {
     PIXELS_AHEAD = 4, /* that are fetched while one is packed */
     COMBINED = 4,     /* places, at most, whose pixels are summed row by row as they lie */
     STAGE_CHANNELS = 16,
-    DEPTH = 2 * FC_DEPTH, /* channels first: of a block of the reduction; sums are many, and fetched half as often */
-    LDA = DEPTH + 16,     /* not a power of two: rows must not share cache sets */
-    FEW_LDA = FC_DEPTH + 16
+    DEPTH = 2 * FC_DEPTH,   /* channels first: of a block of the reduction; sums are many, and fetched half as often */
+    LDA = DEPTH + 16,       /* not a power of two: rows must not share cache sets */
+    FEW_LDA = FC_DEPTH + 16 /* the same of few places */
 };
 
 /* Cycles of a place where `columns` are transposed and lie across the tile. */
