@@ -214,7 +214,10 @@ setup(
             "fastconv._native",
             ["fastconv/_native.pyx"],
             include_dirs=["csrc", numpy.get_include()],
-            define_macros=[("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION")],
+            define_macros=[
+                ("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION"),
+                ("NPY_TARGET_VERSION", "NPY_2_0_API_VERSION"),
+            ],
             depends=[*HEADERS, *CORE, *STUBS, "setup.py"],
         )
     ],

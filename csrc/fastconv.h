@@ -193,6 +193,12 @@ typedef enum fc_map {
 fc_status fc_map_elements(fc_map kind, fc_dtype dtype, const void *a, const void *b, void *out, ptrdiff_t n,
                           const double parameters[2], int threads);
 
+/* Arrays of rows, each dense, the rows so many bytes apart: to = from, and to = to + from. They may not overlap. */
+fc_status fc_copy_rows(const void *from, ptrdiff_t from_stride, void *to, ptrdiff_t to_stride, ptrdiff_t rows,
+                       ptrdiff_t bytes, int threads);
+fc_status fc_add_rows(fc_dtype dtype, const void *from, ptrdiff_t from_stride, void *to, ptrdiff_t to_stride,
+                      ptrdiff_t rows, ptrdiff_t bytes, int threads);
+
 /* Random masks, the same for the same seed: out = a / (1 - p) with probability 1 - p, else 0; */
 fc_status fc_dropout(fc_dtype dtype, const void *a, void *out, ptrdiff_t n, double p, uint64_t seed, int threads);
 /* out = a where b > 0, elsewhere a times a number from low to high. */
@@ -268,10 +274,13 @@ int fc_openmp(void);                       /* 1 if compiled with OpenMP */
 int fc_default_threads(void);              /* from affinity, cgroup quota and OMP_NUM_THREADS */
 const char *fc_compiler(void);
 
-/* Workspaces, kept between calls because fresh pages cost more than many a convolution. Thread-safe. */
-void *fc_workspace_acquire(size_t bytes); /* NULL if there is no memory */
-void fc_workspace_release(void *workspace);
-void fc_workspace_trim(void); /* give idle ones back to the system */
+/* Memory for results and workspaces, which is kept when it is released, because fresh pages cost more than many a
+ * convolution: never more than was in use at a time in the last seconds. Aligned to FC_ALIGNMENT. Thread-safe. */
+void *fc_memory_acquire(size_t bytes);            /* NULL if there is none */
+void fc_memory_release(void *memory);             /* or NULL */
+size_t fc_memory_size(const void *memory);        /* usable bytes, of what is acquired */
+void fc_memory_usage(size_t *live, size_t *held); /* bytes in use, and of the pages held for them and others */
+void fc_memory_trim(void);                        /* give back to the system what is idle */
 
 #ifdef __cplusplus
 }

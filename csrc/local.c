@@ -235,10 +235,10 @@ fc_status fc_local(const fc_conv_problem *p, const fc_conv_arrays *arrays, int t
     const double work = (double)call.places * (double)p->out_channels * (double)call.depth * (double)p->batch / TASK;
     threads = work < threads ? 1 + (int)work : threads;
     call.room = fc_round_up(length * call.element, FC_ALIGNMENT);
-    call.workspace = fc_workspace_acquire((size_t)(call.room * threads));
+    call.workspace = fc_memory_acquire((size_t)(call.room * threads));
     if (!call.workspace)
         return FC_NOMEM;
     fc_parallel(threads, tasks, p->pass == FC_BACKWARD_INPUT ? channel_task : place_task, &call);
-    fc_workspace_release(call.workspace);
+    fc_memory_release(call.workspace);
     return FC_OK;
 }

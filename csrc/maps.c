@@ -154,13 +154,13 @@ fc_status fc_squared_error(fc_dtype dtype, const void *a, const void *b, ptrdiff
     map_call call = {.kernels = fc_kernels_of(dtype), .a = a, .b = b, .out = slopes, .n = n, .size = fc_size_of(dtype)};
     call.squares = squares;
     call.scale = scale;
-    call.sums = fc_workspace_acquire((size_t)(tasks + 1) * sizeof(double));
+    call.sums = fc_memory_acquire((size_t)(tasks + 1) * sizeof(double));
     if (call.sums == NULL)
         return FC_NOMEM;
     fc_parallel(threads, tasks, error_task, &call);
     *sum = 0;
     for (ptrdiff_t i = 0; i < tasks; i++)
         *sum += call.sums[i];
-    fc_workspace_release(call.sums);
+    fc_memory_release(call.sums);
     return FC_OK;
 }

@@ -250,7 +250,7 @@ static fc_status norm_run(norm_call *call, int threads)
     const ptrdiff_t pitch = p->channels + FC_SLACK, parts = call->down * call->across;
     const size_t row = fc_round_up(pitch * (ptrdiff_t)call->size, FC_ALIGNMENT);
     const size_t partial = sums && !cached ? (size_t)(parts * 2 * p->channels) * sizeof(double) : 0;
-    char *space = fc_workspace_acquire(row * PARAMETERS + partial);
+    char *space = fc_memory_acquire(row * PARAMETERS + partial);
     if (space == NULL)
         return FC_NOMEM;
     for (int i = 0; i < PARAMETERS; i++) {
@@ -285,7 +285,7 @@ static fc_status norm_run(norm_call *call, int threads)
                 run_tasks(call, p->outer * p->channels, p->inner, apply_task, threads);
         }
     }
-    fc_workspace_release(space);
+    fc_memory_release(space);
     return FC_OK;
 }
 
@@ -424,11 +424,11 @@ static fc_status lrn_run(lrn_call *call, int threads)
         scratch = call->dy ? 2 * size * (call->step + FC_SLACK) : 0;
     }
     call->own = (size_t)fc_round_up(scratch * (ptrdiff_t)call->size, FC_ALIGNMENT);
-    call->scratch = fc_workspace_acquire(call->own * (size_t)threads + FC_ALIGNMENT);
+    call->scratch = fc_memory_acquire(call->own * (size_t)threads + FC_ALIGNMENT);
     if (call->scratch == NULL)
         return FC_NOMEM;
     fc_parallel(threads, last ? call->parts : p->outer * call->parts, lrn_task, call);
-    fc_workspace_release(call->scratch);
+    fc_memory_release(call->scratch);
     return FC_OK;
 }
 

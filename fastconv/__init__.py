@@ -49,7 +49,8 @@ _PLACES = {
     "regularization": "dropout dropout_backward",
     "rewrite": "as_convolution",
     "runtime": """
-        __version__ get_num_threads get_precision precision set_num_threads set_precision show_config threads
+        __version__ empty_cache get_num_threads get_precision precision set_num_threads set_precision show_config
+        threads
     """,
     "separable": "depthwise_conv2d depthwise_conv2d_backward separable_conv2d separable_conv2d_backward",
     "special_pooling": """

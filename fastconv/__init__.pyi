@@ -121,6 +121,7 @@ from fastconv.rewrite import (
 )
 from fastconv.runtime import (
     __version__ as __version__,
+    empty_cache as empty_cache,
     get_num_threads as get_num_threads,
     get_precision as get_precision,
     precision as precision,

@@ -3,8 +3,13 @@
 
 cimport cython
 cimport numpy as cnp
+from cpython.object cimport PyObject
+from cpython.pycapsule cimport PyCapsule_New
 from libc.stddef cimport ptrdiff_t
 from libc.stdint cimport int64_t, uint64_t
+from libc.string cimport memcpy, memset, strcpy
+
+from numpy import empty as numpy_empty
 
 cnp.import_array()
 
@@ -101,9 +106,11 @@ cdef extern from "fastconv.h" nogil:
     int fc_openmp()
     int fc_default_threads()
     const char *fc_compiler()
-    void *fc_workspace_acquire(size_t)
-    void fc_workspace_release(void *)
-    void fc_workspace_trim()
+    void *fc_memory_acquire(size_t)
+    void fc_memory_release(void *)
+    size_t fc_memory_size(const void *)
+    void fc_memory_usage(size_t *, size_t *)
+    void fc_memory_trim()
 
 
 # ---- runtime ---------------------------------------------------------------------------------------------------
@@ -154,9 +161,88 @@ def compiler():
     return fc_compiler().decode()
 
 
-def workspace_trim():
-    """Give idle workspaces back to the system."""
-    fc_workspace_trim()
+def memory_trim():
+    """Give memory that is kept for the next calls back to the system."""
+    fc_memory_trim()
+
+
+def memory_usage():
+    """Bytes in use by results and workspaces, and bytes of the pages that are held for them and for the next ones."""
+    cdef size_t live, held
+    fc_memory_usage(&live, &held)
+    return live, held
+
+
+# ---- memory of results (NEP 49): what an array gives up, the next one gets -----------------------------------------
+
+cdef extern from "numpy/arrayobject.h":
+    ctypedef struct DataHandler "PyDataMem_Handler":
+        char name[127]
+        cnp.npy_uint8 version
+        cnp.PyDataMemAllocator allocator
+    PyObject *PyDataMem_DefaultHandler
+
+cdef size_t SMALLEST = 1 << 16  # bytes of a result worth keeping; the C library's allocator is quick with what is less
+
+
+cdef void *result_new(void *context, size_t size) noexcept nogil:
+    return fc_memory_acquire(size)
+
+
+cdef void *result_zeros(void *context, size_t count, size_t each) noexcept nogil:
+    if each and count > (<size_t>-1) // each:
+        return NULL
+    cdef void *memory = result_new(context, count * each)
+    if memory != NULL:
+        memset(memory, 0, count * each)
+    return memory
+
+
+cdef void *result_resized(void *context, void *old, size_t size) noexcept nogil:
+    if old == NULL:
+        return result_new(context, size)
+    if size <= fc_memory_size(old):
+        return old
+    cdef void *memory = result_new(context, size)
+    if memory != NULL:
+        memcpy(memory, old, fc_memory_size(old))
+        fc_memory_release(old)
+    return memory
+
+
+cdef void result_free(void *context, void *memory, size_t size) noexcept nogil:
+    fc_memory_release(memory)
+
+
+cdef DataHandler handler
+strcpy(handler.name, b"fastconv")
+handler.version = 1
+handler.allocator.malloc = result_new
+handler.allocator.calloc = result_zeros
+handler.allocator.realloc = result_resized
+handler.allocator.free = result_free
+cdef object handler_capsule = PyCapsule_New(&handler, "mem_handler", NULL)
+
+
+def empty(shape, dtype):
+    """`numpy.empty`, of memory that is kept for the next result when the array is gone."""
+    if not isinstance(dtype, cnp.dtype):
+        dtype = cnp.dtype(dtype)
+    cdef double size = (<cnp.dtype>dtype).itemsize
+    if isinstance(shape, tuple):
+        for length in <tuple>shape:
+            size *= <double>length
+    else:
+        size *= <double>shape
+    if size < SMALLEST:
+        return numpy_empty(shape, dtype)
+    before = cnp.PyDataMem_SetHandler(handler_capsule)
+    try:
+        if <PyObject *>before != PyDataMem_DefaultHandler:  # the user has one of their own
+            cnp.PyDataMem_SetHandler(before)
+        return numpy_empty(shape, dtype)
+    finally:
+        cnp.PyDataMem_SetHandler(before)
 
 
 # ---- arrays ------------------------------------------------------------------------------------------------------
@@ -278,13 +364,13 @@ cdef class ConvPlan:
             raise ValueError(f"threads: expected at least 1, got {threads}")
         size = fc_conv_plan_workspace(plan, threads)
         if size:
-            space = fc_workspace_acquire(size)
+            space = fc_memory_acquire(size)
             if space == NULL:
                 raise MemoryError(f"no memory for a workspace of {size} bytes")
         with nogil:
             fc_conv_plan_run(plan, &arrays, space, threads)
         if size:
-            fc_workspace_release(space)
+            fc_memory_release(space)
 
 
 # ---- pooling -----------------------------------------------------------------------------------------------------
@@ -740,6 +826,8 @@ cdef extern from "fastconv.h" nogil:
         FC_MIX
         FC_MAPS
     fc_status fc_map_elements(fc_map, fc_dtype, const void *, const void *, void *, ptrdiff_t, const double *, int)
+    fc_status fc_copy_rows(const void *, ptrdiff_t, void *, ptrdiff_t, ptrdiff_t, ptrdiff_t, int)
+    fc_status fc_add_rows(fc_dtype, const void *, ptrdiff_t, void *, ptrdiff_t, ptrdiff_t, ptrdiff_t, int)
     fc_status fc_prelu(const fc_norm_problem *, const void *, const void *, const void *, void *, int)
     fc_status fc_dropout(fc_dtype, const void *, void *, ptrdiff_t, double, uint64_t, int)
     fc_status fc_rrelu(fc_dtype, const void *, const void *, void *, ptrdiff_t, double, double, uint64_t, int)
@@ -781,6 +869,71 @@ def map_elements(str kind, a, b, out, double p, double q, int threads):
     with nogil:
         status = fc_map_elements(<fc_map>which, dtype, pa, pb, po, n, parameters, threads)
     refuse(status)
+
+
+cdef int first_dense(cnp.ndarray a) noexcept:
+    """The first of the axes that lie without gaps."""
+    cdef int axis = cnp.PyArray_NDIM(a)
+    cdef ptrdiff_t expected = cnp.PyArray_ITEMSIZE(a)
+    while axis > 0 and (cnp.PyArray_DIM(a, axis - 1) == 1 or cnp.PyArray_STRIDE(a, axis - 1) == expected):
+        axis -= 1
+        expected *= cnp.PyArray_DIM(a, axis)
+    return axis
+
+
+cdef bint one_stride(cnp.ndarray a, int axes, ptrdiff_t *stride) noexcept:
+    """Whether the first axes are walked by one stride, and which."""
+    cdef ptrdiff_t expected = 0
+    cdef bint found = False
+    stride[0] = 0
+    for axis in range(axes - 1, -1, -1):
+        if cnp.PyArray_DIM(a, axis) == 1:
+            continue
+        if not found:
+            stride[0] = expected = cnp.PyArray_STRIDE(a, axis)
+            found = True
+        elif cnp.PyArray_STRIDE(a, axis) != expected:
+            return False
+        expected *= cnp.PyArray_DIM(a, axis)
+    return True
+
+
+cdef ptrdiff_t SHORTEST = 64  # bytes of a row: NumPy is as good at what is less
+
+
+def rows(cnp.ndarray source, cnp.ndarray target, bint add, int threads):
+    """target = source, or target += source; False, and nothing done, if they are not both rows at one distance."""
+    cdef ptrdiff_t source_stride, target_stride, count = 1, size = cnp.PyArray_ITEMSIZE(source)
+    cdef int axis, split, number = cnp.PyArray_TYPE(source)
+    cdef fc_status status
+    cdef fc_dtype dtype = FC_FLOAT32 if number == cnp.NPY_FLOAT32 else FC_FLOAT64
+    check_threads(threads)
+    if ((<object>source).dtype != (<object>target).dtype or cnp.PyArray_NDIM(source) != cnp.PyArray_NDIM(target)
+            or not cnp.PyArray_ISWRITEABLE(target) or (<object>source).dtype.hasobject):
+        return False
+    if add and (number != cnp.NPY_FLOAT32 and number != cnp.NPY_FLOAT64 or not cnp.PyArray_ISBEHAVED_RO(source)
+                or not cnp.PyArray_ISBEHAVED_RO(target)):
+        return False
+    split = max(first_dense(source), first_dense(target))
+    for axis in range(cnp.PyArray_NDIM(source)):
+        if cnp.PyArray_DIM(source, axis) != cnp.PyArray_DIM(target, axis):
+            return False
+        if axis < split:
+            count *= cnp.PyArray_DIM(source, axis)
+        else:
+            size *= cnp.PyArray_DIM(source, axis)
+    if (not one_stride(source, split, &source_stride) or not one_stride(target, split, &target_stride)
+            or size < SHORTEST):
+        return False
+    cdef const void *from_ = cnp.PyArray_DATA(source)
+    cdef void *to = cnp.PyArray_DATA(target)
+    with nogil:
+        if add:
+            status = fc_add_rows(dtype, from_, source_stride, to, target_stride, count, size, threads)
+        else:
+            status = fc_copy_rows(from_, source_stride, to, target_stride, count, size, threads)
+    refuse(status)
+    return True
 
 
 def prelu(a, b, weight, out, shape, int threads):

@@ -8,7 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from fastconv._library import _native
 from fastconv.devices import on_gpu
+from fastconv.runtime import get_num_threads
 
 __all__ = ["FLOATS", "STORAGE", "check_home", "check_needs", "check_number", "check_out", "dense", "same_dtype"]
 
@@ -59,9 +61,16 @@ def dense(value: Any, name: str, ndim: int | None = None) -> np.ndarray:
     if ndim is not None and value.ndim != ndim:
         raise ValueError(f"{name}: expected {ndim} axes, got {value.ndim} (shape {value.shape})")
     if not (value.flags.c_contiguous and value.flags.aligned):
-        value = np.require(value, requirements=["C", "A"])
+        return _dense_copy(value)
     array: np.ndarray = value
     return array
+
+
+def _dense_copy(value: np.ndarray) -> np.ndarray:
+    copy = _native.empty(value.shape, value.dtype)
+    if not _native.rows(value, copy, False, get_num_threads()):
+        np.copyto(copy, value)
+    return copy
 
 
 def _from_protocol(value: Any, name: str) -> np.ndarray:

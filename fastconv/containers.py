@@ -17,6 +17,7 @@ from numpy.typing import DTypeLike
 from fastconv.activation import relu_backward
 from fastconv.casting import cast, lowered, product_dtype, products_in
 from fastconv.devices import array_namespace
+from fastconv.joining import add_to, concatenate
 from fastconv.layers import Array, Backward, Identity, Layer, ReLU
 from fastconv.rectifiers import add_relu
 
@@ -274,7 +275,7 @@ def _sum(a: Array, b: Array, dy: Array) -> Array:
     share = array_namespace(dy).may_share_memory
     for total, other in ((a, b), (b, a)):
         if getattr(total.flags, "writeable", True) and not share(total, dy):  # CuPy's are all
-            total += other
+            add_to(total, other)
             return total
     return a + b
 
@@ -317,7 +318,7 @@ class Concat(_Container):
         self.axis = axis
 
     def __call__(self, x: Array) -> Array:
-        return array_namespace(x).concatenate([branch(x) for branch in self], axis=self.axis)
+        return concatenate([branch(x) for branch in self], self.axis)
 
     def forward(self, x: Array, *, training: bool = True) -> tuple[Array, Backward]:
         outputs, steps = zip(*(branch.forward(x, training=training) for branch in self), strict=True)
@@ -332,7 +333,7 @@ class Concat(_Container):
                     dx = gradient if dx is None else _sum(dx, gradient, dy)
             return dx
 
-        return xp.concatenate(outputs, axis=self.axis), backward
+        return concatenate(outputs, self.axis), backward
 
     def _options(self) -> str:
         return "" if self.axis == 1 else f"axis={self.axis}"

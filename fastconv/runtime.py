@@ -26,6 +26,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "__version__",
+    "empty_cache",
     "get_num_threads",
     "get_precision",
     "precision",
@@ -185,6 +186,31 @@ def threads(n: SupportsIndex) -> Iterator[None]:
         _override.reset(token)
 
 
+def empty_cache() -> None:
+    """Give memory that is kept for coming results back to the system.
+
+    See Also
+    --------
+    show_config : how much there is of it.
+
+    Notes
+    -----
+    Large arrays that fastconv returns, and what it computes in, lie in memory that is not given back when they are
+    freed but used for the next ones: getting fresh pages from the system takes longer than many a convolution. Kept
+    is at most what was in use at a time in the last ten to twenty seconds, so that a process grows no larger for it;
+    what is older goes back with the next call. Nothing has to be called for that: this function is for a program that
+    has done with convolutions for now. CuPy has its own, ``cupy.get_default_memory_pool().free_all_blocks()``.
+
+    Examples
+    --------
+    >>> import numpy as np, fastconv as fc
+    >>> y = fc.relu(np.ones(1_000_000, np.float32))
+    >>> del y
+    >>> fc.empty_cache()
+    """
+    _native.memory_trim()
+
+
 PRECISIONS = ("fast", "strict", "tf32")
 _process_precision = "fast"
 _precision: ContextVar[str | None] = ContextVar("fastconv.precision", default=None)
@@ -299,8 +325,9 @@ def show_config(mode: str = "stdout") -> dict[str, Any] | None:
     -------
     dict or None
         With ``mode="dicts"``: ``version`` (str), ``isa`` (str, the instruction set in use), ``isa_available`` (list of
-        str, best first), ``threads`` (int, what `get_num_threads` returns), ``openmp`` (bool), ``compiler``, ``numpy``,
-        ``python`` and ``platform`` (str).
+        str, best first), ``threads`` (int, what `get_num_threads` returns), ``openmp`` (bool), ``memory`` (dict of int:
+        bytes ``"live"``, in use by results, and ``"held"``, of the pages held for them and for coming ones),
+        ``compiler``, ``numpy``, ``python`` and ``platform`` (str).
 
     Raises
     ------
@@ -322,6 +349,7 @@ def show_config(mode: str = "stdout") -> dict[str, Any] | None:
         "isa_available": _native.isa_available(),
         "threads": get_num_threads(),
         "openmp": _native.openmp(),
+        "memory": dict(zip(("live", "held"), _native.memory_usage(), strict=True)),
         "compiler": _native.compiler(),
         "numpy": np.__version__,
         "python": platform.python_version(),
@@ -333,6 +361,7 @@ def show_config(mode: str = "stdout") -> dict[str, Any] | None:
     print(f"  instruction set  {config['isa']} (available: {', '.join(config['isa_available'])})")
     print(f"  threads          {config['threads']}")
     print(f"  OpenMP           {'yes' if config['openmp'] else 'no'}")
+    print(f"  memory           {config['memory']['live'] >> 20} MiB in use, {config['memory']['held'] >> 20} MiB held")
     print(f"  compiler         {config['compiler']}")
     print(f"  NumPy            {config['numpy']}")
     print(f"  Python           {config['python']} on {config['platform']}")

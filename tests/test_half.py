@@ -227,9 +227,10 @@ CASES = cases()
 each_case = pytest.mark.parametrize("case", CASES, ids=[f"{name}-{i}" for i, (name, _, _) in enumerate(CASES)])
 # What takes no arrays, or turns them into text, or takes others' functions.
 OTHERS = {
-    "as_convolution", "auxiliary_loss", "algorithms", "autotune", "evaluate", "explain", "fit", "forget_wisdom",
-    "get_num_threads", "get_precision", "gradcheck", "GradientError", "load", "load_wisdom", "precision", "save",
-    "save_wisdom", "set_num_threads", "set_precision", "show_config", "summary", "threads", "__version__",
+    "as_convolution", "auxiliary_loss", "algorithms", "autotune", "empty_cache", "evaluate", "explain", "fit",
+    "forget_wisdom", "get_num_threads", "get_precision", "gradcheck", "GradientError", "load", "load_wisdom",
+    "precision", "save", "save_wisdom", "set_num_threads", "set_precision", "show_config", "summary", "threads",
+    "__version__",
 }  # fmt: skip
 
 

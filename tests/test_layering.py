@@ -27,6 +27,7 @@ LEVELS = [
         "casting",
         "conv",
         "dense",
+        "joining",
         "loss",
         "normalization",
         "pooling",
@@ -51,7 +52,7 @@ FORBIDDEN = {("layers", "containers")}
 # Those who call C, and those who choose who computes.
 MAY_SEE = {
     "_native": {"_library"},
-    "_library": {"backends", "runtime"},
+    "_library": {"arrays", "backends", "runtime"},
     "backends": {
         "activation",
         "adaptive",
@@ -60,6 +61,7 @@ MAY_SEE = {
         "conv",
         "convolve",
         "dense",
+        "joining",
         "local",
         "loss",
         "normalization",
@@ -216,7 +218,7 @@ def test_c_includes(path: Path) -> None:
 
 def test_cython_sees_the_public_header_alone() -> None:
     source = (PACKAGE / "_native.pyx").read_text(encoding="utf-8")
-    assert set(re.findall(r'cdef extern from "([^"]+)"', source)) == {"fastconv.h"}
+    assert set(re.findall(r'cdef extern from "([^"]+)"', source)) == {"fastconv.h", "numpy/arrayobject.h"}
     assert not OPENMP.search(source)
     assert not re.search(r"\bprange\b", source)
 

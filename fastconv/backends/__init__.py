@@ -1,7 +1,7 @@
 """The backend seam: the type of an array, and its dtype, decide who computes.
 
-A backend is a module of functions, the same ones with the same signatures in each. What merely makes, joins or
-rearranges arrays is no backend's work but that of the arrays' own library (`fastconv.devices.array_namespace`).
+A backend is a module of functions, the same ones with the same signatures in each. What merely makes or rearranges
+arrays is no backend's work but that of the arrays' own library (`fastconv.devices.array_namespace`).
 """
 
 from __future__ import annotations

@@ -22,10 +22,12 @@ __all__ = [
     "activate",
     "activate_backward",
     "adam_step",
+    "add_to",
     "batch_norm",
     "batch_norm_backward",
     "check_home",
     "check_out",
+    "concatenate",
     "conv_algorithms",
     "conv_names",
     "conv_plan",
@@ -65,7 +67,7 @@ PASSES = {
     "backward_weight": _native.BACKWARD_WEIGHT,
 }
 
-empty = np.empty
+empty = _native.empty
 COST_OF = "on one thread"
 on_change = _native.on_isa_change
 
@@ -219,28 +221,28 @@ ACTIVATIONS = {"relu": _native.RELU, "sigmoid": _native.SIGMOID, "tanh": _native
 
 def activate(kind: str, x: np.ndarray) -> np.ndarray:
     """Apply "relu", "sigmoid" or "tanh"."""
-    y = np.empty(x.shape, x.dtype)
+    y = empty(x.shape, x.dtype)
     _native.activate(ACTIVATIONS[kind], x, y, get_num_threads())
     return y
 
 
 def activate_backward(kind: str, dy: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Gradient of `activate`, from its result."""
-    dx = np.empty(y.shape, y.dtype)
+    dx = empty(y.shape, y.dtype)
     _native.activate_backward(ACTIVATIONS[kind], dy, y, dx, get_num_threads())
     return dx
 
 
 def softmax(x: np.ndarray, outer: int, classes: int, inner: int) -> np.ndarray:
     """Softmax along the middle of (outer, classes, inner), the axes that x is seen as."""
-    y = np.empty(x.shape, x.dtype)
+    y = empty(x.shape, x.dtype)
     _native.softmax(x, y, outer, classes, inner, get_num_threads())
     return y
 
 
 def softmax_backward(dy: np.ndarray, y: np.ndarray, outer: int, classes: int, inner: int) -> np.ndarray:
     """Gradient of `softmax`, from its result."""
-    dx = np.empty(y.shape, y.dtype)
+    dx = empty(y.shape, y.dtype)
     _native.softmax_backward(dy, y, dx, outer, classes, inner, get_num_threads())
     return dx
 
@@ -256,8 +258,8 @@ def cross_entropy(
     inner: int,
 ) -> tuple[np.ndarray, np.ndarray | None] | None:
     """Losses (outer * inner) and, if wanted, `scale` times their gradient; None if a target is no class."""
-    losses = np.empty(outer * inner, logits.dtype)
-    dlogits = np.empty(logits.shape, logits.dtype) if want_gradient else None
+    losses = empty(outer * inner, logits.dtype)
+    dlogits = empty(logits.shape, logits.dtype) if want_gradient else None
     shape = (outer, classes, inner)
     good = _native.cross_entropy(logits, target, probabilities, losses, dlogits, scale, *shape, get_num_threads())
     return (losses, dlogits) if good else None
@@ -339,6 +341,32 @@ def adam_step(
         value -= rate / (1 - slow**step) * mean / size
 
 
+# ---- joining -------------------------------------------------------------------------------------------------------
+
+
+def concatenate(arrays: Sequence[np.ndarray], axis: int) -> np.ndarray:
+    """`numpy.concatenate`."""
+    shape = list(arrays[0].shape)
+    shape[axis] = sum(array.shape[axis] for array in arrays)
+    if any(array.dtype != arrays[0].dtype for array in arrays):
+        return np.concatenate(arrays, axis)
+    out = empty(tuple(shape), arrays[0].dtype)
+    start = 0
+    for array in arrays:
+        end = start + array.shape[axis]
+        part = out[(slice(None),) * (axis % out.ndim) + (slice(start, end),)]
+        if not _native.rows(array, part, False, get_num_threads()):
+            np.concatenate([array], axis, out=part)  # which refuses another shape
+        start = end
+    return out
+
+
+def add_to(total: np.ndarray, other: np.ndarray) -> None:
+    """total += other."""
+    if np.may_share_memory(other, total) or not _native.rows(other, total, True, get_num_threads()):
+        total += other
+
+
 # ---- normalization -------------------------------------------------------------------------------------------------
 
 Seen = tuple[int, int, int]  # the axes (outer, channels, inner) that an array is seen as
@@ -356,7 +384,7 @@ def batch_norm(
     relu: bool,
 ) -> np.ndarray:
     """Normalise by mean and variance (float64), which training writes first."""
-    y = np.empty(x.shape, x.dtype)
+    y = empty(x.shape, x.dtype)
     _native.batch_norm(x, weight, bias, mean, var, y, seen, eps, training, relu, get_num_threads())
     return y
 
@@ -375,8 +403,8 @@ def batch_norm_backward(
     needs: tuple[bool, bool, bool],
 ) -> tuple[np.ndarray | None, np.ndarray | None, np.ndarray | None]:
     """Gradients by x, weight and bias, None where not needed."""
-    make = np.empty if x.size else np.zeros
-    dx = np.empty(x.shape, x.dtype) if needs[0] else None
+    make = empty if x.size else np.zeros
+    dx = empty(x.shape, x.dtype) if needs[0] else None
     dweight, dbias = (make(seen[1], x.dtype) if needed else None for needed in needs[1:])
     options = (seen, eps, training, relu, get_num_threads())
     _native.batch_norm_backward(dy, x, weight, bias, mean, var, dx, dweight, dbias, *options)
@@ -385,7 +413,7 @@ def batch_norm_backward(
 
 def lrn(x: np.ndarray, seen: Seen, before: int, after: int, alpha: float, beta: float, k: float) -> np.ndarray:
     """x (k + alpha * sum of the squares of channels c - before .. c + after)^-beta."""
-    y = np.empty(x.shape, x.dtype)
+    y = empty(x.shape, x.dtype)
     _native.lrn(x, y, seen, before, after, alpha, beta, k, get_num_threads())
     return y
 
@@ -394,7 +422,7 @@ def lrn_backward(
     dy: np.ndarray, x: np.ndarray, seen: Seen, before: int, after: int, alpha: float, beta: float, k: float
 ) -> np.ndarray:
     """Gradient of `lrn`."""
-    dx = np.empty(x.shape, x.dtype)
+    dx = empty(x.shape, x.dtype)
     _native.lrn_backward(dy, x, dx, seen, before, after, alpha, beta, k, get_num_threads())
     return dx
 
@@ -404,42 +432,42 @@ def lrn_backward(
 
 def map_elements(kind: str, a: np.ndarray, b: np.ndarray, parameter: float = 0, second: float = 0) -> np.ndarray:
     """f(a, b), element by element; fastconv.h says what the kinds do."""
-    out = np.empty(a.shape, a.dtype)
+    out = empty(a.shape, a.dtype)
     _native.map_elements(kind, a, b, out, parameter, second, get_num_threads())
     return out
 
 
 def prelu(a: np.ndarray, b: np.ndarray, weight: np.ndarray, seen: Seen) -> np.ndarray:
     """`a` where b is positive, a times the channel's weight elsewhere."""
-    out = np.empty(a.shape, a.dtype)
+    out = empty(a.shape, a.dtype)
     _native.prelu(a, b, weight, out, seen, get_num_threads())
     return out
 
 
 def dropout(a: np.ndarray, p: float, seed: int) -> np.ndarray:
     """a / (1 - p) or, with probability p, 0."""
-    out = np.empty(a.shape, a.dtype)
+    out = empty(a.shape, a.dtype)
     _native.dropout(a, out, p, seed, get_num_threads())
     return out
 
 
 def rrelu(a: np.ndarray, b: np.ndarray, low: float, high: float, seed: int) -> np.ndarray:
     """`a` where b is positive, a times a random number elsewhere."""
-    out = np.empty(a.shape, a.dtype)
+    out = empty(a.shape, a.dtype)
     _native.rrelu(a, b, out, low, high, seed, get_num_threads())
     return out
 
 
 def log_softmax(x: np.ndarray, outer: int, classes: int, inner: int) -> np.ndarray:
     """Logarithm of softmax along the middle of (outer, classes, inner), the axes that x is seen as."""
-    y = np.empty(x.shape, x.dtype)
+    y = empty(x.shape, x.dtype)
     _native.log_softmax(x, y, outer, classes, inner, get_num_threads())
     return y
 
 
 def log_softmax_backward(dy: np.ndarray, y: np.ndarray, outer: int, classes: int, inner: int) -> np.ndarray:
     """Gradient of `log_softmax`, from its result."""
-    dx = np.empty(y.shape, y.dtype)
+    dx = empty(y.shape, y.dtype)
     _native.log_softmax_backward(dy, y, dx, outer, classes, inner, get_num_threads())
     return dx
 
@@ -455,8 +483,8 @@ def hinge(
     inner: int,
 ) -> tuple[np.ndarray, np.ndarray | None] | None:
     """Losses (outer * inner) and, if wanted, `scale` times their gradient; None if a target is no class."""
-    losses = np.empty(outer * inner, scores.dtype)
-    dscores = np.empty(scores.shape, scores.dtype) if want_gradient else None
+    losses = empty(outer * inner, scores.dtype)
+    dscores = empty(scores.shape, scores.dtype) if want_gradient else None
     shape = (outer, classes, inner)
     good = _native.hinge(scores, target, losses, dscores, margin, scale, *shape, get_num_threads())
     return (losses, dscores) if good else None
@@ -466,6 +494,6 @@ def squared_error(
     a: np.ndarray, b: np.ndarray, scale: float, want_each: bool, want_gradient: bool
 ) -> tuple[np.float64, np.ndarray | None, np.ndarray | None]:
     """The sum of (a - b)**2, a scalar, and, if wanted, each of them and scale * (a - b)."""
-    squares = np.empty(a.shape, a.dtype) if want_each else None
-    slopes = np.empty(a.shape, a.dtype) if want_gradient else None
+    squares = empty(a.shape, a.dtype) if want_each else None
+    slopes = empty(a.shape, a.dtype) if want_gradient else None
     return np.float64(_native.squared_error(a, b, squares, slopes, scale, get_num_threads())), squares, slopes

@@ -18,7 +18,9 @@ from fastconv.backends import cpu
 from fastconv.backends.cpu import (
     COST_OF,
     NEEDS,
+    add_to,
     check_home,
+    concatenate,
     empty,
     holds_integers,
     instruction_set,
@@ -35,10 +37,12 @@ __all__ = [
     "activate",
     "activate_backward",
     "adam_step",
+    "add_to",
     "batch_norm",
     "batch_norm_backward",
     "check_home",
     "check_out",
+    "concatenate",
     "conv_algorithms",
     "conv_names",
     "conv_plan",
@@ -90,7 +94,7 @@ def widened(value: Any) -> Any:
     """Return a dense array of float16 or bfloat16 in float32, and anything else as it is."""
     if not _is_stored(value):
         return value
-    wide = np.empty(value.shape, _WIDE)
+    wide = empty(value.shape, _WIDE)
     _native.widen(_kind(value.dtype), value.view(_BITS), wide, get_num_threads())
     return wide
 
@@ -109,7 +113,7 @@ def narrowed(value: Any, dtype: np.dtype) -> Any:
         return dtype.type(value)
     if not isinstance(value, np.ndarray) or value.dtype != _WIDE:
         return value
-    out = np.empty(value.shape, dtype)
+    out = empty(value.shape, dtype)
     _narrow(np.ascontiguousarray(value), out)
     return out
 
@@ -117,7 +121,7 @@ def narrowed(value: Any, dtype: np.dtype) -> Any:
 def _run(function: Callable[..., Any], written: frozenset[int], arguments: tuple[Any, ...]) -> Any:
     """Call a function that writes those of its arguments."""
     wide = [
-        np.empty(value.shape, _WIDE) if i in written and _is_stored(value) else widened(value)
+        empty(value.shape, _WIDE) if i in written and _is_stored(value) else widened(value)
         for i, value in enumerate(arguments)
     ]
     result = function(*wide)
@@ -265,7 +269,7 @@ def activate(kind: str, x: np.ndarray) -> np.ndarray:
     """Apply "relu", "sigmoid" or "tanh"; ReLU to the numbers as they are stored, which it does not round."""
     if kind != "relu":
         return np.asarray(_activate(kind, x))
-    y = np.empty(x.shape, x.dtype)
+    y = empty(x.shape, x.dtype)
     _native.relu_stored(_kind(x.dtype), x.view(_BITS), y.view(_BITS), get_num_threads())
     return y
 
@@ -274,7 +278,7 @@ def activate_backward(kind: str, dy: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Gradient of `activate`, from its result."""
     if kind != "relu":
         return np.asarray(_activate_backward(kind, dy, y))
-    dx = np.empty(y.shape, y.dtype)
+    dx = empty(y.shape, y.dtype)
     _native.relu_backward_stored(_kind(y.dtype), dy.view(_BITS), y.view(_BITS), dx.view(_BITS), get_num_threads())
     return dx
 

@@ -1,4 +1,4 @@
-/* test_runtime.c -- fc_parallel, the workspace cache and the choice of instruction set, as a C program would use them.
+/* test_runtime.c -- fc_parallel, memory and the choice of instruction set, as a C program would use them.
  * Prints a line and exits with 1 at the first thing that is wrong. */
 #include "core.h"
 
@@ -79,36 +79,112 @@ static void check_denormals(void)
     }
 }
 
-/* ---- workspaces -------------------------------------------------------------------------------------------- */
+/* ---- memory -------------------------------------------------------------------------------------------------- */
 
-static void check_workspaces(void)
+static void check_memory(void)
 {
     const size_t sizes[] = {0, 1, 4096, (size_t)3 << 20, (size_t)65 << 20, (size_t)1 << 20};
     enum { SIZES = sizeof sizes / sizeof *sizes };
     void *held[SIZES];
     for (int i = 0; i < SIZES; i++) {
-        held[i] = fc_workspace_acquire(sizes[i]);
+        held[i] = fc_memory_acquire(sizes[i]);
         CHECK(held[i] != NULL);
         CHECK((uintptr_t)held[i] % FC_ALIGNMENT == 0);
         memset(held[i], i, sizes[i]);
     }
     for (int i = 0; i < SIZES; i++) {
         CHECK(sizes[i] == 0 || ((unsigned char *)held[i])[sizes[i] - 1] == i); /* none overlaps another */
-        fc_workspace_release(held[i]);
+        fc_memory_release(held[i]);
     }
-    void *again = fc_workspace_acquire((size_t)3 << 20);
-    CHECK(again == held[3]); /* the smallest that fits, not a new one */
-    fc_workspace_release(again);
-    fc_workspace_release(NULL);
-    CHECK(fc_workspace_acquire(SIZE_MAX) == NULL);
-    CHECK(fc_workspace_acquire(SIZE_MAX / 2 - 4096) == NULL);
-    fc_workspace_trim();
+    fc_memory_release(NULL);
+    CHECK(fc_memory_acquire(SIZE_MAX) == NULL);
+    CHECK(fc_memory_acquire(SIZE_MAX / 2 - 4096) == NULL);
+    fc_memory_trim();
+}
 
-    void *many[100]; /* more than the cache keeps */
-    for (int i = 0; i < 100; i++)
-        CHECK((many[i] = fc_workspace_acquire(100000)) != NULL);
-    for (int i = 0; i < 100; i++)
-        fc_workspace_release(many[i]);
+enum { PAGE = 2 << 20, SPARE = 2 * PAGE };
+
+static size_t live(void)
+{
+    size_t bytes, held;
+    fc_memory_usage(&bytes, &held);
+    return bytes;
+}
+
+static size_t held(void)
+{
+    size_t bytes, pages;
+    fc_memory_usage(&bytes, &pages);
+    return pages;
+}
+
+static void check_memory_is_kept(void)
+{
+    const size_t before = live();
+    fc_memory_trim();
+    const size_t least = held(), large = (size_t)20 << 20;
+    void *one = fc_memory_acquire(large);
+    CHECK(one != NULL && fc_memory_size(one) >= large);
+    if (live() == before) { /* nothing could be reserved: malloc serves */
+        fc_memory_release(one);
+        return;
+    }
+    void *two = fc_memory_acquire(large / 2);
+    CHECK(live() >= before + large * 3 / 2 && held() >= least + large);
+    memset(one, 1, large);
+    memset(two, 2, large / 2);
+    fc_memory_release(one);
+    CHECK(live() < before + large && held() >= least + large); /* kept */
+    void *parts[5];
+    for (int i = 0; i < 5; i++) { /* of the same pages */
+        CHECK((parts[i] = fc_memory_acquire(large / 6)) != NULL);
+        CHECK((char *)parts[i] >= (char *)one && (char *)parts[i] < (char *)one + large);
+    }
+    for (int i = 0; i < 5; i++)
+        fc_memory_release(parts[(i * 2) % 5]);
+    CHECK(fc_memory_acquire(large) == one); /* the gaps became one */
+    CHECK(*(unsigned char *)two == 2);
+    /* What is larger than ever before takes the place of what lies idle. */
+    fc_memory_release(one);
+    void *larger = fc_memory_acquire(2 * large);
+    CHECK(held() <= least + live() - before + SPARE + PAGE);
+    fc_memory_release(larger);
+    fc_memory_release(two);
+    CHECK(live() == before && held() > least);
+    fc_memory_trim();
+    CHECK(held() == least);
+}
+
+static void check_memory_at_random(void)
+{
+    enum { BLOCKS = 200, STEPS = 20000 };
+    unsigned char *blocks[BLOCKS] = {0};
+    size_t sizes[BLOCKS], most = live();
+    uint64_t state = 1;
+    fc_memory_trim();
+    const size_t least = held();
+    for (int step = 0; step < STEPS; step++) {
+        state = state * 6364136223846793005u + 1442695040888963407u;
+        const int i = (int)(state >> 33) % BLOCKS;
+        if (blocks[i] != NULL) {
+            CHECK(blocks[i][0] == i && blocks[i][sizes[i] / 2] == i && blocks[i][sizes[i] - 1] == i);
+            fc_memory_release(blocks[i]);
+            blocks[i] = NULL;
+            continue;
+        }
+        sizes[i] = 1 + (size_t)(state >> 20) % ((size_t)1 << (4 + (state >> 50) % 18));
+        CHECK((blocks[i] = fc_memory_acquire(sizes[i])) != NULL);
+        CHECK((uintptr_t)blocks[i] % FC_ALIGNMENT == 0);
+        blocks[i][0] = blocks[i][sizes[i] / 2] = blocks[i][sizes[i] - 1] = (unsigned char)i; /* none overlaps another */
+        most = live() > most ? live() : most;
+        if (step % 4000 == 3999)
+            fc_memory_trim();
+    }
+    CHECK(held() <= least + most + SPARE + (size_t)BLOCKS * PAGE);
+    for (int i = 0; i < BLOCKS; i++)
+        fc_memory_release(blocks[i]);
+    fc_memory_trim();
+    CHECK(held() == least);
 }
 
 /* ---- everything at once, from several threads ---------------------------------------------------------------- */
@@ -118,16 +194,16 @@ static void *caller(void *argument)
     int me = (int)(intptr_t)argument;
     for (int round = 0; round < ROUNDS; round++) {
         size_t bytes = (size_t)1 << (8 + (me * 7 + round) % 14);
-        unsigned char *workspace = fc_workspace_acquire(bytes);
+        unsigned char *workspace = fc_memory_acquire(bytes);
         CHECK(workspace != NULL);
         memset(workspace, me, bytes);
         check_parallel(1 + (me + round) % 3, 1 + round);
         for (size_t i = 0; i < bytes; i++)
             CHECK(workspace[i] == me);
-        fc_workspace_release(workspace);
+        fc_memory_release(workspace);
         CHECK(fc_isa_current() != NULL);
         if (round % 10 == 9)
-            fc_workspace_trim();
+            fc_memory_trim();
     }
     return NULL;
 }
@@ -141,11 +217,11 @@ static void check_callers(void)
         CHECK(pthread_join(threads[i], NULL) == 0);
 }
 
-/* Takes and drops the workspaces' lock without a pause, so that a fork falls where it is held. */
+/* Takes and drops the memory's lock without a pause, so that a fork falls where it is held. */
 static void *hammer(void *stop)
 {
     while (!atomic_load((atomic_bool *)stop))
-        fc_workspace_release(fc_workspace_acquire(5000));
+        fc_memory_release(fc_memory_acquire(5000));
     return NULL;
 }
 
@@ -163,7 +239,7 @@ static void check_fork(void)
         CHECK(child >= 0);
         if (child == 0) {
             alarm(30);
-            fc_workspace_release(fc_workspace_acquire(5000));
+            fc_memory_release(fc_memory_acquire(5000));
             check_parallel(3, 100);
             _exit(0);
         }
@@ -201,11 +277,13 @@ int main(int argc, char **argv)
     check_isas();
     check_all_parallel();
     check_denormals();
-    check_workspaces();
+    check_memory();
+    check_memory_is_kept();
+    check_memory_at_random();
     check_callers();
     if (argc == 1) /* an argument: no fork, for sanitizers */
         check_fork();
-    fc_workspace_trim();
+    fc_memory_trim();
     printf("ok: %s, OpenMP %d, %d threads\n", fc_compiler(), fc_openmp(), fc_default_threads());
     return 0;
 }

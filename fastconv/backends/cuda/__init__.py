@@ -6,7 +6,7 @@ for importing CuPy. Everything runs on CuPy's current device and stream, and tak
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import cupy
@@ -34,10 +34,12 @@ __all__ = [
     "activate",
     "activate_backward",
     "adam_step",
+    "add_to",
     "batch_norm",
     "batch_norm_backward",
     "check_home",
     "check_out",
+    "concatenate",
     "conv_algorithms",
     "conv_names",
     "conv_plan",
@@ -328,6 +330,16 @@ def map_elements(kind: str, a: Any, b: Any, parameter: float = 0, second: float 
     options = (_MAPS.index(kind), float(parameter), float(second))
     each("elementwise", "map_elements", a.dtype, a.size, a, b, out, a.size, *options)
     return out
+
+
+def concatenate(arrays: Sequence[Any], axis: int) -> Any:
+    """`cupy.concatenate`."""
+    return cupy.concatenate(arrays, axis)
+
+
+def add_to(total: Any, other: Any) -> None:
+    """total += other."""
+    total += other
 
 
 def prelu(a: Any, b: Any, weight: Any, seen: Seen) -> Any:
