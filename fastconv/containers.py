@@ -6,7 +6,6 @@ parameters' names, so that published weights load without being renamed.
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable, Iterator, Mapping
 from itertools import accumulate, pairwise
 from typing import Any, overload
@@ -17,7 +16,7 @@ from numpy.typing import DTypeLike
 from fastconv.activation import relu_backward
 from fastconv.casting import cast, lowered, product_dtype, products_in
 from fastconv.devices import array_namespace
-from fastconv.joining import add_to, concatenate
+from fastconv.joining import add, add_to, concatenate
 from fastconv.layers import Array, Backward, Identity, Layer, ReLU
 from fastconv.rectifiers import add_relu
 
@@ -264,7 +263,7 @@ class Residual(_Container):
         return y, backward
 
     @staticmethod
-    def _add(y: Array, short: Array, add: Callable[[Array, Array], Array] = operator.add) -> Array:
+    def _add(y: Array, short: Array, add: Callable[[Array, Array], Array] = add) -> Array:
         if y.shape != short.shape:
             raise ValueError(f"body and shortcut give different shapes, {y.shape} and {short.shape}")
         return add(y, short)
@@ -277,7 +276,7 @@ def _sum(a: Array, b: Array, dy: Array) -> Array:
         if getattr(total.flags, "writeable", True) and not share(total, dy):  # CuPy's are all
             add_to(total, other)
             return total
-    return a + b
+    return add(a, b)
 
 
 def _relu_gradient(y: Array) -> Backward:
