@@ -66,8 +66,11 @@ fc_status fc_relu_backward_stored(fc_storage kind, const void *dy, const void *y
 
 /* ---- softmax ------------------------------------------------------------------------------------------------ */
 
+#define FEW_CLASSES 32
+#define FEW_ROWS 32
+
 typedef struct softmax_call {
-    fc_softmax_kernel *kernel;
+    fc_softmax_kernel *kernel, *columns_kernel;
     fc_softmax_problem problem;
     fc_softmax_job job;
     ptrdiff_t rows, columns; /* a task's share: of outer where inner is 1, of inner elsewhere */
@@ -110,13 +113,46 @@ static void softmax_part(softmax_call *call, ptrdiff_t outer, ptrdiff_t column, 
     call->kernel(&job);
 }
 
+/* `count` rows of few classes side by side: a row alone would leave most of a vector empty. */
+static void softmax_few(softmax_call *call, ptrdiff_t row, ptrdiff_t count)
+{
+    const fc_softmax_problem *p = &call->problem;
+    const fc_kernels *kernels = fc_kernels_of(p->dtype);
+    const size_t size = fc_size_of(p->dtype);
+    _Alignas(FC_ALIGNMENT) double sides[4][FEW_CLASSES * FEW_ROWS];
+    softmax_call turned = *call;
+    turned.kernel = call->columns_kernel;
+    turned.problem.inner = turned.job.step = FEW_ROWS;
+    turned.problem.outer = 1;
+    const void **from[] = {&turned.job.x, &turned.job.dy, &turned.job.probabilities};
+    for (int i = 0; i < 3; i++)
+        if (*from[i] != NULL) {
+            kernels->transpose(plus(*from[i], row * p->classes, size), p->classes, sides[i], FEW_ROWS, count,
+                               p->classes);
+            *from[i] = sides[i];
+        }
+    turned.job.y = call->job.y == NULL ? NULL : sides[3];
+    turned.job.loss = (void *)plus(call->job.loss, row, size);
+    turned.job.target = plus(call->job.target, row, sizeof *call->job.target);
+    softmax_part(&turned, 0, 0, count);
+    if (turned.bad)
+        atomic_store_explicit(&call->bad, true, memory_order_relaxed);
+    else if (call->job.y != NULL)
+        kernels->transpose(sides[3], FEW_ROWS, (void *)plus(call->job.y, row * p->classes, size), p->classes,
+                           p->classes, count);
+}
+
 static void softmax_task(void *context, ptrdiff_t index, int worker)
 {
     (void)worker;
     softmax_call *call = context;
     const fc_softmax_problem *p = &call->problem;
-    if (p->inner == 1) {
-        for (ptrdiff_t row = index * call->rows; row < fc_min(p->outer, (index + 1) * call->rows); row++)
+    const ptrdiff_t end = fc_min(p->outer, (index + 1) * call->rows);
+    if (p->inner == 1 && p->classes <= FEW_CLASSES && p->outer > 1) {
+        for (ptrdiff_t row = index * call->rows; row < end; row += FEW_ROWS)
+            softmax_few(call, row, fc_min(FEW_ROWS, end - row));
+    } else if (p->inner == 1) {
+        for (ptrdiff_t row = index * call->rows; row < end; row++)
             softmax_part(call, row, 0, 1);
     } else {
         const ptrdiff_t parts = fc_ceil_div(p->inner, call->columns), column = index % parts * call->columns;
@@ -132,6 +168,7 @@ static fc_status softmax_run(softmax_call *call, fc_softmax_kernel *const kernel
     if (p->outer == 0 || p->inner == 0)
         return FC_OK;
     call->kernel = kernels[p->inner != 1];
+    call->columns_kernel = kernels[1];
     call->problem = *p;
     call->job.classes = p->classes;
     call->job.step = p->inner;

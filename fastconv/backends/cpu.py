@@ -288,7 +288,10 @@ def integers(value: Any, name: str, dtype: str = "") -> np.ndarray:
     array = _as_array(value)
     if array.dtype.kind not in "iu":
         raise TypeError(f"{name}: expected integers, got dtype {array.dtype}")
-    return np.require(array, dtype or ("int32" if array.dtype == np.int32 else "int64"), ["C", "A"])
+    wanted = np.dtype(dtype or ("int32" if array.dtype == np.int32 else "int64"))
+    if type(array) is np.ndarray and array.dtype == wanted and array.flags.c_contiguous and array.flags.aligned:
+        return array
+    return np.require(array, wanted, ["C", "A"])
 
 
 def unscale(grads: Sequence[np.ndarray], factor: float) -> bool:
