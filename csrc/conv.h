@@ -50,6 +50,8 @@ typedef struct fc_sweep {
     ptrdiff_t batch, groups;
     ptrdiff_t channels, filters; /* reduced over and produced, per group */
     fc_axis axis[3];
+    bool accumulate; /* add to what the output holds */
+    bool apart;      /* one of several that write the same places */
 } fc_sweep;
 
 fc_sweep fc_sweep_forward(const fc_conv_plan *plan);
@@ -57,6 +59,18 @@ fc_sweep fc_sweep_forward(const fc_conv_plan *plan);
  * that striding would put between dy's elements. A phase may have no taps, and then writes zeros. */
 ptrdiff_t fc_sweep_phases(const fc_conv_plan *plan);
 fc_sweep fc_sweep_backward_input(const fc_conv_plan *plan, ptrdiff_t phase);
+
+/* What a driver runs one after the other for either pass: the phases; or, where padding would take up much of the products, as
+ * dilated kernels have it, the taps, each over the rectangle of places for which it lies in the input: the first one writes all
+ * places, the others add to them. */
+ptrdiff_t fc_sweep_parts(const fc_conv_plan *plan);
+/* weight_offset: bytes from what fc_part_weights gives to the part's own. */
+fc_sweep fc_sweep_part(const fc_conv_plan *plan, ptrdiff_t part, ptrdiff_t *weight_offset);
+/* The weights that parts take: those given, or a copy of so many bytes, (taps, out_channels, in_channels / groups). */
+size_t fc_part_weight_bytes(const fc_conv_plan *plan);
+const void *fc_part_weights(const fc_conv_plan *plan, const void *weight, void *space, int threads);
+void fc_parts_finish(const fc_conv_plan *plan, void *y, int threads); /* forward: what is done when all parts are */
+double fc_sweep_share(const fc_conv_plan *plan);                      /* of the products, that parts leave */
 
 static inline ptrdiff_t fc_sweep_places(const fc_sweep *s)
 {

@@ -334,8 +334,8 @@ static void run_places(void *context, ptrdiff_t index, int worker)
                              .c = p->out + (offset + channel) * element,
                              .ldc = ldc,
                              .column_bias = p->bias && finish ? bias : NULL,
-                             .accumulate = k > 0,
-                             .relu = finish && p->plan->problem.relu};
+                             .accumulate = k > 0 || s->accumulate,
+                             .relu = finish && p->plan->problem.relu && !s->apart};
                 fc_tile_kernel *kernel = kernels->tile_rows[FC_NARROW][count - 1];
                 if (columns == h->width && output_offset(p, place + i + count - 1) == offset + (count - 1) * ldc)
                     kernel(&t);
@@ -356,7 +356,8 @@ static void run_places(void *context, ptrdiff_t index, int worker)
 
 static bool takes_dots(const fc_conv_plan *plan, const fc_sweep *s)
 {
-    return plan->problem.pass == FC_FORWARD && fc_sweep_in_place(s) && s->batch * fc_sweep_places(s) <= DOTS;
+    return plan->problem.pass == FC_FORWARD && !s->accumulate && fc_sweep_in_place(s) &&
+           s->batch * fc_sweep_places(s) <= DOTS;
 }
 
 static void run_dots(void *context, ptrdiff_t index, int worker)
@@ -380,7 +381,7 @@ static void run_dots(void *context, ptrdiff_t index, int worker)
                           .row_step = 1,
                           .patch_step = all};
     p->plan->kernels->dots(&dots);
-    for (ptrdiff_t i = 0; p->plan->problem.relu && i < places; i++, out += all * element)
+    for (ptrdiff_t i = 0; p->plan->problem.relu && !s->apart && i < places; i++, out += all * element)
         p->plan->kernels->activate[FC_RELU](out, NULL, out, rows);
 }
 
@@ -427,30 +428,34 @@ static void run_sweep(const fc_conv_plan *plan, const fc_sweep *s, const char *i
 
 size_t fc_pixels_workspace(const fc_conv_plan *plan, int threads)
 {
-    bool forward = plan->problem.pass == FC_FORWARD;
-    ptrdiff_t phases = forward ? 1 : fc_sweep_phases(plan);
+    const ptrdiff_t parts = fc_sweep_parts(plan);
     size_t most = 0;
-    for (ptrdiff_t i = 0; i < phases; i++) {
-        fc_sweep s = forward ? fc_sweep_forward(plan) : fc_sweep_backward_input(plan, i);
+    for (ptrdiff_t i = 0; i < parts; i++) {
+        ptrdiff_t offset;
+        const fc_sweep s = fc_sweep_part(plan, i, &offset);
         shape h = shape_of(plan, &s);
         size_t size =
             h.worker * (size_t)threads +
             (h.own ? 0 : (size_t)(h.round_panels * h.round_depth * h.width) * fc_size_of(plan->problem.dtype));
         most = size > most ? size : most;
     }
-    return most;
+    return most + fc_part_weight_bytes(plan);
 }
 
 void fc_pixels_run(const fc_conv_plan *plan, const fc_conv_arrays *arrays, void *workspace, int threads)
 {
-    if (plan->problem.pass == FC_FORWARD) {
-        fc_sweep s = fc_sweep_forward(plan);
-        run_sweep(plan, &s, arrays->x, arrays->weight, arrays->bias, arrays->y, workspace, threads);
-        return;
+    const bool forward = plan->problem.pass == FC_FORWARD;
+    const ptrdiff_t parts = fc_sweep_parts(plan);
+    const char *weights = fc_part_weights(plan, arrays->weight, workspace, threads);
+    char *space = (char *)workspace + fc_part_weight_bytes(plan);
+    for (ptrdiff_t i = 0; i < parts; i++) {
+        ptrdiff_t offset;
+        const fc_sweep s = fc_sweep_part(plan, i, &offset);
+        if (forward)
+            run_sweep(plan, &s, arrays->x, weights + offset, i ? NULL : arrays->bias, arrays->y, space, threads);
+        else
+            run_sweep(plan, &s, arrays->y, weights + offset, NULL, arrays->x, space, threads);
     }
-    ptrdiff_t phases = fc_sweep_phases(plan);
-    for (ptrdiff_t i = 0; i < phases; i++) {
-        fc_sweep s = fc_sweep_backward_input(plan, i);
-        run_sweep(plan, &s, arrays->y, arrays->weight, NULL, arrays->x, workspace, threads);
-    }
+    if (forward)
+        fc_parts_finish(plan, arrays->y, threads);
 }

@@ -181,6 +181,14 @@ static void put_row(size_t element, const fc_run *runs, ptrdiff_t count, ptrdiff
     }
 }
 
+/* Gets a row of a tile from where put_row puts it, at unit steps. */
+static void get_row(size_t element, const fc_run *runs, ptrdiff_t count, char *row, const char *plane)
+{
+    for (ptrdiff_t r = 0; r < count; r++)
+        memcpy(row + runs[r].from * (ptrdiff_t)element, plane + runs[r].to * (ptrdiff_t)element,
+               (size_t)runs[r].length * element);
+}
+
 /* Weights are read once a box and come from afar: the next panel's are fetched while the tiles of this one are computed. */
 static void fetch(const char *from, ptrdiff_t bytes)
 {
@@ -367,8 +375,8 @@ static fc_tile panel_of(const desk *d, ptrdiff_t m, ptrdiff_t rows, ptrdiff_t b)
                  .depth = depth,
                  .offsets = d->offsets,
                  .row_bias = finish ? bias : NULL,
-                 .accumulate = b > 0,
-                 .relu = finish && p->plan->problem.relu};
+                 .accumulate = b > 0 || s->accumulate,
+                 .relu = finish && p->plan->problem.relu && !s->apart};
     if (h->turn_panels) {
         const char *turned = p->unturned + ((group * s->channels + k0) * s->filters + m) * element;
         fc_patch patch = {.from_pitch = s->filters, .step = 1, .to_pitch = FC_MAX_ROWS, .rows = depth, .columns = rows};
@@ -454,6 +462,9 @@ static void run_panel(const desk *d, ptrdiff_t m, ptrdiff_t b, ptrdiff_t b0)
             if (i + 1 < d->tile_count)
                 t.ahead = d->image + (d->in[d->tiles[i + 1].first_run].from + k0 * plane) * element;
         }
+        for (ptrdiff_t r = 0; s->accumulate && b == 0 && at->slot >= 0 && r < rows; r++)
+            get_row((size_t)element, out, at->runs, (char *)t.c + r * h->width * element,
+                    p->out + (channel + r) * output * element);
         (at->columns <= h->slim ? slim : kernel)[rows - 1](&t);
         if (next)
             fetch_weights(d, m + rows, next, b, i);
@@ -586,32 +597,37 @@ static void run_sweep(const fc_conv_plan *plan, const fc_sweep *s, bool packed, 
 
 size_t fc_planes_workspace(const fc_conv_plan *plan, bool packed, int threads)
 {
-    bool forward = plan->problem.pass == FC_FORWARD;
-    ptrdiff_t phases = forward ? 1 : fc_sweep_phases(plan);
+    const ptrdiff_t parts = fc_sweep_parts(plan);
     size_t most = 0;
-    for (ptrdiff_t i = 0; i < phases; i++) {
-        fc_sweep s = forward ? fc_sweep_forward(plan) : fc_sweep_backward_input(plan, i);
+    for (ptrdiff_t i = 0; i < parts; i++) {
+        ptrdiff_t offset;
+        const fc_sweep s = fc_sweep_part(plan, i, &offset);
         ptrdiff_t groups, filters;
         size_t size = shape_of(plan, &s, packed).worker * (size_t)threads;
         if (round_of(plan, &s, packed, &groups, &filters))
             size += (size_t)(groups * filters * fc_sweep_depth(&s)) * fc_size_of(plan->problem.dtype);
         most = size > most ? size : most;
     }
-    return most;
+    return most + fc_part_weight_bytes(plan);
 }
 
 void fc_planes_run(const fc_conv_plan *plan, bool packed, const fc_conv_arrays *arrays, void *workspace, int threads)
 {
-    if (plan->problem.pass == FC_FORWARD) {
-        fc_sweep s = fc_sweep_forward(plan);
-        run_sweep(plan, &s, packed, arrays->x, arrays->weight, arrays->bias, arrays->y, workspace, threads);
-        return;
+    const bool forward = plan->problem.pass == FC_FORWARD;
+    const ptrdiff_t parts = fc_sweep_parts(plan);
+    const char *weights = fc_part_weights(plan, arrays->weight, workspace, threads);
+    char *space = (char *)workspace + fc_part_weight_bytes(plan);
+    for (ptrdiff_t i = 0; i < parts; i++) {
+        ptrdiff_t offset;
+        const fc_sweep s = fc_sweep_part(plan, i, &offset);
+        if (forward)
+            run_sweep(plan, &s, packed, arrays->x, weights + offset, i ? NULL : arrays->bias, arrays->y, space,
+                      threads);
+        else
+            run_sweep(plan, &s, packed, arrays->y, weights + offset, NULL, arrays->x, space, threads);
     }
-    ptrdiff_t phases = fc_sweep_phases(plan);
-    for (ptrdiff_t i = 0; i < phases; i++) {
-        fc_sweep s = fc_sweep_backward_input(plan, i);
-        run_sweep(plan, &s, packed, arrays->y, arrays->weight, NULL, arrays->x, workspace, threads);
-    }
+    if (forward)
+        fc_parts_finish(plan, arrays->y, threads);
 }
 
 /* Cycles of one tile's step k, at two multiply-adds a cycle, against what feeds it: a packed tile copies its columns once a block, in pieces
@@ -646,14 +662,11 @@ static double sweep_cost(const fc_conv_plan *plan, const fc_sweep *s, bool packe
 
 double fc_planes_cost(const fc_conv_plan *plan, bool packed)
 {
-    if (plan->problem.pass == FC_FORWARD) {
-        fc_sweep s = fc_sweep_forward(plan);
-        return sweep_cost(plan, &s, packed) / FC_NOMINAL_HERTZ;
-    }
     double cycles = 0;
-    ptrdiff_t phases = fc_sweep_phases(plan);
-    for (ptrdiff_t i = 0; i < phases; i++) {
-        fc_sweep s = fc_sweep_backward_input(plan, i);
+    const ptrdiff_t parts = fc_sweep_parts(plan);
+    for (ptrdiff_t i = 0; i < parts; i++) {
+        ptrdiff_t offset;
+        const fc_sweep s = fc_sweep_part(plan, i, &offset);
         cycles += sweep_cost(plan, &s, packed);
     }
     return cycles / FC_NOMINAL_HERTZ;

@@ -76,6 +76,192 @@ fc_sweep fc_sweep_backward_input(const fc_conv_plan *plan, ptrdiff_t phase)
     return s;
 }
 
+/* ---- parts ------------------------------------------------------------------------------------------------------- */
+
+enum {
+    CUT_TAPS = 7,     /* most along an axis, where taps are taken apart */
+    CUT_PERCENT = 80, /* of the products lie in the input, at most */
+    CUT_ROW = 16,     /* places, least */
+    CUT_CHANNELS = 96,
+};
+
+/* The places that have a tap in the input; they may be none. */
+static ptrdiff_t first_place(const fc_axis *ax, ptrdiff_t tap) { return fc_max(0, -(ax->origin + tap * ax->tap_step)); }
+static ptrdiff_t count_places(const fc_axis *ax, ptrdiff_t tap)
+{
+    return fc_max(0, fc_min(ax->places, ax->input - ax->origin - tap * ax->tap_step) - first_place(ax, tap));
+}
+
+/* The tap that every place has in the input; -1 if there is none. */
+static ptrdiff_t full_tap(const fc_axis *ax)
+{
+    for (ptrdiff_t tap = 0; tap < ax->taps; tap++)
+        if (count_places(ax, tap) == ax->places)
+            return tap;
+    return -1;
+}
+
+/* How many taps any place has in the input; and the n-th of these, beginning with the one that all have. */
+static ptrdiff_t count_taps(const fc_axis *ax)
+{
+    ptrdiff_t count = 0;
+    for (ptrdiff_t tap = 0; tap < ax->taps; tap++)
+        count += count_places(ax, tap) > 0;
+    return count;
+}
+
+static ptrdiff_t nth_tap(const fc_axis *ax, ptrdiff_t n)
+{
+    ptrdiff_t tap = full_tap(ax);
+    while (n > 0) {
+        tap = (tap + 1) % ax->taps;
+        n -= count_places(ax, tap) > 0;
+    }
+    return tap;
+}
+
+static fc_sweep whole_sweep(const fc_conv_plan *plan)
+{
+    return plan->problem.pass == FC_FORWARD ? fc_sweep_forward(plan) : fc_sweep_backward_input(plan, 0);
+}
+
+static double share_of(const fc_axis *ax)
+{
+    double inside = 0;
+    for (ptrdiff_t tap = 0; tap < ax->taps; tap++)
+        inside += (double)count_places(ax, tap);
+    return inside / (double)ax->taps / (double)ax->places;
+}
+
+static ptrdiff_t tap_bytes(const fc_conv_plan *plan)
+{
+    const fc_conv_problem *p = &plan->problem;
+    return p->in_channels / p->groups * p->out_channels * (ptrdiff_t)fc_size_of(p->dtype);
+}
+
+static bool takes_taps_apart(const fc_conv_plan *plan)
+{
+    const fc_conv_problem *p = &plan->problem;
+    const ptrdiff_t taps = p->kernel[0] * p->kernel[1] * p->kernel[2];
+    if (p->pass == FC_BACKWARD_WEIGHT || plan->empty || taps == 1)
+        return false;
+    for (int a = 0; a < 3; a++)
+        if (p->stride[a] != 1 || p->kernel[a] > CUT_TAPS || plan->output[a] == 0)
+            return false;
+    if ((size_t)(tap_bytes(plan) * taps) > plan->limit / 2) /* weights are copied */
+        return false;
+    const fc_sweep s = whole_sweep(plan);
+    double share = 1;
+    for (int a = 0; a < 3; a++) {
+        if (full_tap(&s.axis[a]) < 0)
+            return false;
+        share *= share_of(&s.axis[a]);
+    }
+    if (count_taps(&s.axis[0]) * count_taps(&s.axis[1]) * count_taps(&s.axis[2]) == 1)
+        return true;
+    /* measured: short rows of planes leave tiles in pieces, and few channels sum less than it takes to add to the output */
+    const bool pays = s.channels >= CUT_CHANNELS && (p->layout == FC_CHANNELS_LAST || s.axis[2].places >= CUT_ROW);
+    return pays && share * 100 <= CUT_PERCENT;
+}
+
+ptrdiff_t fc_sweep_parts(const fc_conv_plan *plan)
+{
+    if (takes_taps_apart(plan)) {
+        const fc_sweep s = whole_sweep(plan);
+        return count_taps(&s.axis[0]) * count_taps(&s.axis[1]) * count_taps(&s.axis[2]);
+    }
+    return plan->problem.pass == FC_FORWARD ? 1 : fc_sweep_phases(plan);
+}
+
+/* Taps taken apart, the one that writes every place comes first. */
+fc_sweep fc_sweep_part(const fc_conv_plan *plan, ptrdiff_t part, ptrdiff_t *weight_offset)
+{
+    *weight_offset = 0;
+    if (!takes_taps_apart(plan))
+        return plan->problem.pass == FC_FORWARD ? fc_sweep_forward(plan) : fc_sweep_backward_input(plan, part);
+    fc_sweep s = whole_sweep(plan);
+    s.apart = true;
+    s.accumulate = part > 0;
+    ptrdiff_t unit = 1, index = 0;
+    for (int a = 2; a >= 0; a--) {
+        fc_axis *ax = &s.axis[a];
+        const ptrdiff_t tap = nth_tap(ax, part % count_taps(ax)), first = first_place(ax, tap);
+        part /= count_taps(ax);
+        index += (ax->kernel_first + tap * ax->kernel_step) * unit;
+        unit *= ax->kernel;
+        ax->places = count_places(ax, tap);
+        ax->origin += first + tap * ax->tap_step;
+        ax->output_first += first;
+        ax->taps = ax->kernel = 1;
+        ax->kernel_first = 0;
+    }
+    *weight_offset = index * tap_bytes(plan);
+    return s;
+}
+
+size_t fc_part_weight_bytes(const fc_conv_plan *plan)
+{
+    const ptrdiff_t *kernel = plan->problem.kernel;
+    if (!takes_taps_apart(plan))
+        return 0;
+    return (size_t)fc_round_up(kernel[0] * kernel[1] * kernel[2] * tap_bytes(plan), FC_ALIGNMENT);
+}
+
+typedef struct sorted {
+    const fc_conv_plan *plan;
+    const char *from;
+    char *to;
+    ptrdiff_t only; /* the tap that is taken; -1: all */
+} sorted;
+
+enum { SORTED = 16 }; /* filters of a task */
+
+static void sort_filters(void *context, ptrdiff_t index, int worker)
+{
+    (void)worker;
+    const sorted *s = context;
+    const fc_conv_problem *p = &s->plan->problem;
+    const ptrdiff_t element = (ptrdiff_t)fc_size_of(p->dtype), channels = p->in_channels / p->groups,
+                    taps = p->kernel[0] * p->kernel[1] * p->kernel[2];
+    for (ptrdiff_t f = index * SORTED; f < fc_min((index + 1) * SORTED, p->out_channels); f++)
+        if (s->only >= 0) /* one tap is all that lies in the input */
+            s->plan->kernels->gather(s->from + (f * channels * taps + s->only) * element, taps,
+                                     s->to + (s->only * p->out_channels + f) * channels * element, channels);
+        else
+            s->plan->kernels->transpose(s->from + f * channels * taps * element, taps, s->to + f * channels * element,
+                                        p->out_channels * channels, channels, taps);
+}
+
+const void *fc_part_weights(const fc_conv_plan *plan, const void *weight, void *space, int threads)
+{
+    if (!takes_taps_apart(plan))
+        return weight;
+    sorted s = {plan, weight, space, -1};
+    if (fc_sweep_parts(plan) == 1) {
+        ptrdiff_t offset;
+        fc_sweep_part(plan, 0, &offset);
+        s.only = offset / tap_bytes(plan);
+    }
+    fc_parallel(threads, fc_ceil_div(plan->problem.out_channels, SORTED), sort_filters, &s);
+    return space;
+}
+
+double fc_sweep_share(const fc_conv_plan *plan)
+{
+    if (!takes_taps_apart(plan))
+        return 1;
+    const fc_sweep s = whole_sweep(plan);
+    return share_of(&s.axis[0]) * share_of(&s.axis[1]) * share_of(&s.axis[2]);
+}
+
+void fc_parts_finish(const fc_conv_plan *plan, void *y, int threads)
+{
+    const fc_conv_problem *p = &plan->problem;
+    if (p->relu && takes_taps_apart(plan))
+        (void)fc_activate(FC_RELU, p->dtype, y, y,
+                          p->batch * p->out_channels * plan->output[0] * plan->output[1] * plan->output[2], threads);
+}
+
 ptrdiff_t fc_depth_block(ptrdiff_t channels, ptrdiff_t taps, ptrdiff_t *blocks)
 {
     if (taps == 0) { /* a phase that no tap reaches: one empty block writes its zeros */

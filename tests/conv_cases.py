@@ -205,6 +205,11 @@ SMALL = [
     Case(2, 38, (2, 1), 70, (1, 1), groups=2),
     Case(1, 5, (1, 1), 18, (1, 1)),
     Case(7, 129, (1, 1), 66, (1, 1)),
+    # mostly padding: taps are taken apart
+    Case(2, 97, (18, 17), 98, (3, 3), padding=_same(7), dilation=(7, 7)),
+    Case(1, 192, (6, 33), 194, (2, 5), padding=((0, 5), (14, 16)), dilation=(4, 8), groups=2),
+    Case(2, 7, (3, 2), 5, (3, 3), padding=_same(4), dilation=(4, 4)),
+    Case(2, 100, (4, 3), 130, (3, 3), padding=_same(1)),
     Case(1, 20, (3, 4), 18, (1, 1), stride=(2, 2)),
     Case(1, 300, (1, 2), 1100, (1, 1)),
     Case(1, 2, (2, 70), 3, (2, 3)),

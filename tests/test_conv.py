@@ -610,3 +610,21 @@ def test_relu_in_the_same_pass(isa, algorithm, groups, dtype, layout):
     out = np.empty_like(plain)
     assert fc.conv2d(x, weight, bias, relu=True, out=out, **options) is out
     np.testing.assert_array_equal(out, np.maximum(plain, 0))
+
+
+@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
+@pytest.mark.parametrize("algorithm", ["im2col", "direct"])
+def test_relu_once_all_taps_are_added(isa, algorithm, layout):
+    """Of a dilated kernel that mostly sees padding, each tap is a pass of its own."""
+    rng = np.random.default_rng(0)
+    x = rng.integers(-3, 4, (2, 100, 17, 18) if layout == "NCHW" else (2, 17, 18, 100)).astype(np.float32)
+    weight = rng.integers(-3, 4, (7, 100, 3, 3)).astype(np.float32)
+    bias = np.array([1, -2, 3, -4, np.nan, 0, -9], np.float32)
+    options = {"padding": 8, "dilation": 8, "layout": layout}
+    if algorithm not in fc.algorithms(x, weight, **options):
+        return
+    expected = np.maximum(fc.conv2d(x, weight, bias, algorithm="reference", **options), 0)
+    for threads in (1, 3):
+        with fc.threads(threads):
+            y = fc.conv2d(x, weight, bias, relu=True, algorithm=algorithm, **options)
+        np.testing.assert_array_equal(y, expected)
