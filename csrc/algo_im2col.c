@@ -24,8 +24,7 @@ static double cost(const fc_conv_plan *plan)
     double vectors = (turned ? (double)filters * (double)fc_round_up(depth, width)
                              : (double)depth * (double)fc_round_up(filters, width)) /
                      (double)plan->kernels->lanes;
-    const double share = p->pass == FC_BACKWARD_WEIGHT ? 1 : fc_sweep_share(plan);
-    return share * places * (vectors + (last ? 4 * (double)taps : 0)) / FC_NOMINAL_HERTZ;
+    return fc_sweep_share(plan) * places * (vectors + (last ? 4 * (double)taps : 0)) / FC_NOMINAL_HERTZ;
 }
 
 static size_t workspace(const fc_conv_plan *plan, int threads)

@@ -60,7 +60,7 @@ fc_sweep fc_sweep_forward(const fc_conv_plan *plan);
 ptrdiff_t fc_sweep_phases(const fc_conv_plan *plan);
 fc_sweep fc_sweep_backward_input(const fc_conv_plan *plan, ptrdiff_t phase);
 
-/* What a driver runs one after the other for either pass: the phases; or, where padding would take up much of the products, as
+/* What a driver runs one after the other: the phases; or, where padding would take up much of the products, as
  * dilated kernels have it, the taps, each over the rectangle of places for which it lies in the input: the first one writes all
  * places, the others add to them. */
 ptrdiff_t fc_sweep_parts(const fc_conv_plan *plan);
@@ -69,6 +69,7 @@ fc_sweep fc_sweep_part(const fc_conv_plan *plan, ptrdiff_t part, ptrdiff_t *weig
 /* The weights that parts take: those given, or a copy of so many bytes, (taps, out_channels, in_channels / groups). */
 size_t fc_part_weight_bytes(const fc_conv_plan *plan);
 const void *fc_part_weights(const fc_conv_plan *plan, const void *weight, void *space, int threads);
+void fc_part_weights_back(const fc_conv_plan *plan, const void *space, void *dweight, int threads); /* of a gradient */
 void fc_parts_finish(const fc_conv_plan *plan, void *y, int threads); /* forward: what is done when all parts are */
 double fc_sweep_share(const fc_conv_plan *plan);                      /* of the products, that parts leave */
 

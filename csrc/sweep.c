@@ -122,7 +122,7 @@ static ptrdiff_t nth_tap(const fc_axis *ax, ptrdiff_t n)
 
 static fc_sweep whole_sweep(const fc_conv_plan *plan)
 {
-    return plan->problem.pass == FC_FORWARD ? fc_sweep_forward(plan) : fc_sweep_backward_input(plan, 0);
+    return plan->problem.pass == FC_BACKWARD_INPUT ? fc_sweep_backward_input(plan, 0) : fc_sweep_forward(plan);
 }
 
 static double share_of(const fc_axis *ax)
@@ -143,7 +143,7 @@ static bool takes_taps_apart(const fc_conv_plan *plan)
 {
     const fc_conv_problem *p = &plan->problem;
     const ptrdiff_t taps = p->kernel[0] * p->kernel[1] * p->kernel[2];
-    if (p->pass == FC_BACKWARD_WEIGHT || plan->empty || taps == 1)
+    if ((p->pass == FC_BACKWARD_WEIGHT && p->layout == FC_CHANNELS_LAST) || plan->empty || taps == 1)
         return false;
     for (int a = 0; a < 3; a++)
         if (p->stride[a] != 1 || p->kernel[a] > CUT_TAPS || plan->output[a] == 0)
@@ -170,7 +170,7 @@ ptrdiff_t fc_sweep_parts(const fc_conv_plan *plan)
         const fc_sweep s = whole_sweep(plan);
         return count_taps(&s.axis[0]) * count_taps(&s.axis[1]) * count_taps(&s.axis[2]);
     }
-    return plan->problem.pass == FC_FORWARD ? 1 : fc_sweep_phases(plan);
+    return plan->problem.pass == FC_BACKWARD_INPUT ? fc_sweep_phases(plan) : 1;
 }
 
 /* Taps taken apart, the one that writes every place comes first. */
@@ -178,7 +178,7 @@ fc_sweep fc_sweep_part(const fc_conv_plan *plan, ptrdiff_t part, ptrdiff_t *weig
 {
     *weight_offset = 0;
     if (!takes_taps_apart(plan))
-        return plan->problem.pass == FC_FORWARD ? fc_sweep_forward(plan) : fc_sweep_backward_input(plan, part);
+        return plan->problem.pass == FC_BACKWARD_INPUT ? fc_sweep_backward_input(plan, part) : fc_sweep_forward(plan);
     fc_sweep s = whole_sweep(plan);
     s.apart = true;
     s.accumulate = part > 0;
@@ -244,6 +244,24 @@ const void *fc_part_weights(const fc_conv_plan *plan, const void *weight, void *
     }
     fc_parallel(threads, fc_ceil_div(plan->problem.out_channels, SORTED), sort_filters, &s);
     return space;
+}
+
+static void unsort_filters(void *context, ptrdiff_t index, int worker)
+{
+    (void)worker;
+    const sorted *s = context;
+    const fc_conv_problem *p = &s->plan->problem;
+    const ptrdiff_t element = (ptrdiff_t)fc_size_of(p->dtype), channels = p->in_channels / p->groups,
+                    taps = p->kernel[0] * p->kernel[1] * p->kernel[2];
+    for (ptrdiff_t f = index * SORTED; f < fc_min((index + 1) * SORTED, p->out_channels); f++)
+        s->plan->kernels->transpose(s->from + f * channels * element, p->out_channels * channels,
+                                    s->to + f * channels * taps * element, taps, taps, channels);
+}
+
+void fc_part_weights_back(const fc_conv_plan *plan, const void *space, void *dweight, int threads)
+{
+    sorted s = {plan, space, dweight, -1};
+    fc_parallel(threads, fc_ceil_div(plan->problem.out_channels, SORTED), unsort_filters, &s);
 }
 
 double fc_sweep_share(const fc_conv_plan *plan)

@@ -3,6 +3,7 @@
  * Channels first: (channel, tap) rows times filter columns. The image's rows lie along the reduction as they are; dy is transposed.
  * Where each place is a pixel, either side may be the one that is transposed: the one that costs less.
  * Channels last: filter rows times (tap, channel) columns. Both sides lie across the reduction as they are.
+ * Of a kernel whose taps are taken apart, each tap has a gradient of its own, over its own places.
  * Either way the gradient is cut into blocks, and the places, where blocks alone would not feed many threads, into a fixed number of
  * splits, whose sums are added in order. */
 #include "conv.h"
@@ -158,9 +159,12 @@ static ptrdiff_t list_lines(const fc_sweep *s, const fc_stage *stage, fc_run *in
         for (ptrdiff_t d = 0; d < n[1]; d++)
             for (ptrdiff_t h = 0; h < n[2]; h++, count++, to += n[3]) {
                 in[count] = (fc_run){((i * length[0] + d) * length[1] + h) * length[2], to, n[3]};
-                out[count] = (fc_run){(first[0] + i) * image +
-                                          ((first[1] + d) * ax[1].output + first[2] + h) * ax[2].output + first[3],
-                                      to, n[3]};
+                out[count] = (fc_run){
+                    (first[0] + i) * image +
+                        ((ax[0].output_first + first[1] + d) * ax[1].output + ax[1].output_first + first[2] + h) *
+                            ax[2].output +
+                        ax[2].output_first + first[3],
+                    to, n[3]};
             }
     return count;
 }
@@ -475,34 +479,60 @@ static void add_splits(void *context, ptrdiff_t index, int worker)
 
 size_t fc_weights_workspace(const fc_conv_plan *plan, int threads)
 {
-    fc_sweep s = fc_sweep_forward(plan);
-    shape h = shape_of(plan, &s);
-    return h.worker * (size_t)threads + h.shared + h.bias;
+    const ptrdiff_t parts = fc_sweep_parts(plan);
+    size_t most = 0;
+    for (ptrdiff_t i = 0; i < parts; i++) {
+        ptrdiff_t offset;
+        const fc_sweep s = fc_sweep_part(plan, i, &offset);
+        const shape h = shape_of(plan, &s);
+        const size_t size = h.worker * (size_t)threads + h.shared + h.bias;
+        most = size > most ? size : most;
+    }
+    return most + fc_part_weight_bytes(plan);
 }
 
+/* The first part, which has all places, sums dy up. */
 bool fc_weights_sum_bias(const fc_conv_plan *plan)
 {
-    fc_sweep s = fc_sweep_forward(plan);
+    ptrdiff_t offset;
+    const fc_sweep s = fc_sweep_part(plan, 0, &offset);
     return shape_of(plan, &s).bias > 0;
 }
 
-void fc_weights_run(const fc_conv_plan *plan, const fc_conv_arrays *arrays, void *workspace, int threads)
+static void run_sweep(const fc_conv_plan *plan, const fc_sweep *s, const void *x, const void *dy, void *dweight,
+                      void *dbias, char *workspace, int threads)
 {
-    fc_sweep s = fc_sweep_forward(plan);
-    shape h = shape_of(plan, &s);
+    const shape h = shape_of(plan, s);
     weights p = {.plan = plan,
-                 .sweep = &s,
+                 .sweep = s,
                  .shape = &h,
-                 .x = arrays->x,
-                 .dy = arrays->y,
-                 .dweight = arrays->weight,
+                 .x = x,
+                 .dy = dy,
+                 .dweight = dweight,
                  .workspace = workspace,
-                 .shared = (char *)workspace + (size_t)threads * h.worker};
-    if (arrays->bias && h.bias)
+                 .shared = workspace + (size_t)threads * h.worker};
+    if (dbias && h.bias)
         p.totals = (double *)(p.shared + h.shared);
     fc_parallel(threads, h.blocks * h.splits, run_split, &p);
     if (h.splits > 1)
         fc_parallel(threads, h.blocks, add_splits, &p);
     if (p.totals)
-        fc_bias_put(plan, p.totals, h.splits, s.groups * s.filters, 0, s.groups * s.filters, arrays->bias);
+        fc_bias_put(plan, p.totals, h.splits, s->groups * s->filters, 0, s->groups * s->filters, dbias);
+}
+
+void fc_weights_run(const fc_conv_plan *plan, const fc_conv_arrays *arrays, void *workspace, int threads)
+{
+    const size_t bytes = fc_part_weight_bytes(plan);
+    const ptrdiff_t parts = fc_sweep_parts(plan);
+    char *to = bytes ? workspace : arrays->weight;
+    if (bytes)
+        memset(to, 0, bytes); /* also for taps that no place has */
+    for (ptrdiff_t i = 0; i < parts; i++) {
+        ptrdiff_t offset;
+        const fc_sweep s = fc_sweep_part(plan, i, &offset);
+        run_sweep(plan, &s, arrays->x, arrays->y, to + offset, i ? NULL : arrays->bias, (char *)workspace + bytes,
+                  threads);
+    }
+    if (bytes)
+        fc_part_weights_back(plan, to, arrays->weight, threads);
 }
