@@ -64,7 +64,9 @@ static fc_status prepare(const fc_conv_problem *problem, size_t limit, fc_conv_p
     plan->empty = problem->batch == 0;
     if (plan->empty) /* algorithms plan for one image, and are not run */
         plan->problem.batch = 1;
-    return check(problem, plan, reason, reason_size);
+    const fc_status status = check(problem, plan, reason, reason_size);
+    plan->apart = status == FC_OK && fc_takes_taps_apart(plan);
+    return status;
 }
 
 static const fc_conv_algorithm *cheapest(const fc_conv_plan *plan)

@@ -15,6 +15,7 @@ struct fc_conv_plan {
     const fc_conv_algorithm *algorithm;
     int threads; /* that it can keep busy */
     bool empty;  /* no images: nothing to run */
+    bool apart;  /* fc_takes_taps_apart */
 };
 
 /* An algorithm looks at a plan whose problem is valid and whose algorithm is not yet set. */
@@ -63,6 +64,7 @@ fc_sweep fc_sweep_backward_input(const fc_conv_plan *plan, ptrdiff_t phase);
 /* What a driver runs one after the other: the phases; or, where padding would take up much of the products, as
  * dilated kernels have it, the taps, each over the rectangle of places for which it lies in the input: the first one writes all
  * places, the others add to them. */
+bool fc_takes_taps_apart(const fc_conv_plan *plan);
 ptrdiff_t fc_sweep_parts(const fc_conv_plan *plan);
 /* weight_offset: bytes from what fc_part_weights gives to the part's own. */
 fc_sweep fc_sweep_part(const fc_conv_plan *plan, ptrdiff_t part, ptrdiff_t *weight_offset);

@@ -31,6 +31,20 @@
 #endif
 #endif
 
+#ifndef __has_feature
+#define __has_feature(name) 0
+#endif
+#if defined(__SANITIZE_ADDRESS__) || __has_feature(address_sanitizer)
+#include <sanitizer/asan_interface.h>
+#define AFTER ((size_t)256) /* bytes behind a block that nobody may touch */
+#define FORBID ASAN_POISON_MEMORY_REGION
+#define ALLOW ASAN_UNPOISON_MEMORY_REGION
+#else
+#define AFTER ((size_t)0)
+#define FORBID(start, bytes) ((void)(start), (void)(bytes))
+#define ALLOW FORBID
+#endif
+
 #define PERIOD 10 /* seconds */
 #define PAGE ((size_t)2 << 20)
 #define SPARE_PAGES 2                 /* that may be kept besides: blocks begin and end within pages */
@@ -276,7 +290,8 @@ void *fc_memory_acquire(size_t bytes)
 {
     if (bytes > PTRDIFF_MAX / 2)
         return NULL;
-    bytes = (bytes + 2 * FC_ALIGNMENT - 1) / FC_ALIGNMENT * FC_ALIGNMENT;
+    const size_t usable = bytes;
+    bytes = (bytes + AFTER + 2 * FC_ALIGNMENT - 1) / FC_ALIGNMENT * FC_ALIGNMENT;
     take_lock();
     if (!arena.tried)
         set_up();
@@ -296,6 +311,10 @@ void *fc_memory_acquire(size_t bytes)
         if (block == NULL)
             return NULL;
     }
+    if (own == NULL) {
+        ALLOW(block, FC_ALIGNMENT + usable);
+        FORBID((char *)block + FC_ALIGNMENT + usable, bytes - FC_ALIGNMENT - usable);
+    }
     *block = (header){bytes, own};
     return (char *)block + FC_ALIGNMENT;
 }
@@ -310,6 +329,7 @@ void fc_memory_release(void *memory)
         return;
     }
     const size_t bytes = block->bytes;
+    FORBID(block, bytes);
     take_lock();
     arena.live -= bytes;
     uncut((char *)block, bytes);
@@ -319,7 +339,7 @@ void fc_memory_release(void *memory)
 
 size_t fc_memory_size(const void *memory)
 {
-    return ((const header *)((const char *)memory - FC_ALIGNMENT))->bytes - FC_ALIGNMENT;
+    return ((const header *)((const char *)memory - FC_ALIGNMENT))->bytes - FC_ALIGNMENT - AFTER;
 }
 
 void fc_memory_usage(size_t *live, size_t *held)

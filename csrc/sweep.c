@@ -139,7 +139,7 @@ static ptrdiff_t tap_bytes(const fc_conv_plan *plan)
     return p->in_channels / p->groups * p->out_channels * (ptrdiff_t)fc_size_of(p->dtype);
 }
 
-static bool takes_taps_apart(const fc_conv_plan *plan)
+bool fc_takes_taps_apart(const fc_conv_plan *plan)
 {
     const fc_conv_problem *p = &plan->problem;
     const ptrdiff_t taps = p->kernel[0] * p->kernel[1] * p->kernel[2];
@@ -166,7 +166,7 @@ static bool takes_taps_apart(const fc_conv_plan *plan)
 
 ptrdiff_t fc_sweep_parts(const fc_conv_plan *plan)
 {
-    if (takes_taps_apart(plan)) {
+    if (plan->apart) {
         const fc_sweep s = whole_sweep(plan);
         return count_taps(&s.axis[0]) * count_taps(&s.axis[1]) * count_taps(&s.axis[2]);
     }
@@ -177,7 +177,7 @@ ptrdiff_t fc_sweep_parts(const fc_conv_plan *plan)
 fc_sweep fc_sweep_part(const fc_conv_plan *plan, ptrdiff_t part, ptrdiff_t *weight_offset)
 {
     *weight_offset = 0;
-    if (!takes_taps_apart(plan))
+    if (!plan->apart)
         return plan->problem.pass == FC_BACKWARD_INPUT ? fc_sweep_backward_input(plan, part) : fc_sweep_forward(plan);
     fc_sweep s = whole_sweep(plan);
     s.apart = true;
@@ -202,7 +202,7 @@ fc_sweep fc_sweep_part(const fc_conv_plan *plan, ptrdiff_t part, ptrdiff_t *weig
 size_t fc_part_weight_bytes(const fc_conv_plan *plan)
 {
     const ptrdiff_t *kernel = plan->problem.kernel;
-    if (!takes_taps_apart(plan))
+    if (!plan->apart)
         return 0;
     return (size_t)fc_round_up(kernel[0] * kernel[1] * kernel[2] * tap_bytes(plan), FC_ALIGNMENT);
 }
@@ -234,7 +234,7 @@ static void sort_filters(void *context, ptrdiff_t index, int worker)
 
 const void *fc_part_weights(const fc_conv_plan *plan, const void *weight, void *space, int threads)
 {
-    if (!takes_taps_apart(plan))
+    if (!plan->apart)
         return weight;
     sorted s = {plan, weight, space, -1};
     if (fc_sweep_parts(plan) == 1) {
@@ -266,7 +266,7 @@ void fc_part_weights_back(const fc_conv_plan *plan, const void *space, void *dwe
 
 double fc_sweep_share(const fc_conv_plan *plan)
 {
-    if (!takes_taps_apart(plan))
+    if (!plan->apart)
         return 1;
     const fc_sweep s = whole_sweep(plan);
     return share_of(&s.axis[0]) * share_of(&s.axis[1]) * share_of(&s.axis[2]);
@@ -275,7 +275,7 @@ double fc_sweep_share(const fc_conv_plan *plan)
 void fc_parts_finish(const fc_conv_plan *plan, void *y, int threads)
 {
     const fc_conv_problem *p = &plan->problem;
-    if (p->relu && takes_taps_apart(plan))
+    if (p->relu && plan->apart)
         (void)fc_activate(FC_RELU, p->dtype, y, y,
                           p->batch * p->out_channels * plan->output[0] * plan->output[1] * plan->output[2], threads);
 }
