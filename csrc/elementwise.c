@@ -66,8 +66,8 @@ fc_status fc_relu_backward_stored(fc_storage kind, const void *dy, const void *y
 
 /* ---- softmax ------------------------------------------------------------------------------------------------ */
 
-#define FEW_CLASSES 32
-#define FEW_ROWS 32
+#define FEW_CLASSES 32 /* at most, where rows are done side by side, */
+#define FEW_ROWS 32    /* so many at a time */
 
 typedef struct softmax_call {
     fc_softmax_kernel *kernel, *columns_kernel;
@@ -120,8 +120,8 @@ static void softmax_few(softmax_call *call, ptrdiff_t row, ptrdiff_t count)
     const fc_kernels *kernels = fc_kernels_of(p->dtype);
     const size_t size = fc_size_of(p->dtype);
     _Alignas(FC_ALIGNMENT) double sides[4][FEW_CLASSES * FEW_ROWS];
-    softmax_call turned = *call;
-    turned.kernel = call->columns_kernel;
+    /* not a copy of the call: others may be writing `bad` */
+    softmax_call turned = {.kernel = call->columns_kernel, .problem = *p, .job = call->job};
     turned.problem.inner = turned.job.step = FEW_ROWS;
     turned.problem.outer = 1;
     const void **from[] = {&turned.job.x, &turned.job.dy, &turned.job.probabilities};

@@ -81,8 +81,8 @@ fc_sweep fc_sweep_backward_input(const fc_conv_plan *plan, ptrdiff_t phase)
 enum {
     CUT_TAPS = 7,     /* most along an axis, where taps are taken apart */
     CUT_PERCENT = 80, /* of the products lie in the input, at most */
-    CUT_ROW = 16,     /* places, least */
-    CUT_CHANNELS = 96,
+    CUT_ROW = 16,     /* places of a row, least, channels first */
+    CUT_CHANNELS = 96 /* of a group, least */
 };
 
 /* The places that have a tap in the input; they may be none. */

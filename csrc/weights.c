@@ -525,8 +525,8 @@ void fc_weights_run(const fc_conv_plan *plan, const fc_conv_arrays *arrays, void
     const size_t bytes = fc_part_weight_bytes(plan);
     const ptrdiff_t parts = fc_sweep_parts(plan);
     char *to = bytes ? workspace : arrays->weight;
-    if (bytes)
-        memset(to, 0, bytes); /* also for taps that no place has */
+    if (bytes && parts < plan->problem.kernel[0] * plan->problem.kernel[1] * plan->problem.kernel[2])
+        memset(to, 0, bytes); /* there are taps that no place has */
     for (ptrdiff_t i = 0; i < parts; i++) {
         ptrdiff_t offset;
         const fc_sweep s = fc_sweep_part(plan, i, &offset);
