@@ -36,6 +36,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import fnmatch
+import signal
 import sys
 from collections.abc import Iterable, Iterator
 from datetime import datetime, timezone
@@ -176,4 +177,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # whoever stops us gets the table, too
     sys.exit(main())

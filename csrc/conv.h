@@ -68,12 +68,25 @@ bool fc_takes_taps_apart(const fc_conv_plan *plan);
 ptrdiff_t fc_sweep_parts(const fc_conv_plan *plan);
 /* weight_offset: bytes from what fc_part_weights gives to the part's own. */
 fc_sweep fc_sweep_part(const fc_conv_plan *plan, ptrdiff_t part, ptrdiff_t *weight_offset);
-/* The weights that parts take: those given, or a copy of so many bytes, (taps, out_channels, in_channels / groups). */
+/* The weights of taps taken apart are a copy of so many bytes at the workspace's beginning, (taps, out_channels, in_channels /
+ * groups); so much of the limit is left to compute in. */
 size_t fc_part_weight_bytes(const fc_conv_plan *plan);
-const void *fc_part_weights(const fc_conv_plan *plan, const void *weight, void *space, int threads);
+size_t fc_part_limit(const fc_conv_plan *plan);
 void fc_part_weights_back(const fc_conv_plan *plan, const void *space, void *dweight, int threads); /* of a gradient */
-void fc_parts_finish(const fc_conv_plan *plan, void *y, int threads); /* forward: what is done when all parts are */
-double fc_sweep_share(const fc_conv_plan *plan);                      /* of the products, that parts leave */
+double fc_sweep_share(const fc_conv_plan *plan); /* of the products, that parts leave */
+
+/* One part, as a driver runs it: out = in * weight + bias. */
+typedef struct fc_part {
+    const fc_conv_plan *plan;
+    const fc_sweep *sweep;
+    bool packed; /* planes.c */
+    const char *in, *weight, *bias;
+    char *out, *workspace;
+} fc_part;
+typedef void fc_part_run(const fc_part *part, int threads);
+/* All of them, forward or input gradient. */
+void fc_parts_run(const fc_conv_plan *plan, const fc_conv_arrays *arrays, void *workspace, int threads,
+                  fc_part_run *run, bool packed);
 
 static inline ptrdiff_t fc_sweep_places(const fc_sweep *s)
 {

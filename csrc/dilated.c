@@ -91,7 +91,6 @@ fc_conv_plan fc_dilated_plan(const fc_conv_plan *plan)
         inner.problem.pad_after[1 + a] = c.y[a].length - c.x[a].length - pad + plan->problem.kernel[1 + a] - 1;
         inner.output[1 + a] = c.y[a].length;
     }
-    inner.apart = fc_takes_taps_apart(&inner);
     return inner;
 }
 

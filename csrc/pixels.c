@@ -123,7 +123,7 @@ static shape shape_of(const fc_conv_plan *plan, const fc_sweep *s)
     h.panels = fc_ceil_div(s->filters, h.width);
     h.places = TILES * h.rows;
     h.depth = fc_ceil_div(total, fc_ceil_div(fc_max(total, 1), FC_DEPTH));
-    ptrdiff_t room = (ptrdiff_t)(plan->limit / 2) / element / h.width; /* rows of panels */
+    ptrdiff_t room = (ptrdiff_t)(fc_part_limit(plan) / 2) / element / h.width; /* rows of panels */
     h.round_panels = fc_max(fc_min(room / fc_max(total, 1), s->groups * h.panels), 1);
     ptrdiff_t unit = fc_sweep_taps(s) == 1 ? h.depth : s->channels; /* rows that are packed together */
     h.round_depth = h.round_panels > 1 || room >= total ? total : fc_max(room / unit, 1) * unit;
@@ -385,35 +385,34 @@ static void run_dots(void *context, ptrdiff_t index, int worker)
         p->plan->kernels->activate[FC_RELU](out, NULL, out, rows);
 }
 
-static void run_sweep(const fc_conv_plan *plan, const fc_sweep *s, const char *in, const char *weight, const char *bias,
-                      char *out, char *workspace, int threads)
+static void run_part(const fc_part *part, int threads)
 {
-    const shape h = shape_of(plan, s);
+    const fc_sweep *s = part->sweep;
+    const shape h = shape_of(part->plan, s);
     const ptrdiff_t total = fc_sweep_depth(s), panels = s->groups * h.panels,
                     blocks = fc_ceil_div(s->batch * fc_sweep_places(s), h.places);
     if (blocks == 0)
         return;
-    if (takes_dots(plan, s)) {
-        pixels p = {.plan = plan, .sweep = s, .shape = &h, .in = in, .weight = weight, .bias = bias, .out = out};
+    pixels p = {.plan = part->plan,
+                .sweep = s,
+                .shape = &h,
+                .in = part->in,
+                .weight = part->weight,
+                .bias = part->bias,
+                .out = part->out,
+                .packed = part->workspace + (size_t)threads * h.worker,
+                .workspace = part->workspace};
+    if (takes_dots(part->plan, s)) {
         fc_parallel(threads, s->groups * fc_ceil_div(s->filters, DOT_ROWS), run_dots, &p);
         return;
     }
     ptrdiff_t k = 0;
     do {
         for (ptrdiff_t j = 0; j < panels; j += h.round_panels) {
-            pixels p = {.plan = plan,
-                        .sweep = s,
-                        .shape = &h,
-                        .in = in,
-                        .weight = weight,
-                        .bias = bias,
-                        .out = out,
-                        .packed = workspace + (size_t)threads * h.worker,
-                        .first_panel = j,
-                        .panels = fc_min(h.round_panels, panels - j),
-                        .k0 = k,
-                        .k1 = fc_min(k + h.round_depth, total),
-                        .workspace = workspace};
+            p.first_panel = j;
+            p.panels = fc_min(h.round_panels, panels - j);
+            p.k0 = k;
+            p.k1 = fc_min(k + h.round_depth, total);
             ptrdiff_t wanted = threads == 1 ? 1 : fc_ceil_div(h.own ? 4 * threads : 2 * threads, blocks);
             if (h.own)
                 wanted = fc_max(wanted, fc_ceil_div(p.panels, h.own));
@@ -444,18 +443,5 @@ size_t fc_pixels_workspace(const fc_conv_plan *plan, int threads)
 
 void fc_pixels_run(const fc_conv_plan *plan, const fc_conv_arrays *arrays, void *workspace, int threads)
 {
-    const bool forward = plan->problem.pass == FC_FORWARD;
-    const ptrdiff_t parts = fc_sweep_parts(plan);
-    const char *weights = fc_part_weights(plan, arrays->weight, workspace, threads);
-    char *space = (char *)workspace + fc_part_weight_bytes(plan);
-    for (ptrdiff_t i = 0; i < parts; i++) {
-        ptrdiff_t offset;
-        const fc_sweep s = fc_sweep_part(plan, i, &offset);
-        if (forward)
-            run_sweep(plan, &s, arrays->x, weights + offset, i ? NULL : arrays->bias, arrays->y, space, threads);
-        else
-            run_sweep(plan, &s, arrays->y, weights + offset, NULL, arrays->x, space, threads);
-    }
-    if (forward)
-        fc_parts_finish(plan, arrays->y, threads);
+    fc_parts_run(plan, arrays, workspace, threads, run_part, true);
 }

@@ -88,7 +88,7 @@ static shape shape_of(const fc_conv_plan *plan, const fc_sweep *s, bool packed)
         h.packed = packed ? h.tiles * h.width * (h.depth + 1) * h.blocks + FC_SLACK : 0;
         h.panel = fc_max(h.panel_rows * FC_LDA, FC_DEPTH * FC_MAX_ROWS);
         /* all filters of a box at once, unless their unfinished sums would not fit */
-        ptrdiff_t room = (ptrdiff_t)(plan->limit / 4) / element / (h.tiles * h.width);
+        ptrdiff_t room = (ptrdiff_t)(fc_part_limit(plan) / 4) / element / (h.tiles * h.width);
         h.filters =
             h.blocks == h.depth_blocks ? s->filters : fc_min(s->filters, fc_max(room / h.panel_rows, 1) * h.panel_rows);
         h.slots = (h.blocks == h.depth_blocks ? h.panel_rows : fc_round_up(h.filters, h.panel_rows)) * h.width *
@@ -98,7 +98,7 @@ static shape shape_of(const fc_conv_plan *plan, const fc_sweep *s, bool packed)
                      fc_round_up(h.tiles * (ptrdiff_t)sizeof(tile) + 2 * h.runs * (ptrdiff_t)sizeof(fc_run) +
                                      FC_DEPTH * (ptrdiff_t)sizeof(ptrdiff_t),
                                  FC_ALIGNMENT));
-        if (h.worker <= plan->limit / 2 || places == 1)
+        if (h.worker <= fc_part_limit(plan) / 2 || places == 1)
             return h;
     }
 }
@@ -548,8 +548,8 @@ static bool round_of(const fc_conv_plan *plan, const fc_sweep *s, bool packed, p
     *filters = s->filters;
     if (plan->problem.pass == FC_FORWARD || is_turned_by_panels(plan, s, packed))
         return false;
-    ptrdiff_t room =
-        (ptrdiff_t)(plan->limit / 2 / fc_size_of(plan->problem.dtype)) / fc_max(fc_sweep_depth(s), 1); /* filters */
+    ptrdiff_t room = (ptrdiff_t)(fc_part_limit(plan) / 2 / fc_size_of(plan->problem.dtype)) /
+                     fc_max(fc_sweep_depth(s), 1); /* filters */
     if (room == 0)
         return false;
     *groups = fc_max(fc_min(s->groups, room / s->filters), 1);
@@ -557,33 +557,34 @@ static bool round_of(const fc_conv_plan *plan, const fc_sweep *s, bool packed, p
     return true;
 }
 
-static void run_sweep(const fc_conv_plan *plan, const fc_sweep *s, bool packed, const char *in, const char *weight,
-                      const char *bias, char *out, char *workspace, int threads)
+static void run_part(const fc_part *part, int threads)
 {
-    shape h = shape_of(plan, s, packed);
+    const fc_conv_plan *plan = part->plan;
+    const fc_sweep *s = part->sweep;
+    shape h = shape_of(plan, s, part->packed);
     ptrdiff_t groups, filters;
-    bool turn = round_of(plan, s, packed, &groups, &filters);
+    bool turn = round_of(plan, s, part->packed, &groups, &filters);
     for (ptrdiff_t g = 0; g < s->groups; g += groups)
         for (ptrdiff_t f = 0; f < s->filters; f += filters) {
             planes p = {.plan = plan,
                         .sweep = s,
                         .shape = &h,
-                        .packed = packed,
-                        .in = in,
-                        .weight = weight,
-                        .bias = bias,
-                        .out = out,
+                        .packed = part->packed,
+                        .in = part->in,
+                        .weight = part->weight,
+                        .bias = part->bias,
+                        .out = part->out,
                         .first_group = g,
                         .groups = fc_min(groups, s->groups - g),
                         .first_filter = f,
                         .filters = fc_min(filters, s->filters - f),
-                        .workspace = workspace,
+                        .workspace = part->workspace,
                         .threads = threads};
             if (plan->problem.pass != FC_FORWARD && !turn)
-                p.unturned = weight;
+                p.unturned = part->weight;
             if (turn) {
-                char *to = workspace + (size_t)threads * h.worker;
-                turned t = {plan, s, weight, to, g, f, p.filters};
+                char *to = part->workspace + (size_t)threads * h.worker;
+                turned t = {plan, s, part->weight, to, g, f, p.filters};
                 fc_parallel(threads, p.groups * fc_ceil_div(p.filters, TURN_FILTERS), turn_filters, &t);
                 p.weight = to;
             }
@@ -613,21 +614,7 @@ size_t fc_planes_workspace(const fc_conv_plan *plan, bool packed, int threads)
 
 void fc_planes_run(const fc_conv_plan *plan, bool packed, const fc_conv_arrays *arrays, void *workspace, int threads)
 {
-    const bool forward = plan->problem.pass == FC_FORWARD;
-    const ptrdiff_t parts = fc_sweep_parts(plan);
-    const char *weights = fc_part_weights(plan, arrays->weight, workspace, threads);
-    char *space = (char *)workspace + fc_part_weight_bytes(plan);
-    for (ptrdiff_t i = 0; i < parts; i++) {
-        ptrdiff_t offset;
-        const fc_sweep s = fc_sweep_part(plan, i, &offset);
-        if (forward)
-            run_sweep(plan, &s, packed, arrays->x, weights + offset, i ? NULL : arrays->bias, arrays->y, space,
-                      threads);
-        else
-            run_sweep(plan, &s, packed, arrays->y, weights + offset, NULL, arrays->x, space, threads);
-    }
-    if (forward)
-        fc_parts_finish(plan, arrays->y, threads);
+    fc_parts_run(plan, arrays, workspace, threads, run_part, packed);
 }
 
 /* Cycles of one tile's step k, at two multiply-adds a cycle, against what feeds it: a packed tile copies its columns once a block, in pieces

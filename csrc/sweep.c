@@ -148,7 +148,7 @@ bool fc_takes_taps_apart(const fc_conv_plan *plan)
     for (int a = 0; a < 3; a++)
         if (p->stride[a] != 1 || p->kernel[a] > CUT_TAPS || plan->output[a] == 0)
             return false;
-    if ((size_t)(tap_bytes(plan) * taps) > plan->limit / 2) /* weights are copied */
+    if ((size_t)(tap_bytes(plan) * taps) > plan->limit / 2) /* they are copied, and half is left to compute in */
         return false;
     const fc_sweep s = whole_sweep(plan);
     double share = 1;
@@ -207,10 +207,13 @@ size_t fc_part_weight_bytes(const fc_conv_plan *plan)
     return (size_t)fc_round_up(kernel[0] * kernel[1] * kernel[2] * tap_bytes(plan), FC_ALIGNMENT);
 }
 
+size_t fc_part_limit(const fc_conv_plan *plan) { return plan->limit - fc_part_weight_bytes(plan); }
+
 typedef struct sorted {
     const fc_conv_plan *plan;
     const char *from;
     char *to;
+    bool back;      /* from (taps, out_channels, in_channels / groups) */
     ptrdiff_t only; /* the tap that is taken; -1: all */
 } sorted;
 
@@ -223,20 +226,25 @@ static void sort_filters(void *context, ptrdiff_t index, int worker)
     const fc_conv_problem *p = &s->plan->problem;
     const ptrdiff_t element = (ptrdiff_t)fc_size_of(p->dtype), channels = p->in_channels / p->groups,
                     taps = p->kernel[0] * p->kernel[1] * p->kernel[2];
-    for (ptrdiff_t f = index * SORTED; f < fc_min((index + 1) * SORTED, p->out_channels); f++)
-        if (s->only >= 0) /* one tap is all that lies in the input */
-            s->plan->kernels->gather(s->from + (f * channels * taps + s->only) * element, taps,
-                                     s->to + (s->only * p->out_channels + f) * channels * element, channels);
+    for (ptrdiff_t f = index * SORTED; f < fc_min((index + 1) * SORTED, p->out_channels); f++) {
+        const ptrdiff_t filter = f * channels * taps * element, row = f * channels * element;
+        if (s->back)
+            s->plan->kernels->transpose(s->from + row, p->out_channels * channels, s->to + filter, taps, taps,
+                                        channels);
+        else if (s->only >= 0) /* one tap is all that lies in the input */
+            s->plan->kernels->gather(s->from + filter + s->only * element, taps,
+                                     s->to + s->only * tap_bytes(s->plan) + row, channels);
         else
-            s->plan->kernels->transpose(s->from + f * channels * taps * element, taps, s->to + f * channels * element,
-                                        p->out_channels * channels, channels, taps);
+            s->plan->kernels->transpose(s->from + filter, taps, s->to + row, p->out_channels * channels, channels,
+                                        taps);
+    }
 }
 
-const void *fc_part_weights(const fc_conv_plan *plan, const void *weight, void *space, int threads)
+static const void *part_weights(const fc_conv_plan *plan, const void *weight, void *space, int threads)
 {
     if (!plan->apart)
         return weight;
-    sorted s = {plan, weight, space, -1};
+    sorted s = {.plan = plan, .from = weight, .to = space, .only = -1};
     if (fc_sweep_parts(plan) == 1) {
         ptrdiff_t offset;
         fc_sweep_part(plan, 0, &offset);
@@ -246,22 +254,10 @@ const void *fc_part_weights(const fc_conv_plan *plan, const void *weight, void *
     return space;
 }
 
-static void unsort_filters(void *context, ptrdiff_t index, int worker)
-{
-    (void)worker;
-    const sorted *s = context;
-    const fc_conv_problem *p = &s->plan->problem;
-    const ptrdiff_t element = (ptrdiff_t)fc_size_of(p->dtype), channels = p->in_channels / p->groups,
-                    taps = p->kernel[0] * p->kernel[1] * p->kernel[2];
-    for (ptrdiff_t f = index * SORTED; f < fc_min((index + 1) * SORTED, p->out_channels); f++)
-        s->plan->kernels->transpose(s->from + f * channels * element, p->out_channels * channels,
-                                    s->to + f * channels * taps * element, taps, taps, channels);
-}
-
 void fc_part_weights_back(const fc_conv_plan *plan, const void *space, void *dweight, int threads)
 {
-    sorted s = {plan, space, dweight, -1};
-    fc_parallel(threads, fc_ceil_div(plan->problem.out_channels, SORTED), unsort_filters, &s);
+    sorted s = {.plan = plan, .from = space, .to = dweight, .back = true, .only = -1};
+    fc_parallel(threads, fc_ceil_div(plan->problem.out_channels, SORTED), sort_filters, &s);
 }
 
 double fc_sweep_share(const fc_conv_plan *plan)
@@ -272,11 +268,28 @@ double fc_sweep_share(const fc_conv_plan *plan)
     return share_of(&s.axis[0]) * share_of(&s.axis[1]) * share_of(&s.axis[2]);
 }
 
-void fc_parts_finish(const fc_conv_plan *plan, void *y, int threads)
+void fc_parts_run(const fc_conv_plan *plan, const fc_conv_arrays *arrays, void *workspace, int threads,
+                  fc_part_run *run, bool packed)
 {
     const fc_conv_problem *p = &plan->problem;
-    if (p->relu && plan->apart)
-        (void)fc_activate(FC_RELU, p->dtype, y, y,
+    const bool forward = p->pass == FC_FORWARD;
+    const ptrdiff_t parts = fc_sweep_parts(plan);
+    const char *weights = part_weights(plan, arrays->weight, workspace, threads);
+    for (ptrdiff_t i = 0; i < parts; i++) {
+        ptrdiff_t offset;
+        const fc_sweep s = fc_sweep_part(plan, i, &offset);
+        const fc_part part = {.plan = plan,
+                              .sweep = &s,
+                              .packed = packed,
+                              .in = forward ? arrays->x : arrays->y,
+                              .weight = weights + offset,
+                              .bias = forward && i == 0 ? arrays->bias : NULL,
+                              .out = forward ? arrays->y : arrays->x,
+                              .workspace = (char *)workspace + fc_part_weight_bytes(plan)};
+        run(&part, threads);
+    }
+    if (p->relu && plan->apart) /* when all is added up */
+        (void)fc_activate(FC_RELU, p->dtype, arrays->y, arrays->y,
                           p->batch * p->out_channels * plan->output[0] * plan->output[1] * plan->output[2], threads);
 }
 

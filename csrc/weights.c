@@ -100,7 +100,7 @@ static shape shape_of(const fc_conv_plan *plan, const fc_sweep *s)
         h.a = h.panel_rows * LDA;
         h.b = DEPTH * h.block_columns;
     }
-    ptrdiff_t room = fc_max((ptrdiff_t)plan->limit / 2 / element / (h.blocks * h.sums), 1);
+    ptrdiff_t room = fc_max((ptrdiff_t)fc_part_limit(plan) / 2 / element / (h.blocks * h.sums), 1);
     h.splits = fc_max(fc_min(fc_min(fc_ceil_div(TASKS, h.blocks), h.chunks), room), 1);
     if (h.direct || (few && h.blocks >= FEW_BLOCKS))
         h.splits = 1;
@@ -110,7 +110,7 @@ static shape shape_of(const fc_conv_plan *plan, const fc_sweep *s)
                                     FC_ALIGNMENT));
     h.shared = h.splits == 1 ? 0 : (size_t)fc_round_up(h.blocks * h.splits * h.sums * element, FC_ALIGNMENT);
     h.bias = (size_t)(h.splits * s->groups * s->filters) * sizeof(double);
-    if (h.last || h.bias > plan->limit / 8) /* dy is summed up in a pass of its own */
+    if (h.last || h.bias > fc_part_limit(plan) / 8) /* dy is summed up in a pass of its own */
         h.bias = 0;
     return h;
 }

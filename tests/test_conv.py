@@ -523,19 +523,22 @@ HUGE = [
     (1, 8, 8, 1, (1, 1 << 30), (1, 101)),
     (1, 8, 8, 1, (1 << 30, 1), (101, 1)),
     (16, 64, 64, 1, (2000, 2000), (64, 64)),
+    (16, 680, 1300, 1, (600, 600), (3, 3), 599),
+    (1, 1 << 12, 1 << 10, 1, (1, 1 << 20), (1, 2), 1 << 19),
+    (4, 840, 840, 1, (7, 7, 4000), (1, 1, 7), 1000),
 ]
 
 
 def _native_plan(which: str, algorithm: str, dtype: str, last: bool, problem: tuple[Any, ...]) -> _native.ConvPlan:
     from fastconv.geometry import window
 
-    batch, channels, filters, groups, plane, kernel = problem
+    batch, channels, filters, groups, plane, kernel, *dilation = problem
     number = {
         "forward": _native.FORWARD,
         "backward_input": _native.BACKWARD_INPUT,
         "backward_weight": _native.BACKWARD_WEIGHT,
     }
-    place = window(plane, kernel, 1, "same", 1)
+    place = window(plane, kernel, 1, "same", *dilation or [1])
     return _native.ConvPlan(number[which], dtype, last, batch, channels, filters, groups, place, algorithm)
 
 

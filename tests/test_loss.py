@@ -282,3 +282,46 @@ def test_bad_input_of_hinge_and_mse():
     ):
         with pytest.raises(error, match=message):
             call()
+
+
+# ---- rows of few classes are computed side by side, 32 at a time -----------------------------------------------
+
+
+@each_isa
+@each_dtype
+@pytest.mark.parametrize("classes", [1, 31, 32, 33])
+@pytest.mark.parametrize("rows", [1, 2, 31, 32, 33, 65, 1100])
+def test_rows_side_by_side(rows: int, classes: int, dtype: str, isa: str) -> None:
+    random = np.random.default_rng(rows * classes)
+    x, dy = (random.standard_normal((2, rows, classes)) * 3).astype(dtype)
+    target = random.integers(0, classes, rows)
+    soft = scipy.special.softmax(random.standard_normal((rows, classes)), 1).astype(dtype)
+    wide, upper = x.astype(np.float64), dy.astype(np.float64)
+    y = scipy.special.softmax(wide, 1)
+    own = one_hot(target, x.shape, 1)
+    above = (wide - wide[np.arange(rows), target, None] + 1 > 0) * (1 - own)
+    close = {"rtol": 64 * np.finfo(x.dtype).eps, "atol": 64 * np.finfo(x.dtype).eps}
+    with instruction_set(isa):
+        np.testing.assert_allclose(fc.softmax(x), y, **close)
+        np.testing.assert_allclose(fc.log_softmax(x), np.log(y), **close)
+        slope = fc.softmax_backward(dy, y.astype(dtype))
+        np.testing.assert_allclose(slope, y * (upper - (upper * y).sum(1, keepdims=True)), **close)
+        slope = fc.log_softmax_backward(dy, np.log(y).astype(dtype))
+        np.testing.assert_allclose(slope, upper - y * upper.sum(1, keepdims=True), **close)
+        for given_target, probabilities in ((target, own), (soft, soft)):
+            losses, gradient = oracle(x, probabilities, 1)
+            loss, dx = fc.cross_entropy(x, given_target, reduction="none", return_grad=True)
+            np.testing.assert_allclose(loss, losses, **close)
+            np.testing.assert_allclose(dx, gradient, **close)
+        loss, dx = fc.multiclass_hinge_loss(x, target, reduction="none", return_grad=True)
+        np.testing.assert_allclose(loss, hinge_formula(x, target, 1), **close)
+        np.testing.assert_array_equal(dx, above - own * above.sum(1, keepdims=True))
+
+
+@pytest.mark.parametrize("row", [0, 31, 32, 64, 1099])
+def test_no_such_class_in_a_later_row(row: int) -> None:
+    target = np.zeros(1100, int)
+    target[row] = 10
+    for loss in (fc.cross_entropy, fc.multiclass_hinge_loss):
+        with pytest.raises(ValueError, match="target: expected class indices from 0 to 9"):
+            loss(np.zeros((1100, 10)), target)
