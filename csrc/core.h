@@ -204,13 +204,13 @@ static inline uint32_t fc_draw_one(uint64_t key, uint64_t i)
 
 /* ---- normalization (kernels/norm.inc) ----------------------------------------------------------------------- */
 
-/* Runs of `length` elements, `pitch` apart: of one channel, or rows of which each element is a channel. Parameters are of
- * the kernel's type, one or a row of them, which may be read a vector past its end. */
+/* Runs of `length` elements, `pitch` apart (those of x may lie further apart): of one channel, or rows of which each element is
+ * a channel. Parameters are of the kernel's type, one or a row of them, which may be read a vector past its end. */
 typedef struct fc_norm_job {
     const void *x, *dy;
     void *y; /* dx in gradients */
-    ptrdiff_t pitch, runs, length;
-    const void *end;                  /* of x; rows only */
+    ptrdiff_t pitch, x_pitch, runs, length;
+    const void *end;                  /* up to where both x and dy can be read; rows only */
     const void *mean, *scale, *shift; /* y = (x - mean) scale + shift */
     const void *constant, *slope;     /* dx = dy scale + constant + (x - mean) slope */
     bool relu;                        /* y = max(y, 0) */

@@ -234,6 +234,7 @@ typedef struct fc_batch_norm {
     double *mean, *variance;
     double eps;
     int training, relu;
+    ptrdiff_t x_step; /* elements of x from one outer element to the next: 0, or more than there are in one */
 } fc_batch_norm;
 fc_status fc_batch_norm_forward(const fc_batch_norm *norm, const void *x, void *y, int threads);
 /* Training, mean and variance count as functions of x. dx, dweight and dbias may each be NULL. */

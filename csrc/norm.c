@@ -39,6 +39,7 @@ typedef struct norm_call {
     size_t size; /* of an element */
     const char *x, *dy;
     char *y;
+    ptrdiff_t x_step; /* elements from one outer element of x to the next */
     void *dweight, *dbias;
     char *parameters[PARAMETERS]; /* (channels), with a vector to spare */
     double *partial;              /* [part][2][channels], or channels first [channel][part][2] */
@@ -55,16 +56,19 @@ static fc_norm_job job_of(const norm_call *call, ptrdiff_t channel, ptrdiff_t fi
                           ptrdiff_t length)
 {
     const fc_norm_problem *p = &call->norm->problem;
-    const ptrdiff_t at = call->last ? first * p->channels : (first * p->channels + channel) * p->inner + column;
-    const size_t offset = (size_t)at * call->size, own = call->last ? 0 : (size_t)channel * call->size;
+    const ptrdiff_t within = call->last ? 0 : channel * p->inner + column, step = p->channels * p->inner;
+    const size_t offset = (size_t)(first * step + within) * call->size,
+                 own = call->last ? 0 : (size_t)channel * call->size;
+    const char *x = call->x + (size_t)(first * call->x_step + within) * call->size;
     fc_norm_job job = {
-        .x = call->x + offset,
+        .x = x,
         .dy = call->dy ? call->dy + offset : NULL,
         .y = call->y ? call->y + offset : NULL,
-        .pitch = p->channels * (call->last ? 1 : p->inner),
+        .pitch = step,
+        .x_pitch = call->x_step,
         .runs = runs,
         .length = call->last ? p->channels : length,
-        .end = call->x + (size_t)(p->outer * p->channels * p->inner) * call->size,
+        .end = call->x_step == step ? call->x + (size_t)(p->outer * step) * call->size : x,
         .mean = call->parameters[MEAN] + own,
         .scale = call->parameters[SCALE] + own,
         .shift = call->parameters[SHIFT] + own,
@@ -232,10 +236,13 @@ static fc_status norm_run(norm_call *call, int threads)
         return FC_INVALID;
     if (fc_norm_elements(p) == 0)
         return FC_OK;
+    if (n->x_step && n->x_step < p->channels * p->inner)
+        return FC_INVALID;
     const bool backward = call->dy != NULL, sums = backward || n->training;
     call->kernels = fc_kernels_of(p->dtype);
     call->size = fc_size_of(p->dtype);
     call->last = p->inner == 1;
+    call->x_step = n->x_step ? n->x_step : p->channels * p->inner;
     call->streamed =
         call->y != call->x && call->y != call->dy && fc_norm_elements(p) >= FC_STREAMED / (ptrdiff_t)call->size;
     const ptrdiff_t each = p->outer * p->inner;

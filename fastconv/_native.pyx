@@ -707,6 +707,7 @@ cdef extern from "fastconv.h" nogil:
         double *variance
         double eps
         int training, relu
+        ptrdiff_t x_step
     fc_status fc_batch_norm_forward(const fc_batch_norm *, const void *, void *, int)
     fc_status fc_batch_norm_backward(const fc_batch_norm *, const void *, const void *, void *, void *, void *, int)
     ctypedef struct fc_lrn:
@@ -734,17 +735,39 @@ cdef fc_batch_norm batch_norm_of(x, weight, bias, mean, variance, shape, double 
     b.bias = data_of(bias, type_number(b.problem.dtype), b.problem.channels, False)
     b.mean = <double *>data_of(mean, cnp.NPY_FLOAT64, b.problem.channels, written)
     b.variance = <double *>data_of(variance, cnp.NPY_FLOAT64, b.problem.channels, written)
-    b.eps, b.training, b.relu = eps, training, relu
+    b.eps, b.training, b.relu, b.x_step = eps, training, relu, 0
     if b.mean == NULL or b.variance == NULL:
         raise ValueError("mean and variance must be arrays")
     return b
+
+
+def lies_apart(cnp.ndarray a, ptrdiff_t outer):
+    """Whether an array is that many dense pieces, longer ones apart than they are."""
+    cdef int axis, split = first_dense(a)
+    cdef ptrdiff_t stride, count = 1, size = cnp.PyArray_NBYTES(a)
+    for axis in range(split):
+        count *= cnp.PyArray_DIM(a, axis)
+    return (size > 0 and count == outer and cnp.PyArray_ISBEHAVED_RO(a) and one_stride(a, split, &stride)
+            and stride * count >= size and stride % cnp.PyArray_ITEMSIZE(a) == 0)
+
+
+cdef void *outer_of(object array, fc_batch_norm *b) except? NULL:
+    """The address of x, whose outer elements may lie apart; how far is noted."""
+    cdef int number = type_number(b.problem.dtype)
+    cdef ptrdiff_t stride, n = fc_norm_elements(&b.problem)
+    if (not cnp.PyArray_Check(array) or cnp.PyArray_ISCARRAY_RO(array) or cnp.PyArray_TYPE(array) != number
+            or cnp.PyArray_SIZE(array) != n or not lies_apart(array, b.problem.outer)):
+        return data_of(array, number, n, False)
+    one_stride(array, first_dense(array), &stride)
+    b.x_step = stride // cnp.PyArray_ITEMSIZE(array)
+    return cnp.PyArray_DATA(array)
 
 
 def batch_norm(x, weight, bias, mean, variance, y, shape, double eps, bint training, bint relu, int threads):
     """y = x, seen as shape (outer, channels, inner), normalised; training, mean and variance are written."""
     cdef fc_batch_norm b = batch_norm_of(x, weight, bias, mean, variance, shape, eps, training, relu, training)
     cdef ptrdiff_t n = fc_norm_elements(&b.problem)
-    cdef void *px = data_of(x, type_number(b.problem.dtype), n, False)
+    cdef void *px = outer_of(x, &b)
     cdef void *py = data_of(y, type_number(b.problem.dtype), n, True)
     cdef fc_status status
     check_threads(threads)
@@ -755,6 +778,24 @@ def batch_norm(x, weight, bias, mean, variance, y, shape, double eps, bint train
     refuse(status)
 
 
+def follow(cnp.ndarray average, cnp.ndarray batch, double factor, double momentum):
+    """average += momentum * (factor * batch - average) in double precision; False, and nothing done, if not of reals here."""
+    cdef ptrdiff_t n = cnp.PyArray_SIZE(batch)
+    cdef int number = cnp.PyArray_TYPE(average)
+    if (number != cnp.NPY_FLOAT32 and number != cnp.NPY_FLOAT64 or not cnp.PyArray_ISCARRAY(average)
+            or cnp.PyArray_SIZE(average) != n):
+        return False
+    cdef double *b = <double *>data_of(batch, cnp.NPY_FLOAT64, n, False)
+    cdef float *single = <float *>cnp.PyArray_DATA(average)
+    cdef double *real = <double *>cnp.PyArray_DATA(average)
+    for i in range(n):
+        if number == cnp.NPY_FLOAT32:
+            single[i] = <float>(single[i] + momentum * (factor * b[i] - single[i]))
+        else:
+            real[i] += momentum * (factor * b[i] - real[i])
+    return True
+
+
 def batch_norm_backward(dy, x, weight, bias, mean, variance, dx, dweight, dbias, shape, double eps, bint training,
                         bint relu, int threads):
     """Write dx, dweight and dbias, each unless None."""
@@ -762,7 +803,7 @@ def batch_norm_backward(dy, x, weight, bias, mean, variance, dx, dweight, dbias,
     cdef int number = type_number(b.problem.dtype)
     cdef ptrdiff_t n = fc_norm_elements(&b.problem)
     cdef void *pdy = data_of(dy, number, n, False)
-    cdef void *px = data_of(x, number, n, False)
+    cdef void *px = outer_of(x, &b)
     cdef void *pdx = data_of(dx, number, n, True)
     cdef void *pdw = data_of(dweight, number, b.problem.channels, True)
     cdef void *pdb = data_of(dbias, number, b.problem.channels, True)

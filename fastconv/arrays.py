@@ -12,7 +12,17 @@ from fastconv._library import _native
 from fastconv.devices import on_gpu
 from fastconv.runtime import get_num_threads
 
-__all__ = ["FLOATS", "STORAGE", "check_home", "check_needs", "check_number", "check_out", "dense", "same_dtype"]
+__all__ = [
+    "FLOATS",
+    "STORAGE",
+    "check_home",
+    "check_needs",
+    "check_number",
+    "check_out",
+    "dense",
+    "same_dtype",
+    "spaced",
+]
 
 FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 STORAGE = ("float16", "bfloat16")  # kept in arrays, computed in float32; bfloat16 is ml_dtypes', which is not imported
@@ -64,6 +74,24 @@ def dense(value: Any, name: str, ndim: int | None = None) -> np.ndarray:
         return _dense_copy(value)
     array: np.ndarray = value
     return array
+
+
+def spaced(value: Any, name: str, last: bool) -> np.ndarray:
+    """Return `value` as `dense` does, but leave it as it is if it is some of the channels of a dense array.
+
+    Parameters
+    ----------
+    value, name
+        As `dense` takes them.
+    last : bool
+        Whether the channels are the last axis; else they are the second.
+    """
+    if type(value) is np.ndarray and value.ndim > 1 and value.dtype in FLOATS and not value.flags.c_contiguous:
+        channels = value.shape[-1]
+        if _native.lies_apart(value, value.size // max(channels, 1) if last else value.shape[0]):
+            array: np.ndarray = value
+            return array
+    return dense(value, name)
 
 
 def _dense_copy(value: np.ndarray) -> np.ndarray:

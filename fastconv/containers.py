@@ -16,11 +16,12 @@ from numpy.typing import DTypeLike
 from fastconv.activation import relu_backward
 from fastconv.casting import cast, lowered, product_dtype, products_in
 from fastconv.devices import array_namespace
-from fastconv.joining import add, add_to, concatenate
+from fastconv.geometry import axes
+from fastconv.joining import add, add_to, channels, concatenate, extended, put
 from fastconv.layers import Array, Backward, Identity, Layer, ReLU
 from fastconv.rectifiers import add_relu
 
-__all__ = ["Autocast", "Concat", "Residual", "Sequential", "WithHeads"]
+__all__ = ["Autocast", "Concat", "DenseBlock", "Residual", "Sequential", "WithHeads"]
 
 
 class _Container(Layer):
@@ -289,8 +290,7 @@ def _relu_gradient(y: Array) -> Backward:
 class Concat(_Container):
     """Run branches side by side on the same input and join their outputs along the channels.
 
-    GoogLeNet's block (Szegedy et al. 2015, "Going deeper with convolutions", figure 2b); with an `Identity` as one
-    branch, DenseNet's (Huang et al. 2017).
+    GoogLeNet's block (Szegedy et al. 2015, "Going deeper with convolutions", figure 2b).
 
     Parameters
     ----------
@@ -336,6 +336,86 @@ class Concat(_Container):
 
     def _options(self) -> str:
         return "" if self.axis == 1 else f"axis={self.axis}"
+
+
+class DenseBlock(_Container):
+    """Run layers one after the other, each on the input and the outputs of all layers before it (Huang et al. 2017).
+
+    All of these lie side by side in one array, which grows by each layer's maps: nothing is joined anew.
+
+    Parameters
+    ----------
+    layers : mapping of str to Layer
+        In order. Each takes all channels that there are, and gives `growth` more.
+    growth : int
+        The paper's k, its "growth rate".
+    axis : int, default 1
+        Where the channels are: 1 for NCHW, -1 for NHWC.
+
+    References
+    ----------
+    Huang, Liu, van der Maaten & Weinberger, "Densely connected convolutional networks", CVPR 2017, equation 2.
+    Pleiss et al., "Memory-efficient implementation of DenseNets" (2017): joined anew for each layer, features take
+    memory that grows with the square of the depth.
+
+    Examples
+    --------
+    >>> from fastconv.layers import Conv2d
+    >>> block = DenseBlock({"layer1": Conv2d(4, 2, 1), "layer2": Conv2d(6, 2, 3, padding=1)}, growth=2)
+    >>> block(np.zeros((1, 4, 9, 9), np.float32)).shape
+    (1, 8, 9, 9)
+    """
+
+    def __init__(self, layers: Mapping[str, Layer], growth: int, axis: int = 1) -> None:
+        super().__init__(layers)
+        (self.growth,) = axes(growth, "growth", 1)
+        self.axis = axis
+
+    def __call__(self, x: Array) -> Array:
+        y = self._extended(x)
+        for seen, room, layer in self._places(y):
+            self._put(room, layer(seen))
+        return y
+
+    def forward(self, x: Array, *, training: bool = True) -> tuple[Array, Backward]:
+        y, steps = self._extended(x), []
+        for seen, room, layer in self._places(y):
+            output, step = layer.forward(seen, training=training)
+            self._put(room, output)
+            steps.append(step)
+        inputs = x.shape[self.axis]
+
+        def backward(dy: Array, needs_dx: bool = True) -> Array | None:
+            gradient = extended(dy, self.axis, dy.shape[self.axis])  # it is added to
+            places = [(seen, room) for seen, room, _ in self._places(gradient)]
+            for i in range(len(steps) - 1, -1, -1):
+                seen, room = places[i]
+                dx = steps[i](room, needs_dx=needs_dx or i > 0)
+                if dx is not None:
+                    add_to(seen, dx)
+            return channels(gradient, self.axis, 0, inputs) if needs_dx else None
+
+        return y, backward
+
+    def _extended(self, x: Array) -> Array:
+        return extended(x, self.axis, x.shape[self.axis] + self.growth * len(self))
+
+    def _places(self, y: Array) -> Iterator[tuple[Array, Array, Layer]]:
+        """Each layer with the part of the block's array that it sees, and the part that it makes."""
+        start = y.shape[self.axis] - self.growth * len(self)
+        for layer in self:
+            end = start + self.growth
+            yield channels(y, self.axis, 0, start), channels(y, self.axis, start, end), layer
+            start = end
+
+    def _put(self, room: Array, output: Array) -> None:
+        if output.shape != room.shape or output.dtype != room.dtype:
+            got, expected = f"{output.dtype} {output.shape}", f"{room.dtype} {room.shape}"
+            raise ValueError(f"growth: {self.growth} maps a layer are {expected}, but one gives {got}")
+        put(room, output)
+
+    def _options(self) -> str:
+        return f"growth={self.growth}" + ("" if self.axis == 1 else f", axis={self.axis}")
 
 
 class Autocast(_Container):

@@ -18,7 +18,8 @@ def array_namespace(array: Any) -> Any:
 
 def on_gpu(array: Any) -> bool:
     """Whether an array is CuPy's: told from its type, CuPy is not imported."""
-    return type(array).__module__.partition(".")[0] == "cupy"
+    kind = type(array)
+    return kind is not np.ndarray and kind.__module__.partition(".")[0] == "cupy"
 
 
 def _cupy() -> Any:

@@ -41,7 +41,7 @@ def _per_channel(backend: Any, value: Any, name: str, x: Any, channels: int) -> 
     if value is None:
         return None
     value = backend.dense(value, name, 1)
-    if not (value.dtype == "float32" and x.dtype.name in STORAGE):
+    if value.dtype != x.dtype and not (value.dtype.name == "float32" and x.dtype.name in STORAGE):
         same_dtype(x, "x", value, name)
     if value.shape != (channels,):
         raise ValueError(f"{name}: expected shape ({channels},), one for each channel, got {value.shape}")
@@ -118,7 +118,7 @@ def batch_norm(
            [ 1.,  1.]])
     """
     backend = backend_of(x, "batch_norm")
-    x = backend.dense(x, "x")
+    x = backend.spaced(x, "x", str(layout).endswith("C"))
     seen = outer, channels, inner = channels_seen(x.shape, layout)
     weight = _per_channel(backend, weight, "weight", x, channels)
     bias = _per_channel(backend, bias, "bias", x, channels)
@@ -146,9 +146,10 @@ def batch_norm(
     y = backend.batch_norm(x, weight, bias, mean, var, seen, eps, bool(training), bool(relu))
     if training and x.size:
         n = outer * inner
-        for (_, value), batch in zip(running, (mean, var * (n / (n - 1))), strict=True):
-            if value is not None:
-                value[...] = value + momentum * (batch - value.astype("float64"))
+        if running_mean is not None:
+            backend.follow(running_mean, mean, 1.0, momentum)
+        if running_var is not None:
+            backend.follow(running_var, var, n / (n - 1), momentum)
     return (y, mean, var) if return_statistics else y
 
 
@@ -209,7 +210,7 @@ def batch_norm_backward(
     (True, array([1.]))
     """
     backend = backend_of(dy, "batch_norm_backward")
-    dy, x = backend.dense(dy, "dy"), backend.dense(x, "x")
+    dy, x = backend.dense(dy, "dy"), backend.spaced(x, "x", str(layout).endswith("C"))
     same_dtype(dy, "dy", x, "x")
     if dy.shape != x.shape:
         raise ValueError(f"x: expected dy's shape {dy.shape}, got {x.shape}")
@@ -222,7 +223,7 @@ def batch_norm_backward(
             shape = getattr(value, "shape", None)
             raise ValueError(f"{name}: expected an array of shape ({channels},), one for each channel, got {shape}")
         backend.check_home(value, name)
-        statistics.append(value.astype("float64"))
+        statistics.append(value if value.dtype.char == "d" else value.astype("float64"))
     wanted = check_needs(needs)
     gradients: tuple[Any, Any, Any] = backend.batch_norm_backward(
         dy, x, weight, bias, *statistics, seen, check_number(eps, "eps", 0), bool(training), bool(relu), wanted

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fastconv.containers import Concat, Residual, Sequential
+from fastconv.containers import Concat, DenseBlock, Residual, Sequential
 from fastconv.history import Epoch
 from fastconv.layers import AvgPool2d, Conv2d, Layer, MaxPool2d, Subsample2d
 from fastconv.train import Evaluation
@@ -393,7 +393,7 @@ def saliency_figure(
 def feature_maps(model: Sequential, image: np.ndarray) -> list[tuple[str, np.ndarray]]:
     """Collect what each stage of a network makes of an image, activation included.
 
-    A stage is a convolution, a pooling, or a block with branches (`Residual`, `Concat`).
+    A stage is a convolution, a pooling, or a block with branches (`Residual`, `Concat`, `DenseBlock`).
 
     Parameters
     ----------
@@ -425,7 +425,7 @@ def feature_maps(model: Sequential, image: np.ndarray) -> list[tuple[str, np.nda
         x = layer(x)
         if x.ndim != 4 or x.shape[2] * x.shape[3] == 1:
             break
-        if isinstance(layer, (Conv2d, MaxPool2d, AvgPool2d, Subsample2d, Residual, Concat)):
+        if isinstance(layer, (Conv2d, MaxPool2d, AvgPool2d, Subsample2d, Residual, Concat, DenseBlock)):
             stages.append((name, x[0]))
         elif stages:
             stages[-1] = (stages[-1][0], x[0])

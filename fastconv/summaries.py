@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from fastconv.containers import Autocast, Concat, Residual, Sequential, WithHeads
+from fastconv.containers import Autocast, Concat, DenseBlock, Residual, Sequential, WithHeads
 from fastconv.geometry import LAYOUTS, axes, window
 from fastconv.layers import (
     ELU,
@@ -231,6 +231,8 @@ class _Walk:
             there = self._residual(layer, path, place, held)
         elif isinstance(layer, Concat):
             there = self._concat(layer, path, place, held)
+        elif isinstance(layer, DenseBlock):
+            there = self._dense_block(layer, path, place, held)
         elif isinstance(layer, Autocast):
             there = self._autocast(layer, path, place, held)
         elif isinstance(layer, Sequential):
@@ -286,6 +288,23 @@ class _Walk:
         self.rows.append(Row(path, "join", joined, 0, 0, there.field, there.jump, self.bytes(joined)))
         self.peak = max(self.peak, held + entered + done + self.bytes(joined))
         return there
+
+    def _dense_block(self, layer: DenseBlock, path: str, place: _Place, held: int) -> _Place:
+        """Each layer sees a part of the block's array, which is there from the beginning."""
+        axis, entered = layer.axis % len(place.shape), self.bytes(place.shape)
+        whole = place.shape[axis] + layer.growth * len(layer)
+        joined = (*place.shape[:axis], whole, *place.shape[axis + 1 :])
+        held += entered + self.bytes(joined)
+        for name, child in _children(layer):
+            made = self.step(child, _join(path, name), place, held - self.bytes(place.shape), True)
+            growth = (*place.shape[:axis], layer.growth, *place.shape[axis + 1 :])
+            if made.shape != growth:
+                raise ValueError(f"{_join(path, name)}: gives {made.shape}, its block expects {growth}")
+            shape = (*place.shape[:axis], place.shape[axis] + layer.growth, *place.shape[axis + 1 :])
+            place = _Place(shape, *_widest([place, made]), made.channels_first)
+        self.rows.append(Row(path, "join", joined, 0, 0, place.field, place.jump, self.bytes(joined)))
+        self.peak = max(self.peak, held)
+        return place
 
     def _autocast(self, layer: Autocast, path: str, place: _Place, held: int) -> _Place:
         """What goes in and out is copied into the other dtype; float64 is left as it is."""

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fastconv import gradcheck
-from fastconv.containers import Concat, Residual, Sequential
+from fastconv.containers import Concat, DenseBlock, Residual, Sequential
 from fastconv.layers import BatchNorm2d, Conv1d, Conv2d, Conv3d, Flatten, Identity, Layer, Linear, ReLU, Tanh
 
 F64 = {"dtype": np.float64}
@@ -30,6 +30,8 @@ def small_networks():
         "residual with shortcut": Residual(dense(4, 3, 0), dense(4, 3, 1), Tanh()),
         "residual of nothing": Residual(Identity()),
         "concat": Concat(dense(4, 2, 0), Sequential(dense(4, 3, 1), Tanh()), Identity()),
+        "dense block": DenseBlock({"a": dense(4, 2, 0), "b": Sequential(dense(6, 2, 1), Tanh())}, 2),
+        "dense block of nothing": DenseBlock({}, 2),
         "nested": Sequential(
             Residual(Concat(dense(4, 1, 0), dense(4, 3, 1))), Tanh(), Concat(Residual(dense(4, 4, 2)))
         ),
@@ -121,9 +123,60 @@ def test_names_are_those_of_the_published_weights():
     network = Sequential(layer1=Sequential(block))
     assert paths(network) == ["layer1.0.conv1.weight", "layer1.0.conv2.weight", "layer1.0.downsample.0.weight"]
     assert network(np.ones((1, 4, 8, 8), np.float32)).shape == (1, 8, 4, 4)
-    densenet = Sequential(denselayer1=Concat({"skip": Identity(), "": Sequential(conv1=Conv2d(4, 2, 1))}))
-    assert paths(densenet) == ["denselayer1.conv1.weight", "denselayer1.conv1.bias"]
+    densenet = Sequential(denseblock1=DenseBlock({"denselayer1": Sequential(conv1=Conv2d(4, 2, 1))}, 2))
+    assert paths(densenet) == ["denseblock1.denselayer1.conv1.weight", "denseblock1.denselayer1.conv1.bias"]
     assert densenet(np.ones((1, 4, 3, 3), np.float32)).shape == (1, 6, 3, 3)
+
+
+@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
+def test_a_dense_block_is_its_layers_outputs_joined(layout):
+    """Bitwise what joining anew for each layer gives, gradients too; nothing given is written to."""
+    axis, rng = {"NCHW": 1, "NHWC": -1}[layout], np.random.default_rng(0)
+
+    def layer(channels):
+        convolution = Conv2d(channels, 3, 3, padding=1, bias=False, layout=layout, rng=channels)
+        return Sequential(BatchNorm2d(channels, layout=layout), ReLU(), convolution)
+
+    block = DenseBlock({"a": layer(5), "b": layer(8), "c": layer(11)}, growth=3, axis=axis)
+    x, dy = (rng.standard_normal((4, c, 9, 8)).astype(np.float32) for c in (5, 14))
+    if layout == "NHWC":
+        x, dy = (np.ascontiguousarray(array.transpose(0, 2, 3, 1)) for array in (x, dy))
+    x.flags.writeable = dy.flags.writeable = False
+    y, backward = block.forward(x)
+    dx = backward(dy)
+    gradients = [parameter.grad for parameter in block.parameters()]
+    for parameter in block.parameters():
+        parameter.grad = None
+    expected, steps, total = x, [], dy
+    for child in block:
+        made, step = child.forward(expected)
+        steps.append(step)
+        expected = np.concatenate([expected, made], axis)
+    for step in reversed(steps):
+        rest, last = np.split(total, [total.shape[axis] - 3], axis)
+        total = rest + step(last)
+    np.testing.assert_array_equal(y, expected)
+    np.testing.assert_array_equal(dx, total)
+    for ours, parameter in zip(gradients, block.parameters(), strict=True):
+        np.testing.assert_array_equal(ours, parameter.grad)
+    assert backward(dy, needs_dx=False) is None
+    inferred = x
+    for child in block:
+        inferred = np.concatenate([inferred, child(inferred)], axis)
+    np.testing.assert_array_equal(block(x), inferred)
+
+
+def test_what_a_dense_block_s_layers_must_give():
+    x = np.ones((2, 4), np.float32)
+    with pytest.raises(
+        ValueError, match=r"growth: 3 maps a layer are float32 \(2, 3\), but one gives float32 \(2, 1\)"
+    ):
+        DenseBlock({"fc": Linear(4, 1)}, growth=3)(x)
+    with pytest.raises(ValueError, match="growth: expected at least 1, got 0"):
+        DenseBlock({"fc": Linear(4, 1)}, growth=0)
+    assert (
+        repr(DenseBlock({"fc": Linear(4, 1)}, 1, axis=-1)) == "DenseBlock(growth=1, axis=-1,\n  (fc): Linear(4, 1)\n)"
+    )
 
 
 def test_a_leading_underscore_adds_no_level():

@@ -10,6 +10,7 @@ import pytest
 from conv_cases import ISAS, instruction_set
 
 import fastconv as fc
+import fastconv.arrays
 
 DTYPES = ("float32", "float64")
 LAYOUTS = ("NCHW", "NHWC")
@@ -145,6 +146,40 @@ def test_batch_norm_backward(
     assert some[0] is None
     assert some[2] is None
     assert some[1].tobytes() == got[1].tobytes()
+
+
+@each_isa
+@each_layout
+@each_dtype
+@pytest.mark.parametrize("relu", [False, True])
+@pytest.mark.parametrize("shape", [*SHAPES, (8, 40, 40, 41), (8, 1, 130, 40)], ids=str)
+def test_some_of_the_channels(
+    shape: tuple[int, ...], relu: bool, dtype: str, layout: str, isa: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first or last channels of an array are normalised where they lie, bitwise as a copy of them is."""
+    given = arrays((shape[0], shape[1] + 7, *shape[2:]), dtype)
+    whole, dy = last(given["x"], layout), last(arrays(shape, dtype)["dy"], layout)
+    axis = 1 if layout == "NCHW" else -1
+    copies: list[str] = []
+    monkeypatch.setattr(fastconv.arrays, "_dense_copy", lambda value: copies.append("x") or np.ascontiguousarray(value))
+    for start in (0, 7):
+        x = whole.take(range(start, start + shape[1]), axis)
+        part = whole[(slice(None),) * (axis % whole.ndim) + (slice(start, start + shape[1]),)]
+        weight, bias = (given[name][start : start + shape[1]] for name in ("weight", "bias"))
+        results = []
+        with instruction_set(isa):
+            for array in (np.ascontiguousarray(x), part):
+                options = {"relu": relu, "layout": layout}
+                y, mean, var = fc.batch_norm(
+                    array, None, None, weight, bias, training=True, return_statistics=True, **options
+                )
+                inferred = fc.batch_norm(array, mean, var, weight, bias, **options)
+                trained = fc.batch_norm_backward(dy, array, mean, var, weight, bias, **options)
+                fixed = fc.batch_norm_backward(dy, array, mean, var, weight, bias, training=False, **options)
+                results.append((y, mean, var, inferred, *trained, *fixed))
+        for ours, expected in zip(*results[::-1], strict=True):
+            np.testing.assert_array_equal(ours, expected)
+    assert not copies
 
 
 @each_isa

@@ -9,7 +9,7 @@ import pytest
 
 import fastconv as fc
 from fastconv import cli
-from fastconv.containers import Concat, Residual, Sequential, WithHeads
+from fastconv.containers import Concat, DenseBlock, Residual, Sequential, WithHeads
 from fastconv.layers import (
     AdaptiveAvgPool2d,
     AvgPool2d,
@@ -77,6 +77,8 @@ LAYERS = {
     "residual": (Residual(Conv2d(4, 6, 3, 2, 1), Conv2d(4, 6, 1, 2), ReLU()), (4, 9, 8)),
     "concat": (Concat(Conv2d(4, 6, 3, padding=1), Identity(), MaxPool2d(3, 1, 1)), (4, 9, 8)),
     "concat NHWC": (Concat(Identity(), Identity(), axis=-1), (9, 8, 4)),
+    "dense block": (DenseBlock({"a": Conv2d(4, 3, 3, padding=1), "b": Conv2d(7, 3, 1)}, 3), (4, 9, 8)),
+    "dense block NHWC": (DenseBlock({"a": Conv2d(4, 3, 1, layout="NHWC")}, 3, axis=-1), (9, 8, 4)),
     "sequential": (Sequential(Conv2d(4, 6, 3), ReLU(), Dropout(), MaxPool2d(2), Flatten(), Linear(54, 2)), (4, 9, 8)),
 }
 
@@ -95,6 +97,7 @@ def test_shapes_are_those_that_come_out(layer, shape):
         (Sequential(Conv2d(1, 2, 5, 2, 2), ReLU(), MaxPool2d(3, 2), Conv2d(2, 1, 3, dilation=2)), 47),
         (Residual(Sequential(Conv2d(1, 1, 3, 2, 1), Conv2d(1, 1, 3, 1, 1)), Conv2d(1, 1, 1, 2)), 17),
         (Concat(Conv2d(1, 1, 1), Conv2d(1, 1, 5, padding=2), AvgPool2d(3, 1, 1)), 13),
+        (DenseBlock({"a": Conv2d(1, 2, 3, padding=1), "b": Conv2d(3, 2, 5, padding=2)}, 2), 13),
         (Sequential(Conv2d(1, 1, 3), AvgPool2d(2)), 12),
     ],
 )
@@ -173,6 +176,10 @@ def test_memory_of_branches():
     assert fc.summary(Residual(body), (4, 8, 8)).inference_bytes == 4 * 3 * pixels  # x, and two of body's, or their sum
     branches = Concat(Conv2d(4, 4, 1), Conv2d(4, 4, 1))
     assert fc.summary(branches, (4, 8, 8)).inference_bytes == 4 * (pixels + 2 * pixels + 2 * pixels)
+    dense = DenseBlock({"a": Conv2d(4, 4, 1), "b": Sequential(Conv2d(8, 12, 1), Conv2d(12, 4, 1))}, 4)
+    report = fc.summary(dense, (4, 8, 8))  # x, all of the block's maps, and b's
+    assert report.inference_bytes == 4 * (pixels + 3 * pixels + 4 * pixels)
+    assert report.training_bytes == 4 * (pixels + pixels + 4 * pixels + 3 * pixels)
 
 
 def test_heads_are_counted_apart():
@@ -222,6 +229,11 @@ def test_layers_of_one_s_own():
         (BatchNorm2d(3), (3, 9), "expected 3 channels and 4 axes"),
         (Residual(Conv2d(3, 4, 3)), (3, 9, 9), "body and shortcut give"),
         (Concat(Conv2d(3, 4, 3), Identity()), (3, 9, 9), "branches give"),
+        (
+            DenseBlock({"a": Conv2d(3, 4, 3)}, 4),
+            (3, 9, 9),
+            r"a: gives \(1, 4, 7, 7\), its block expects \(1, 4, 9, 9\)",
+        ),
         (Conv2d(3, 4, 3), (3, -9, 9), "input_shape: expected at least 1"),
     ],
 )

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from fastconv._library import _native
-from fastconv.arrays import check_home, check_out, dense
+from fastconv.arrays import check_home, check_out, dense, spaced
 from fastconv.geometry import Window
 from fastconv.runtime import get_num_threads
 
@@ -35,6 +35,7 @@ __all__ = [
     "dense",
     "dropout",
     "empty",
+    "follow",
     "hinge",
     "holds_integers",
     "instruction_set",
@@ -50,10 +51,12 @@ __all__ = [
     "plane_means_backward",
     "pool_plan",
     "prelu",
+    "put",
     "rrelu",
     "sgd_step",
     "softmax",
     "softmax_backward",
+    "spaced",
     "squared_error",
     "synchronize",
     "unscale",
@@ -357,11 +360,15 @@ def concatenate(arrays: Sequence[np.ndarray], axis: int) -> np.ndarray:
     start = 0
     for array in arrays:
         end = start + array.shape[axis]
-        part = out[(slice(None),) * (axis % out.ndim) + (slice(start, end),)]
-        if not _native.rows(array, part, False, get_num_threads()):
-            np.concatenate([array], axis, out=part)  # which refuses another shape
+        put(out[(slice(None),) * (axis % out.ndim) + (slice(start, end),)], array)
         start = end
     return out
+
+
+def put(part: np.ndarray, value: np.ndarray) -> None:
+    """part = value, of the same shape."""
+    if not _native.rows(value, part, False, get_num_threads()):
+        np.concatenate([value], 0, out=part)  # which refuses another shape
 
 
 def add_to(total: np.ndarray, other: np.ndarray) -> None:
@@ -390,6 +397,12 @@ def batch_norm(
     y = empty(x.shape, x.dtype)
     _native.batch_norm(x, weight, bias, mean, var, y, seen, eps, training, relu, get_num_threads())
     return y
+
+
+def follow(average: np.ndarray, batch: np.ndarray, factor: float, momentum: float) -> None:
+    """average += momentum * (factor * batch - average), in float64."""
+    if not _native.follow(average, batch, factor, momentum):
+        average[...] = average + momentum * (factor * batch - average.astype("float64"))
 
 
 def batch_norm_backward(

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from fastconv._library import _native
-from fastconv.arrays import check_out, dense
+from fastconv.arrays import check_out, dense, spaced
 from fastconv.backends import cpu
 from fastconv.backends.cpu import (
     COST_OF,
@@ -22,10 +22,12 @@ from fastconv.backends.cpu import (
     check_home,
     concatenate,
     empty,
+    follow,
     holds_integers,
     instruction_set,
     integers,
     on_change,
+    put,
     synchronize,
 )
 from fastconv.geometry import Window
@@ -50,6 +52,7 @@ __all__ = [
     "dense",
     "dropout",
     "empty",
+    "follow",
     "hinge",
     "holds_integers",
     "instruction_set",
@@ -66,10 +69,12 @@ __all__ = [
     "plane_means_backward",
     "pool_plan",
     "prelu",
+    "put",
     "rrelu",
     "sgd_step",
     "softmax",
     "softmax_backward",
+    "spaced",
     "squared_error",
     "synchronize",
     "unscale",

@@ -12,9 +12,9 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import DTypeLike
 
-from fastconv.containers import Concat, Sequential
+from fastconv.containers import DenseBlock, Sequential
 from fastconv.init import Rng
-from fastconv.layers import AvgPool2d, Flatten, GlobalAvgPool2d, Identity, Layer, MaxPool2d, ReLU
+from fastconv.layers import AvgPool2d, Flatten, GlobalAvgPool2d, Layer, MaxPool2d, ReLU
 from fastconv.models._maker import Maker
 
 __all__ = [
@@ -38,8 +38,8 @@ _PLANS = {
 }
 
 
-class DenseLayer(Concat):
-    """Add `growth` maps, made of all the inputs, to the inputs (section 3, "Bottleneck layers")."""
+class DenseLayer(Sequential):
+    """Make `growth` maps of all the inputs (section 3, "Composite function" and "Bottleneck layers")."""
 
     # Weights published for torchvision 0.2 and before have a dot too many.
     _old_names: ClassVar[Mapping[str, str]] = {
@@ -64,7 +64,7 @@ class DenseLayer(Concat):
             f"relu{last}": ReLU(),
             f"conv{last}": make.conv(width, growth, 3, padding=1, bias=False),
         }
-        super().__init__({"inputs": Identity(), "": Sequential(layers)})
+        super().__init__(layers)
 
 
 def densenet(
@@ -173,11 +173,11 @@ def _network(
     bottleneck: bool = True,
 ) -> Sequential:
     for i, count in enumerate(counts, 1):
-        block = {}
+        block: dict[str, Layer] = {}
         for j in range(1, count + 1):
             block[f"denselayer{j}"] = DenseLayer(make, channels, growth, bottleneck)
             channels += growth
-        features[f"denseblock{i}"] = Sequential(block)
+        features[f"denseblock{i}"] = DenseBlock(block, growth)
         if i < len(counts):
             fewer = channels // 2 if bottleneck else channels
             features[f"transition{i}"] = _transition(make, channels, fewer)

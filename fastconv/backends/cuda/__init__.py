@@ -11,7 +11,16 @@ from typing import Any
 
 import cupy
 
-from fastconv.backends.cuda.arrays import check_home, check_out, dense, empty, holds_integers, integers, sound
+from fastconv.backends.cuda.arrays import (
+    check_home,
+    check_out,
+    dense,
+    empty,
+    holds_integers,
+    integers,
+    sound,
+    spaced,
+)
 from fastconv.backends.cuda.convolution import (
     NEEDS,
     ConvPlan,
@@ -47,6 +56,7 @@ __all__ = [
     "dense",
     "dropout",
     "empty",
+    "follow",
     "hinge",
     "holds_integers",
     "instruction_set",
@@ -62,10 +72,12 @@ __all__ = [
     "plane_means_backward",
     "pool_plan",
     "prelu",
+    "put",
     "rrelu",
     "sgd_step",
     "softmax",
     "softmax_backward",
+    "spaced",
     "squared_error",
     "synchronize",
     "unscale",
@@ -256,6 +268,11 @@ def batch_norm(
     return y
 
 
+def follow(average: Any, batch: Any, factor: float, momentum: float) -> None:
+    """average += momentum * (factor * batch - average), in float64."""
+    average[...] = average + momentum * (factor * batch - average.astype("float64"))
+
+
 def batch_norm_backward(
     dy: Any,
     x: Any,
@@ -335,6 +352,11 @@ def map_elements(kind: str, a: Any, b: Any, parameter: float = 0, second: float 
 def concatenate(arrays: Sequence[Any], axis: int) -> Any:
     """`cupy.concatenate`."""
     return cupy.concatenate(arrays, axis)
+
+
+def put(part: Any, value: Any) -> None:
+    """part = value, of the same shape."""
+    cupy.concatenate([value], 0, out=part)
 
 
 def add_to(total: Any, other: Any) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 
 from fastconv.backends.cuda.kernels import REALS
 
-__all__ = ["check_home", "check_out", "dense", "empty", "holds_integers", "integers", "sound", "struct"]
+__all__ = ["check_home", "check_out", "dense", "empty", "holds_integers", "integers", "sound", "spaced", "struct"]
 
 empty = cupy.empty
 
@@ -55,6 +55,11 @@ def dense(value: Any, name: str, ndim: int | None = None) -> Any:
     if ndim is not None and value.ndim != ndim:
         raise ValueError(f"{name}: expected {ndim} axes, got {value.ndim} (shape {value.shape})")
     return value if value.flags.c_contiguous else cupy.ascontiguousarray(value)
+
+
+def spaced(value: Any, name: str, last: bool) -> Any:
+    """Return `value` as `dense` does: kernels here take no parts of an array."""
+    return dense(value, name)
 
 
 def check_out(out: Any, shape: tuple[int, ...], dtype: Any, *inputs: Any) -> Any:
