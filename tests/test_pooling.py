@@ -383,6 +383,7 @@ def test_wide_switches(name: str, dtype: str, layout: str, isa: str) -> None:
         ((50,), (2,), (2,), 0, 1),
         ((3, 6, 14), (1, 2, 2), (1, 2, 2), 0, 1),
         ((3, 4, 66), (1, 1, 2), (1, 1, 2), 0, 1),
+        ((3, 9, 40), (1, 3, 3), (1, 2, 2), ((0, 0), (1, 1), (1, 1)), 1),
     ],
 )
 def test_other_ranks(
@@ -453,6 +454,34 @@ def test_windows_of_two(width: int, lines: int, dtype: str, isa: str) -> None:
                 np.testing.assert_array_equal(fc.max_pool2d(x, kernel), y)
                 np.testing.assert_array_equal(fc.avg_pool2d(plain, kernel), mean.astype(dtype))
                 np.testing.assert_array_equal(fc.avg_pool2d_backward(dy, x.shape, kernel), dx)
+
+
+@each_isa
+@each_dtype
+@pytest.mark.parametrize("padding", [0, 1, ((1, 0), (0, 1)), ((0, 1), (2, 2)), ((2, 2), (2, 0))], ids=str)
+@pytest.mark.parametrize(
+    "size", [(7, 32), (1, 33), (2, 2), (9, 1), (5, 3), (6, 31), (64, 34), (8, 63), (3, 66), (11, 147)]
+)
+def test_windows_of_three(size: tuple[int, int], padding: Any, dtype: str, isa: str) -> None:
+    """At a stride of 2, with every edge that a block of outputs may have; ties, infinities and NaN too."""
+    random = np.random.default_rng(size[1])
+    values = np.array([-np.inf, -1, 0, 1, 2, np.nan], dtype)
+    for shape in ((2, 3, *size), (1, 1, *size)):  # in memory of its own size: nothing is read behind it
+        x = random.choice(values, shape, p=[0.3, 0.2, 0.2, 0.2, 0.05, 0.05])
+        for ceil_mode in (False, True):
+            options = {"stride": 2, "padding": padding, "ceil_mode": ceil_mode}
+            try:
+                place = window(size, (3, 3), 2, padding, ceil_mode=ceil_mode)
+            except ValueError:  # the window does not fit
+                continue
+            y, switches = max_oracle(x, place)
+            for threads in (1, 3):
+                with instruction_set(isa), fc.threads(threads):
+                    got, where = fc.max_pool2d(x, 3, return_switches=True, **options)
+                    alone = fc.max_pool2d(x, 3, **options)
+                np.testing.assert_array_equal(got, y)
+                np.testing.assert_array_equal(where, switches)
+                np.testing.assert_array_equal(alone, y)
 
 
 @st.composite
