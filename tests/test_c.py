@@ -149,6 +149,11 @@ def test_windows(library: Any, variant: str, tmp_path: Path) -> None:
     run_program(library, VARIANTS[variant], tmp_path, "test_windows", "150")
 
 
+@pytest.mark.parametrize("variant", ["gcc-sanitizers", "clang-sanitizers", "aarch64"])
+def test_operators(library: Any, variant: str, tmp_path: Path) -> None:
+    run_program(library, VARIANTS[variant], tmp_path, "test_operators", "300")
+
+
 def cpu_count(folder: Path, files: dict[str, str], omp_num_threads: str | None = None) -> int:
     """What fc_default_threads answers where the control groups' files are those given, by path under `folder`."""
     compiler = need("gcc")

@@ -59,7 +59,7 @@ static double element(array a, fc_dtype dtype, ptrdiff_t i)
 }
 
 /* tolerance: of the largest element, or of 1, which is what whole numbers are made of */
-static bool same(array a, array b, fc_dtype dtype, double tolerance)
+static inline bool same(array a, array b, fc_dtype dtype, double tolerance)
 {
     ptrdiff_t n = (ptrdiff_t)(a.bytes / (dtype == FC_FLOAT32 ? sizeof(float) : sizeof(double)));
     double largest = 1;
