@@ -223,7 +223,7 @@ def batch_norm_backward(
             shape = getattr(value, "shape", None)
             raise ValueError(f"{name}: expected an array of shape ({channels},), one for each channel, got {shape}")
         backend.check_home(value, name)
-        statistics.append(value if value.dtype.char == "d" else value.astype("float64"))
+        statistics.append(backend.dense(value, name) if value.dtype.char == "d" else value.astype("float64"))
     wanted = check_needs(needs)
     gradients: tuple[Any, Any, Any] = backend.batch_norm_backward(
         dy, x, weight, bias, *statistics, seen, check_number(eps, "eps", 0), bool(training), bool(relu), wanted

@@ -306,6 +306,16 @@ def test_any_memory(layout: str) -> None:
         np.testing.assert_array_equal(fc.batch_norm_backward(dy, other, mean, var, layout=layout)[0], dx)
         np.testing.assert_array_equal(fc.local_response_norm(other, 3, layout=layout), lrn)
         np.testing.assert_array_equal(fc.local_response_norm_backward(dy, other, 3, layout=layout), dlrn)
+    for statistics in (np.repeat([mean, var], 2, axis=1)[:, ::2], np.array([mean, var], ">f8")):
+        np.testing.assert_array_equal(fc.batch_norm_backward(dy, x, *statistics, layout=layout)[0], dx)
+        np.testing.assert_array_equal(
+            fc.batch_norm(x, *statistics, layout=layout), fc.batch_norm(x, mean, var, layout=layout)
+        )
+    running = [np.zeros((2, 12), np.float32)[:, ::2], np.zeros((2, 6), ">f8"), np.zeros((2, 6), np.float16)]
+    for averages in running:  # in whatever memory, they are moved
+        fc.batch_norm(x, *averages, training=True, layout=layout)
+        n = x.size // 6
+        np.testing.assert_allclose(averages, [0.1 * mean, 0.1 * var * n / (n - 1)], rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("shape", [(0, 3, 4, 4), (2, 0, 4, 4), (2, 3, 0, 4), (0, 5)])
