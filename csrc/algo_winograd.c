@@ -553,6 +553,11 @@ static void load_taps(const job *j, ptrdiff_t filter, ptrdiff_t filters, ptrdiff
                            w->channels * w->kernel, filters, count * w->kernel, false, taps, NULL);
         return;
     }
+    if (w->kernel == 9 && filters == lanes) {
+        kernels->nines_in(j->weight + ((j->group * w->channels + channel) * w->filters + filter) * w->kernel * element,
+                          w->filters * w->kernel, count, taps);
+        return;
+    }
     const ptrdiff_t next =
         w->filters * w->kernel * element; /* far apart: too short stretches for the hardware to foresee */
     for (ptrdiff_t n = 0; n < count; n++, taps += w->kernel * lanes * element) {
@@ -568,6 +573,41 @@ static void load_taps(const job *j, ptrdiff_t filter, ptrdiff_t filters, ptrdiff
         }
         kernels->planes_in(from, w->kernel, filters, w->kernel, w->kernel < lanes, taps, NULL);
     }
+}
+
+/* Weights that will be loaded: rows of so many bytes. */
+typedef struct stretch {
+    const char *at;
+    ptrdiff_t pitch, rows, bytes;
+} stretch;
+
+/* Those of a panel's first phase, or of the panel after it if there are no such channels; of none if there is no such panel. */
+static stretch weights_ahead(const job *j, ptrdiff_t panel, ptrdiff_t first, ptrdiff_t count)
+{
+    const view *w = j->view;
+    const ptrdiff_t element = (ptrdiff_t)fc_size_of(j->plan->problem.dtype);
+    if (first >= w->depth) {
+        first = 0;
+        panel++;
+    }
+    if (panel >= j->shape->panels)
+        return (stretch){0};
+    const ptrdiff_t filter = panel * j->shape->width / w->out_phases, channel = first / w->in_phases,
+                    filters = fc_min(j->shape->width / w->out_phases, w->filters - filter),
+                    channels = fc_min(count / w->in_phases, w->channels - channel), groups = j->group;
+    if (j->turned)
+        return (stretch){j->weight + ((groups * w->channels + channel) * w->filters + filter) * w->kernel * element,
+                         w->filters * w->kernel * element, channels, filters * w->kernel * element};
+    return (stretch){j->weight + ((groups * w->filters + filter) * w->channels + channel) * w->kernel * element,
+                     w->channels * w->kernel * element, filters, channels * w->kernel * element};
+}
+
+/* Part i of `parts` of a stretch. */
+static void fetch(const stretch *s, ptrdiff_t i, ptrdiff_t parts)
+{
+    for (ptrdiff_t r = i * s->rows / parts; r < (i + 1) * s->rows / parts; r++)
+        for (ptrdiff_t k = 0; k < s->bytes; k += FC_ALIGNMENT)
+            __builtin_prefetch(s->at + r * s->pitch + k, 0, 2);
 }
 
 /* Transforms the filters of a panel, channels from first to last; to: [point][channel][width], points `pitch` apart. */
@@ -850,7 +890,7 @@ static operand operand_of(const fc_conv_plan *plan, const view *w, const void *d
 
 /* m (+)= the product of v and u over channels from first to last, at every point. */
 static void multiply(const job *j, const block *b, ptrdiff_t panel_width, ptrdiff_t first, ptrdiff_t last,
-                     const char *v, const char *u, ptrdiff_t pitch, char *m)
+                     const char *v, const char *u, ptrdiff_t pitch, const stretch *ahead, char *m)
 {
     const shape *h = j->shape;
     const fc_kernels *kernels = j->plan->kernels;
@@ -876,6 +916,7 @@ static void multiply(const job *j, const block *b, ptrdiff_t panel_width, ptrdif
                 kernel[rows - 1](&t);
                 tile += rows;
             }
+            fetch(ahead, i * across + k, h->points);
         }
 }
 
@@ -1020,7 +1061,8 @@ static void run_block(void *context, ptrdiff_t index, int worker)
     transform_input(j, &j->in, &b, 0, h->vectors, &s, s.own);
     for (ptrdiff_t panel = 0; panel < h->panels; panel++) {
         ptrdiff_t width = panel_width(j, panel);
-        multiply(j, &b, width, 0, channels, s.own, j->shared + panel * h->u * element, channels * width + lanes, s.m);
+        multiply(j, &b, width, 0, channels, s.own, j->shared + panel * h->u * element, channels * width + lanes,
+                 &(stretch){0}, s.m);
         finish(j, &b, panel, width, &s);
     }
 }
@@ -1053,7 +1095,8 @@ static void run_panel(void *context, ptrdiff_t index, int worker)
     for (ptrdiff_t c = 0; c < channels; c += h->chunk) {
         ptrdiff_t last = fc_min(c + h->chunk, channels), pitch = (last - c) * width + lanes;
         transform_filters(j, panel, c, last, s.taps, s.own, pitch);
-        multiply(j, &b, width, c, last, j->shared + of_round * h->v * element, s.own, pitch, s.m);
+        const stretch ahead = weights_ahead(j, panel, last, last - c);
+        multiply(j, &b, width, c, last, j->shared + of_round * h->v * element, s.own, pitch, &ahead, s.m);
     }
     finish(j, &b, panel, width, &s);
 }

@@ -409,6 +409,7 @@ typedef struct fc_kernels {     /* one real type on one instruction set */
     /* kernels/winograd.inc says what these do; vectors of channels lie whole */
     void (*planes_in)(const void *from, ptrdiff_t pitch, ptrdiff_t rows, ptrdiff_t n, bool over, void *to,
                       const ptrdiff_t *offsets);
+    void (*nines_in)(const void *from, ptrdiff_t step, ptrdiff_t count, void *to);
     void (*planes_out)(const void *from, ptrdiff_t n, void *to, ptrdiff_t pitch, ptrdiff_t rows);
     void (*pixels_in)(const void *from, ptrdiff_t pitch, ptrdiff_t rows, ptrdiff_t n, void *to);
     void (*pixels_out)(const void *from, ptrdiff_t n, void *to, ptrdiff_t pitch, ptrdiff_t rows);
