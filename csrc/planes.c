@@ -284,8 +284,10 @@ typedef struct desk {
     ptrdiff_t tile_bytes, block_bytes; /* of what is packed */
     const char *next;                  /* what the worker's next box reads, if that is whole images; or NULL */
     ptrdiff_t next_step;               /* elements of it that are fetched for each step of a tile */
-    bool late;                         /* tiles are packed when the first panel needs them */
-    bool copied;                       /* rows of weights are copied */
+    const char *beyond; /* the first row of the worker's next box, if that is part of an image; or NULL */
+    ptrdiff_t beyond_places;
+    bool late;   /* tiles are packed when the first panel needs them */
+    bool copied; /* rows of weights are copied */
 } desk;
 
 static desk set_up(const planes *p, ptrdiff_t index, int worker)
@@ -322,11 +324,19 @@ static desk set_up(const planes *p, ptrdiff_t index, int worker)
     d.tile_bytes = (h->depth + 1) * h->width * element;
     d.block_bytes = h->tiles * d.tile_bytes;
     d.late = h->in_place && plane * element <= LATE_BYTES;
-    if (h->in_place && !d.late && h->depth_blocks == 1 && whole && next / h->boxes.total == index / h->boxes.total) {
+    if (h->in_place && !d.late && h->depth_blocks == 1 && next / h->boxes.total == index / h->boxes.total) {
         const fc_box after = fc_box_at(s, &h->boxes, next % h->boxes.total);
         const ptrdiff_t panels = fc_ceil_div(d.last - d.first, h->panel_rows);
-        d.next = d.image + after.first[0] * s->groups * s->channels * plane * element;
-        d.next_step = after.count[0] * s->channels * plane / (panels * d.tile_count * fc_sweep_depth(s)) + 1;
+        const char *image = d.image + after.first[0] * s->groups * s->channels * plane * element;
+        if (whole) {
+            d.next = image;
+            d.next_step = after.count[0] * s->channels * plane / (panels * d.tile_count * fc_sweep_depth(s)) + 1;
+        } else if (after.count[0] == 1) {
+            const fc_axis *ax = s->axis;
+            d.beyond =
+                image + ((after.first[1] * ax[1].input + after.first[2]) * ax[2].input + after.first[3]) * element;
+            d.beyond_places = fc_box_places(&after);
+        }
     }
     /* rows of weights are read in place, unless they would share cache sets */
     d.copied = p->unturned || fc_sweep_depth(s) * element % FC_ALIAS == 0;
@@ -457,6 +467,8 @@ static void run_panel(const desk *d, ptrdiff_t m, ptrdiff_t b, ptrdiff_t b0)
             t.ahead = d->next + ((m - d->first) / h->panel_rows * d->tile_count + i) * t.depth * d->next_step * element;
             t.ahead_step = d->next_step;
         }
+        if (d->beyond && !next && i * h->width < d->beyond_places)
+            t.ahead = d->beyond + i * h->width * element;
         if (pack_now) {
             pack(p, at, d->in, t.depth, d->offsets, d->image, d->image_end, (char *)t.b);
             if (i + 1 < d->tile_count)
