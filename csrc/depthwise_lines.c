@@ -121,18 +121,19 @@ static void list_lines(const desk *d, ptrdiff_t plane, ptrdiff_t first, ptrdiff_
     const ptrdiff_t size = h->rows->input, all = h->planes * size;
     const ptrdiff_t start = h->rows->origin + first * h->rows->step, lines = (count - 1) * h->rows->step + 3;
     const ptrdiff_t begin = fc_min(fc_max(-start, 0), lines), end = fc_max(fc_min(size - start, lines), begin);
-    const ptrdiff_t index = plane * size + start; /* of line 0 among the rows of all planes */
+    const ptrdiff_t index = plane * size + start, pitch = d->pitch; /* of line 0 among the rows of all planes */
+    const void **list = d->lines, *const zeros = d->zeros + d->margin;
     for (ptrdiff_t i = 0; i < begin; i++)
-        d->lines[i] = d->zeros + d->margin;
-    const char *row = d->in + (index + begin) * d->pitch;
-    for (ptrdiff_t i = begin; i < end; i++, row += d->pitch)
-        d->lines[i] = row;
+        list[i] = zeros;
+    const char *row = d->in + (index + begin) * pitch;
+    for (ptrdiff_t i = begin; i < end; i++, row += pitch)
+        list[i] = row;
     for (ptrdiff_t i = end; i < lines; i++)
-        d->lines[i] = d->zeros + d->margin;
+        list[i] = zeros;
     for (ptrdiff_t i = begin; i < fc_min(end, h->spares[0] - index); i++)
-        d->lines[i] = copy_line(d, d->lines[i], index + i);
+        list[i] = copy_line(d, list[i], index + i);
     for (ptrdiff_t i = fc_max(begin, all - h->spares[1] - index); i < end; i++)
-        d->lines[i] = copy_line(d, d->lines[i], h->spares[0] + all - 1 - index - i);
+        list[i] = copy_line(d, list[i], h->spares[0] + all - 1 - index - i);
 }
 
 /* What all planes of a task have in common. */
