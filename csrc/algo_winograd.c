@@ -1181,7 +1181,8 @@ static void add_products(const job *j, const share *s, const block *b, const blo
             const ptrdiff_t next = k + 1 < across ? p + 1 : fc_min(p / SIDE + 1, SIDE - 1) * SIDE,
                             ahead = b->tiles[next] * lanes;
             ptrdiff_t part = 0;
-            for (ptrdiff_t c = s->c0; c < s->c1; c++)
+            for (ptrdiff_t c = s->c0; c < s->c1; c++) {
+                o.channels = fc_min(lanes, j->view->depth - c * lanes);
                 for (ptrdiff_t f = s->f0; f < s->f1; f += 2, part++) {
                     o.x = v + (b->v[p] + c * step) * element;
                     o.next = part < parts ? v + (b->v[next] + (s->c0 + 2 * part) * ahead) * element
@@ -1194,6 +1195,7 @@ static void add_products(const job *j, const share *s, const block *b, const blo
                               element;
                     kernels->winograd_outer[fc_min(s->f1 - f, 2) - 1](&o);
                 }
+            }
         }
 }
 
@@ -1285,7 +1287,7 @@ static void add_splits(void *context, ptrdiff_t index, int worker)
     s.sums += (s.c0 * lanes * s.columns + s.f0 * lanes) * element;
     for (ptrdiff_t split = 1; split < h->splits; split++)
         for (ptrdiff_t p = 0; p < h->points; p++)
-            for (ptrdiff_t c = 0; c < lanes; c++) {
+            for (ptrdiff_t c = 0; c < fc_min(lanes, j->view->depth - s.c0 * lanes); c++) {
                 char *to = s.sums + (p * s.pitch + c * s.columns) * element;
                 j->plan->kernels->add(to + split * h->sums * element, to, lanes);
             }

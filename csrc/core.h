@@ -275,8 +275,9 @@ typedef void fc_winograd_tile_kernel(const fc_winograd_tile *tile);
 typedef struct fc_winograd_outer {
     const void *x, *dy; /* [tile][lanes], and so for each vector of filters, dy_pitch apart */
     ptrdiff_t dy_pitch, tiles;
-    const void *next; /* fetched meanwhile, lanes / outer_rows vectors a tile */
-    void *s;          /* [channel][filter], channels `pitch` apart */
+    ptrdiff_t channels; /* that are wanted; some more may be written */
+    const void *next;   /* fetched meanwhile, lanes / outer_rows vectors a tile */
+    void *s;            /* [channel][filter], channels `pitch` apart */
     ptrdiff_t pitch;
     bool accumulate;
 } fc_winograd_outer;
