@@ -49,6 +49,7 @@ enum {
     WHOLE_BYTES = 1 << 20,    /* the same of a whole reduction, */
     WHOLE_TILES = 8,          /* if there is room for as many tiles */
     LATE_BYTES = 1 << 10,     /* of a plane, at most, if tiles are packed one by one, each when it is first needed */
+    TASKS_EACH = 2,           /* of a thread, at least, if some may take longer than others */
     ROWS_AHEAD = 4,           /* that are fetched while longer ones are packed */
     END_CYCLES = 50,          /* estimated, of a row's end that is copied to the output */
 };
@@ -600,8 +601,13 @@ static void run_part(const fc_part *part, int threads)
                 fc_parallel(threads, p.groups * fc_ceil_div(p.filters, TURN_FILTERS), turn_filters, &t);
                 p.weight = to;
             }
-            /* enough tasks for every thread; how many does not change a bit of the result */
-            ptrdiff_t wanted = threads == 1 ? 1 : fc_ceil_div(2 * threads, p.groups * h.boxes.total);
+            /* as many tasks for every thread, or several, if they are not alike: each block packs its boxes once more. How many does
+             * not change a bit of the result. */
+            const ptrdiff_t *c = h.boxes.count, boxes = p.groups * h.boxes.total;
+            const bool alike = h.boxes.total * c[0] * c[1] * c[2] * c[3] == s->batch * fc_sweep_places(s);
+            ptrdiff_t wanted = 1;
+            while (threads > 1 && boxes * wanted < TASKS_EACH * threads && !(alike && boxes * wanted % threads == 0))
+                wanted++;
             ptrdiff_t least = fc_ceil_div(p.filters, h.filters), most = fc_ceil_div(p.filters, h.panel_rows);
             p.filter_blocks = fc_max(fc_min(wanted, most), least);
             fc_parallel(threads, p.groups * p.filter_blocks * h.boxes.total, run_box, &p);
