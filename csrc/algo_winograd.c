@@ -581,7 +581,7 @@ typedef struct stretch {
     ptrdiff_t pitch, rows, bytes;
 } stretch;
 
-/* Those of a panel's first phase, or of the panel after it if there are no such channels; of none if there is no such panel. */
+/* About those of a panel from `first` of the depth on, or, past its end, of the next panel; none past the last. */
 static stretch weights_ahead(const job *j, ptrdiff_t panel, ptrdiff_t first, ptrdiff_t count)
 {
     const view *w = j->view;
@@ -594,11 +594,11 @@ static stretch weights_ahead(const job *j, ptrdiff_t panel, ptrdiff_t first, ptr
         return (stretch){0};
     const ptrdiff_t filter = panel * j->shape->width / w->out_phases, channel = first / w->in_phases,
                     filters = fc_min(j->shape->width / w->out_phases, w->filters - filter),
-                    channels = fc_min(count / w->in_phases, w->channels - channel), groups = j->group;
+                    channels = fc_min(count / w->in_phases, w->channels - channel);
     if (j->turned)
-        return (stretch){j->weight + ((groups * w->channels + channel) * w->filters + filter) * w->kernel * element,
+        return (stretch){j->weight + ((j->group * w->channels + channel) * w->filters + filter) * w->kernel * element,
                          w->filters * w->kernel * element, channels, filters * w->kernel * element};
-    return (stretch){j->weight + ((groups * w->filters + filter) * w->channels + channel) * w->kernel * element,
+    return (stretch){j->weight + ((j->group * w->filters + filter) * w->channels + channel) * w->kernel * element,
                      w->channels * w->kernel * element, filters, channels * w->kernel * element};
 }
 
@@ -888,7 +888,7 @@ static operand operand_of(const fc_conv_plan *plan, const view *w, const void *d
 
 /* ---- products and output ---------------------------------------------------------------------------------- */
 
-/* m (+)= the product of v and u over channels from first to last, at every point. */
+/* m (+)= the product of v and u over channels from first to last, at every point; `ahead` is fetched meanwhile, unless NULL. */
 static void multiply(const job *j, const block *b, ptrdiff_t panel_width, ptrdiff_t first, ptrdiff_t last,
                      const char *v, const char *u, ptrdiff_t pitch, const stretch *ahead, char *m)
 {
@@ -916,7 +916,8 @@ static void multiply(const job *j, const block *b, ptrdiff_t panel_width, ptrdif
                 kernel[rows - 1](&t);
                 tile += rows;
             }
-            fetch(ahead, i * across + k, h->points);
+            if (ahead)
+                fetch(ahead, i * across + k, h->points);
         }
 }
 
@@ -1061,8 +1062,8 @@ static void run_block(void *context, ptrdiff_t index, int worker)
     transform_input(j, &j->in, &b, 0, h->vectors, &s, s.own);
     for (ptrdiff_t panel = 0; panel < h->panels; panel++) {
         ptrdiff_t width = panel_width(j, panel);
-        multiply(j, &b, width, 0, channels, s.own, j->shared + panel * h->u * element, channels * width + lanes,
-                 &(stretch){0}, s.m);
+        multiply(j, &b, width, 0, channels, s.own, j->shared + panel * h->u * element, channels * width + lanes, NULL,
+                 s.m);
         finish(j, &b, panel, width, &s);
     }
 }
