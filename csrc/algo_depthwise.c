@@ -952,4 +952,5 @@ static void run(const fc_conv_plan *plan, const fc_conv_arrays *arrays, void *sp
         (gradient ? gradient_run : planes_run)(plan, arrays, space, threads);
 }
 
-const fc_conv_algorithm fc_algorithm_depthwise = {"depthwise", decline, cost, workspace, run, fc_depthwise_lines_fit};
+const fc_conv_algorithm fc_algorithm_depthwise = {"depthwise", decline, cost, workspace, run, fc_depthwise_lines_fit,
+                                                  NULL};

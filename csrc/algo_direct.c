@@ -20,4 +20,4 @@ static void run(const fc_conv_plan *plan, const fc_conv_arrays *arrays, void *sp
     fc_planes_run(plan, false, arrays, space, threads);
 }
 
-const fc_conv_algorithm fc_algorithm_direct = {"direct", decline, cost, workspace, run, NULL};
+const fc_conv_algorithm fc_algorithm_direct = {"direct", decline, cost, workspace, run, NULL, NULL};

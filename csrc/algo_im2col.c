@@ -45,4 +45,4 @@ static void run(const fc_conv_plan *plan, const fc_conv_arrays *arrays, void *sp
         fc_planes_run(plan, true, arrays, space, threads);
 }
 
-const fc_conv_algorithm fc_algorithm_im2col = {"im2col", decline, cost, workspace, run, fc_weights_sum_bias};
+const fc_conv_algorithm fc_algorithm_im2col = {"im2col", decline, cost, workspace, run, fc_weights_sum_bias, NULL};

@@ -257,17 +257,10 @@ static double cycles_of(const fc_conv_plan *plan, const view *w, const axis *dow
 static double choose(const fc_conv_plan *plan, const view *w, axis *chosen)
 {
     double least = INFINITY;
-    axis candidates[2][4];
-    int counts[2] = {0, 0};
-    for (int a = 0; a < 2; a++) {
-        const int taps = w->side[a].taps;
-        const ptrdiff_t length = w->side[a].places, large = outputs_of(taps, 3),
-                        most[4] = {0, length / large - 1, length / large, fc_ceil_div(length, large)};
-        ptrdiff_t before = -1;
-        for (int i = 0; i < 4; i++)
-            if (most[i] > before)
-                candidates[a][counts[a]++] = axis_of(length, taps, before = most[i]);
-    }
+    axis candidates[2][AXES];
+    int counts[2];
+    for (int a = 0; a < 2; a++)
+        counts[a] = list_axes(w->side[a].places, w->side[a].taps, candidates[a]);
     for (int i = 0; i < counts[0]; i++)
         for (int k = 0; k < counts[1]; k++) {
             double cycles = cycles_of(plan, w, &candidates[0][i], &candidates[1][k]);
@@ -1319,15 +1312,32 @@ static const char *decline(const fc_conv_plan *plan)
     return NULL;
 }
 
+/* Of tiles with channels and filters in the lanes of vectors. */
+static double cost_of_tiles(const fc_conv_plan *plan)
+{
+    const view w = view_of(plan);
+    axis chosen[2];
+    return choose(plan, &w, chosen) * (double)w.groups / FC_NOMINAL_HERTZ;
+}
+
+enum { TILES, IMAGES }; /* ways: winograd_images.c */
+
+static int way(const fc_conv_plan *plan)
+{
+    if (fc_is_dilated(plan)) {
+        const fc_conv_plan inner = fc_dilated_plan(plan);
+        return way(&inner);
+    }
+    return fc_winograd_images_fit(plan) && fc_winograd_images_cost(plan) < cost_of_tiles(plan) ? IMAGES : TILES;
+}
+
 static double cost(const fc_conv_plan *plan)
 {
     if (fc_is_dilated(plan)) {
         const fc_conv_plan inner = fc_dilated_plan(plan);
         return cost(&inner) * (double)fc_dilated_rounds(plan) + fc_dilated_cost(plan);
     }
-    const view w = view_of(plan);
-    axis chosen[2];
-    return choose(plan, &w, chosen) * (double)w.groups / FC_NOMINAL_HERTZ;
+    return way(plan) == IMAGES ? fc_winograd_images_cost(plan) : cost_of_tiles(plan);
 }
 
 static size_t workspace(const fc_conv_plan *plan, int threads)
@@ -1336,6 +1346,8 @@ static size_t workspace(const fc_conv_plan *plan, int threads)
         const fc_conv_plan inner = fc_dilated_plan(plan);
         return workspace(&inner, threads) + fc_dilated_workspace(plan);
     }
+    if (plan->way == IMAGES)
+        return fc_winograd_images_workspace(plan, threads);
     const view w = view_of(plan);
     shape h = plan->problem.pass == FC_BACKWARD_WEIGHT ? shape_of_weights(plan, &w, threads) : shape_of(plan, &w);
     return h.worker * (size_t)threads + h.shared;
@@ -1349,6 +1361,10 @@ static void run(const fc_conv_plan *plan, const fc_conv_arrays *arrays, void *sp
     }
     if (plan->problem.pass == FC_BACKWARD_WEIGHT) {
         run_weights(plan, arrays, space, threads);
+        return;
+    }
+    if (plan->way == IMAGES) {
+        fc_winograd_images_run(plan, arrays, space, threads);
         return;
     }
     const view w = view_of(plan);
@@ -1378,4 +1394,4 @@ static void run(const fc_conv_plan *plan, const fc_conv_arrays *arrays, void *sp
     }
 }
 
-const fc_conv_algorithm fc_algorithm_winograd = {"winograd", decline, cost, workspace, run, NULL};
+const fc_conv_algorithm fc_algorithm_winograd = {"winograd", decline, cost, workspace, run, NULL, way};

@@ -115,6 +115,7 @@ fc_status fc_conv_plan_create(const fc_conv_problem *problem, const char *algori
             return FC_UNSUPPORTED;
         }
     }
+    plan.way = plan.algorithm->way ? plan.algorithm->way(&plan) : 0;
     double estimate = plan.algorithm->cost(&plan) / THREAD_SECONDS;
     plan.threads = estimate < 1024 ? 1 + (int)estimate : 1024;
     *plan_out = malloc(sizeof plan);

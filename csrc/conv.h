@@ -16,6 +16,7 @@ struct fc_conv_plan {
     int threads; /* that it can keep busy */
     bool empty;  /* no images: nothing to run */
     bool apart;  /* fc_takes_taps_apart */
+    int way;     /* of the algorithm's, that it takes */
 };
 
 /* An algorithm looks at a plan whose problem is valid and whose algorithm is not yet set. */
@@ -27,6 +28,7 @@ struct fc_conv_algorithm {
     void (*run)(const fc_conv_plan *plan, const fc_conv_arrays *arrays, void *workspace, int threads);
     /* whether the weight gradient sums dy up as it passes; NULL: never */
     bool (*sums_bias)(const fc_conv_plan *plan);
+    int (*way)(const fc_conv_plan *plan); /* what plan->way is to be; NULL: there is but one */
 };
 
 #define FC_NOMINAL_HERTZ 3e9 /* turns estimated cycles into seconds; only ratios of estimates matter */

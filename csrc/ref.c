@@ -196,4 +196,4 @@ static void run(const fc_conv_plan *plan, const fc_conv_arrays *arrays, void *sp
     }
 }
 
-const fc_conv_algorithm fc_algorithm_reference = {"reference", decline, cost, workspace, run, NULL};
+const fc_conv_algorithm fc_algorithm_reference = {"reference", decline, cost, workspace, run, NULL, NULL};

@@ -42,6 +42,20 @@ static inline axis axis_of(ptrdiff_t length, int taps, ptrdiff_t most)
     return a;
 }
 
+/* The ways to cut an axis that are worth a look: as many as are listed. */
+#define AXES 4
+static inline int list_axes(ptrdiff_t length, int taps, axis list[AXES])
+{
+    const ptrdiff_t large = outputs_of(taps, 3),
+                    most[AXES] = {0, length / large - 1, length / large, fc_ceil_div(length, large)};
+    ptrdiff_t before = -1;
+    int count = 0;
+    for (int i = 0; i < AXES; i++)
+        if (most[i] > before)
+            list[count++] = axis_of(length, taps, before = most[i]);
+    return count;
+}
+
 static inline int segment_pairs(const axis *a, ptrdiff_t i)
 {
     return i < a->count[2] ? 3 : i < a->count[2] + a->count[1] ? 2 : 1;
@@ -60,5 +74,12 @@ static inline ptrdiff_t segments_in(const axis *a, ptrdiff_t first, ptrdiff_t la
     ptrdiff_t end = a->count[2] + (class < 2 ? a->count[1] : 0) + (class < 1 ? a->count[0] : 0);
     return fc_max(fc_min(last, end) - first, 0);
 }
+
+/* ---- winograd_images.c: images in the lanes of vectors ---------------------------------------------------- */
+
+bool fc_winograd_images_fit(const fc_conv_plan *plan);
+double fc_winograd_images_cost(const fc_conv_plan *plan); /* estimated seconds on one thread */
+size_t fc_winograd_images_workspace(const fc_conv_plan *plan, int threads);
+void fc_winograd_images_run(const fc_conv_plan *plan, const fc_conv_arrays *arrays, char *space, int threads);
 
 #endif

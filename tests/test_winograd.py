@@ -275,6 +275,36 @@ def test_many_blocks_and_chunks_on_any_number_of_threads(which, batch, channels,
             np.testing.assert_array_equal(compute(which, "winograd", *data, **options), alone)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("which", ["forward", "backward_input"])
+@pytest.mark.parametrize(
+    ("batch", "channels", "filters", "groups", "size", "kernel"),
+    [
+        (64, 6, 16, 1, (14, 14), (5, 5)),
+        (33, 3, 8, 1, (32, 30), (3, 3)),  # a set of one image
+        (16, 8, 12, 2, (9, 13), (3, 2)),
+        (40, 1, 6, 1, (28, 28), (1, 5)),
+        (17, 20, 5, 1, (7, 7), (3, 3)),  # more channels than a vector has lanes, and a part of them
+        (31, 2, 19, 1, (61, 90), (7, 7)),  # several blocks of a plane, several parts of the filters
+        (8, 4, 4, 1, (2, 3), (4, 4)),
+        (19, 5, 3, 1, (1, 33), (1, 3)),
+    ],
+)
+def test_images_in_the_lanes(batch, channels, filters, groups, size, kernel, which, dtype, isa):
+    """Few channels and many images; on any number of threads, with a bias, and whatever the other images hold."""
+    padding = ((kernel[0] - 1, kernel[0] // 2), (1, 0))
+    with runtime.threads(1):
+        data, options, alone = check(
+            which, dtype, "NCHW", batch, channels, filters, groups, size, padding, kernel, seed=batch
+        )
+    with runtime.threads(3):
+        np.testing.assert_array_equal(compute(which, "winograd", *data, **options), alone)
+    data[0][1] = data[3][1] = np.nan
+    spoilt = compute(which, "winograd", *data, **options)
+    assert np.isnan(spoilt[1]).any()
+    np.testing.assert_array_equal(np.delete(spoilt, 1, 0), np.delete(alone, 1, 0))
+
+
 @pytest.mark.parametrize("which", PASSES)
 def test_accuracy_of_deep_sums(which):
     """Where the sum is long; against the direct sum in float64."""
