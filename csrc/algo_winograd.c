@@ -13,7 +13,9 @@
  * m, their products, of one panel: [point][tile][width]
  *
  * Kept: u is small, is computed first, and every block then makes its own v and meets all of u. Otherwise v is computed first, and every
- * (block, panel) makes the u that it needs, a chunk of channels at a time: less work than fetching it from memory. */
+ * (block, panel) makes the u that it needs, a chunk of channels at a time: less work than fetching it from memory.
+ *
+ * Few channels, channels first, are left to winograd_lines.c or winograd_images.c where that costs less. */
 #include "winograd.h"
 
 #include <math.h>
@@ -1277,20 +1279,16 @@ static void run_weights(const fc_conv_plan *plan, const fc_conv_arrays *arrays, 
 
 /* ---- the algorithm ---------------------------------------------------------------------------------------- */
 
-static size_t workspace(const fc_conv_plan *plan, int threads);
+static size_t workspace_of_tiles(const fc_conv_plan *plan, int threads)
+{
+    const view w = view_of(plan);
+    shape h = plan->problem.pass == FC_BACKWARD_WEIGHT ? shape_of_weights(plan, &w, threads) : shape_of(plan, &w);
+    return h.worker * (size_t)threads + h.shared;
+}
 
-static const char *decline(const fc_conv_plan *plan)
+static const char *decline_tiles(const fc_conv_plan *plan)
 {
     const fc_conv_problem *p = &plan->problem;
-    if (p->kernel[0] != 1 || p->input[0] != 1 || plan->output[0] != 1)
-        return "it does two-dimensional kernels only";
-    if (fc_is_dilated(plan)) {
-        const char *reason = fc_dilated_decline(plan);
-        if (reason)
-            return reason;
-        const fc_conv_plan inner = fc_dilated_plan(plan);
-        return decline(&inner);
-    }
     const view w = view_of(plan);
     ptrdiff_t most = 1;
     for (int a = 0; a < 2; a++) {
@@ -1307,12 +1305,11 @@ static const char *decline(const fc_conv_plan *plan)
         return "one tap a phase leaves it no multiplications to save";
     if (most_tiles(plan, w.depth + (p->pass == FC_BACKWARD_WEIGHT ? w.filters : 0)) < 1)
         return "one tile of so many channels is larger than its workspace may be";
-    if (workspace(plan, 1) > plan->limit)
+    if (workspace_of_tiles(plan, 1) > plan->limit)
         return "the sums of its points are larger than its workspace may be";
     return NULL;
 }
 
-/* Of tiles with channels and filters in the lanes of vectors. */
 static double cost_of_tiles(const fc_conv_plan *plan)
 {
     const view w = view_of(plan);
@@ -1320,7 +1317,38 @@ static double cost_of_tiles(const fc_conv_plan *plan)
     return choose(plan, &w, chosen) * (double)w.groups / FC_NOMINAL_HERTZ;
 }
 
-enum { TILES, IMAGES }; /* ways: winograd_images.c */
+/* The ways of a problem that is not dilated, and what the cheapest costs. */
+enum { NONE, TILES, IMAGES, LINES };
+
+static int way_of(const fc_conv_plan *plan, double *cost)
+{
+    const bool tiles = !decline_tiles(plan);
+    const double costs[] = {INFINITY, tiles ? cost_of_tiles(plan) : INFINITY,
+                            tiles && fc_winograd_images_fit(plan) ? fc_winograd_images_cost(plan) : INFINITY,
+                            fc_winograd_lines_fit(plan) ? fc_winograd_lines_cost(plan) : INFINITY};
+    int best = NONE;
+    for (int i = TILES; i <= LINES; i++)
+        if (costs[i] < costs[best])
+            best = i;
+    *cost = costs[best];
+    return best;
+}
+
+static const char *decline(const fc_conv_plan *plan)
+{
+    const fc_conv_problem *p = &plan->problem;
+    if (p->kernel[0] != 1 || p->input[0] != 1 || plan->output[0] != 1 || p->pad_before[0] != 0)
+        return "it does two-dimensional kernels only";
+    if (fc_is_dilated(plan)) {
+        const char *reason = fc_dilated_decline(plan);
+        if (reason)
+            return reason;
+        const fc_conv_plan inner = fc_dilated_plan(plan);
+        return decline(&inner);
+    }
+    double least;
+    return way_of(plan, &least) == NONE ? decline_tiles(plan) : NULL;
+}
 
 static int way(const fc_conv_plan *plan)
 {
@@ -1328,7 +1356,8 @@ static int way(const fc_conv_plan *plan)
         const fc_conv_plan inner = fc_dilated_plan(plan);
         return way(&inner);
     }
-    return fc_winograd_images_fit(plan) && fc_winograd_images_cost(plan) < cost_of_tiles(plan) ? IMAGES : TILES;
+    double least;
+    return way_of(plan, &least);
 }
 
 static double cost(const fc_conv_plan *plan)
@@ -1337,7 +1366,9 @@ static double cost(const fc_conv_plan *plan)
         const fc_conv_plan inner = fc_dilated_plan(plan);
         return cost(&inner) * (double)fc_dilated_rounds(plan) + fc_dilated_cost(plan);
     }
-    return way(plan) == IMAGES ? fc_winograd_images_cost(plan) : cost_of_tiles(plan);
+    double least;
+    way_of(plan, &least);
+    return least;
 }
 
 static size_t workspace(const fc_conv_plan *plan, int threads)
@@ -1346,11 +1377,14 @@ static size_t workspace(const fc_conv_plan *plan, int threads)
         const fc_conv_plan inner = fc_dilated_plan(plan);
         return workspace(&inner, threads) + fc_dilated_workspace(plan);
     }
-    if (plan->way == IMAGES)
+    switch (plan->way) {
+    case IMAGES:
         return fc_winograd_images_workspace(plan, threads);
-    const view w = view_of(plan);
-    shape h = plan->problem.pass == FC_BACKWARD_WEIGHT ? shape_of_weights(plan, &w, threads) : shape_of(plan, &w);
-    return h.worker * (size_t)threads + h.shared;
+    case LINES:
+        return fc_winograd_lines_workspace(plan, threads);
+    default:
+        return workspace_of_tiles(plan, threads);
+    }
 }
 
 static void run(const fc_conv_plan *plan, const fc_conv_arrays *arrays, void *space, int threads)
@@ -1363,8 +1397,8 @@ static void run(const fc_conv_plan *plan, const fc_conv_arrays *arrays, void *sp
         run_weights(plan, arrays, space, threads);
         return;
     }
-    if (plan->way == IMAGES) {
-        fc_winograd_images_run(plan, arrays, space, threads);
+    if (plan->way != TILES) {
+        (plan->way == IMAGES ? fc_winograd_images_run : fc_winograd_lines_run)(plan, arrays, space, threads);
         return;
     }
     const view w = view_of(plan);

@@ -91,7 +91,8 @@ typedef struct fc_pool_job {
     const void *from; /* x; dy in gradients */
     void *to;         /* y; dx in gradients */
     void *switches;
-    uint64_t key; /* of random numbers */
+    uint64_t key;  /* of random numbers */
+    bool streamed; /* `to` and switches go past the caches, where the kernel can */
 } fc_pool_job;
 
 /* Does units first .. last-1 of a job: rows of `to`, that is runs of one (n, c, d, h) or, channels last, (n, d, h). */
@@ -286,6 +287,24 @@ typedef struct fc_winograd_outer {
 typedef void fc_winograd_in(const void *from, ptrdiff_t pitch, const fc_winograd_size *size, void *to,
                             const ptrdiff_t *table, const ptrdiff_t *slots);
 
+/* ---- Winograd down, plain sums across (kernels/winograd_lines.inc) ------------------------------------------ */
+
+/* A segment's rows of outputs of some filters, from its input's points. */
+typedef struct fc_winograd_lines {
+    int taps, pairs; /* down */
+    const void *v;   /* element k of the sum for column i at point p: v[p * pitch + offsets[k] + i] */
+    ptrdiff_t pitch;
+    const ptrdiff_t *offsets;
+    ptrdiff_t depth;  /* elements of the sum: channels and taps across */
+    const void *u;    /* [point][depth][filters] */
+    const void *bias; /* [filters], or NULL */
+    ptrdiff_t filters;
+    void *to;
+    ptrdiff_t plane, width;  /* elements of a filter's output, and of a row */
+    ptrdiff_t rows, columns; /* of the output; columns are a vector of them at least */
+    bool relu;
+} fc_winograd_lines;
+
 /* ---- depthwise kernels (kernels/depthwise.inc) ------------------------------------------------------------- */
 
 /* Rows of an image to be copied to where they are staged; from and to, pitches and step in elements. */
@@ -422,6 +441,13 @@ typedef struct fc_kernels {     /* one real type on one instruction set */
                           ptrdiff_t count, void *to);
     void (*winograd_outer[2])(const fc_winograd_outer *outer); /* [vectors - 1] */
     fc_winograd_tile_kernel *const *winograd_tile[2];          /* [vectors - 1][rows - 1], rows up to rows[FC_NARROW] */
+    /* kernels/winograd_lines.inc says what these do */
+    ptrdiff_t line_filters; /* most of them at once */
+    void (*winograd_lines_input)(const void *const *rows, ptrdiff_t before, ptrdiff_t count, ptrdiff_t after, int taps,
+                                 int pairs, void *to, ptrdiff_t pitch);
+    void (*winograd_lines_filter)(const void *from, ptrdiff_t filters, ptrdiff_t channels, int taps, ptrdiff_t across,
+                                  int pairs, void *to);
+    void (*winograd_lines)(const fc_winograd_lines *lines);
     /* nothing is read from from_end on; each row may be followed by less than a vector of zeros */
     void (*place)(const fc_patch *patch, const void *from, const void *from_end, void *to);
     /* to[2 i] = even[i], to[2 i + 1] = odd[i], n elements in all */

@@ -47,7 +47,7 @@ static inline axis axis_of(ptrdiff_t length, int taps, ptrdiff_t most)
 static inline int list_axes(ptrdiff_t length, int taps, axis list[AXES])
 {
     const ptrdiff_t large = outputs_of(taps, 3),
-                    most[AXES] = {0, length / large - 1, length / large, fc_ceil_div(length, large)};
+                    most[AXES] = {0, fc_max(length / large - 1, 0), length / large, fc_ceil_div(length, large)};
     ptrdiff_t before = -1;
     int count = 0;
     for (int i = 0; i < AXES; i++)
@@ -74,6 +74,15 @@ static inline ptrdiff_t segments_in(const axis *a, ptrdiff_t first, ptrdiff_t la
     ptrdiff_t end = a->count[2] + (class < 2 ? a->count[1] : 0) + (class < 1 ? a->count[0] : 0);
     return fc_max(fc_min(last, end) - first, 0);
 }
+
+/* Two other ways for few channels. Where one does not fit, the others of its functions may not be called. */
+
+/* ---- winograd_lines.c: Winograd down, plain sums across ------------------------------------------------------ */
+
+bool fc_winograd_lines_fit(const fc_conv_plan *plan);
+double fc_winograd_lines_cost(const fc_conv_plan *plan); /* estimated seconds on one thread */
+size_t fc_winograd_lines_workspace(const fc_conv_plan *plan, int threads);
+void fc_winograd_lines_run(const fc_conv_plan *plan, const fc_conv_arrays *arrays, char *space, int threads);
 
 /* ---- winograd_images.c: images in the lanes of vectors ---------------------------------------------------- */
 

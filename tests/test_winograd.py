@@ -363,3 +363,142 @@ def test_nan_and_infinity_stay_in_reach():
     y = fc.conv2d(x, w, padding=1, algorithm="winograd")
     assert np.isnan(y[0, :, 0, 0]).all()
     assert np.isfinite(y[0, :, 8:, 8:]).all()
+
+
+# ---- lines: the transform down alone, for few channels --------------------------------------------------------------
+
+LINES = [  # channels, filters, kernel
+    (1, 1, (3, 3)),
+    (1, 64, (5, 5)),
+    (2, 7, (2, 2)),
+    (3, 64, (3, 3)),
+    (3, 5, (3, 1)),
+    (3, 4, (5, 3)),
+    (3, 3, (4, 6)),
+    (4, 2, (7, 7)),
+    (4, 9, (3, 3)),
+]
+
+
+def near(got, expected):
+    assert got.shape == expected.shape
+    assert got.dtype == expected.dtype
+    return np.linalg.norm((got - expected).astype("float64")) <= BOUND[got.dtype.name] * np.linalg.norm(
+        expected.astype("float64")
+    )
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(("channels", "filters", "kernel"), LINES)
+def test_lines_are_taken(channels, filters, kernel, dtype, isa):
+    """They alone spread a NaN down but not across: tiles do both, and plain sums neither."""
+    x, w, bias, dy = arrays(
+        np.random.default_rng(0), dtype, "NCHW", 1, channels, filters, 1, (40, 70), ((0, 0), (0, 0)), kernel
+    )
+    x[0, 0, 22, 30] = np.nan
+    bad = np.isnan(compute("forward", "winograd", x, w, bias, dy))[0].any(axis=0)
+    down, across = bad.any(axis=1), bad.any(axis=0)
+    assert np.flatnonzero(across).tolist() == list(range(31 - kernel[1], 31))
+    assert down[23 - kernel[0] : 23].all()
+    assert down.sum() > kernel[0] or kernel[0] == 7  # its segments of two rows are too short to show it
+    assert down.sum() < 20
+
+
+def test_auto_takes_lines_where_they_save():
+    """The first layer of VGG, but none with channels enough for tiles: those spread a NaN across."""
+    x, w = np.zeros((1, 3, 224, 224), "float32"), np.zeros((64, 3, 3, 3), "float32")
+    assert fc.algorithms(x, w, padding=1)[0] == "winograd"
+    x, w = np.ones((1, 64, 56, 56), "float32"), np.ones((64, 64, 3, 3), "float32")
+    x[0, 0, 20, 20] = np.nan
+    across = np.isnan(fc.conv2d(x, w, padding=1, algorithm="winograd"))[0].any(axis=(0, 1))
+    assert across.sum() > 3
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("width", [16, 17, 31, 32, 33, 64])
+def test_lines_of_every_size(width, dtype, isa):
+    """Outputs of each width and of heights that leave the last segments something; some rows are padding alone."""
+    rng = np.random.default_rng(width)
+    for height in range(1, 21):
+        channels, filters, kernel = LINES[height % len(LINES)]
+        padded = [n + k - 1 for n, k in zip((height, width), kernel, strict=True)]
+        totals = [int(rng.integers(0, min(n, 17))) for n in padded]
+        padding = tuple((before := int(rng.integers(0, total + 1)), total - before) for total in totals)
+        size = [n - total for n, total in zip(padded, totals, strict=True)]
+        *_, got = check("forward", dtype, "NCHW", 1, channels, filters, 1, size, padding, kernel, seed=height)
+        assert got.shape[2:] == (height, width)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize(("channels", "filters", "kernel"), LINES)
+def test_lines_on_any_number_of_threads(channels, filters, kernel, batch, dtype, isa):
+    """Wide enough to be cut, with and without a bias, and with ReLU."""
+    padding = ((2, 0), (1, 3))
+    x, w, bias, dy = arrays(
+        np.random.default_rng(1), dtype, "NCHW", batch, channels, filters, 1, (13, 301), padding, kernel
+    )
+    for options in ({}, {"relu": True}):
+        for b in (None, 100 * bias):
+            expected = compute("forward", "reference", x, w, b, dy, padding=padding, **options)
+            results = []
+            for threads in (1, 2, 5):
+                with runtime.threads(threads):
+                    results.append(compute("forward", "winograd", x, w, b, dy, padding=padding, **options))
+            assert near(results[0], expected)
+            assert not options or results[0].min() >= 0
+            for other in results[1:]:
+                np.testing.assert_array_equal(other, results[0])
+
+
+def test_lines_of_a_filter_are_the_same_in_any_company(isa):
+    """Three whole segments: however many filters there are, none else would cost less."""
+    x, w, bias, dy = arrays(np.random.default_rng(2), "float32", "NCHW", 1, 3, 7, 1, (18, 50), ((1, 1), (1, 1)))
+    together = compute("forward", "winograd", x, w, bias, dy, padding=1)
+    for count in (1, 2, 3, 5):
+        alone = compute("forward", "winograd", x, w[-count:], bias[-count:], dy, padding=1)
+        np.testing.assert_array_equal(alone, together[:, -count:])
+
+
+def test_lines_write_rows_of_their_own():
+    """A plane's last segment has rows that are computed but not there."""
+    rng = np.random.default_rng(3)
+    for height in range(1, 30):
+        x, w, bias, dy = arrays(rng, "float32", "NCHW", 1, 3, 3, 1, (height, 40), ((1, 1), (1, 1)))
+        around = np.full((3, 3, height, 40), 7, "float32")
+        compute("forward", "winograd", x, w, bias, dy, padding=1, out=around[1:2])
+        assert (around[::2] == 7).all()
+        assert near(around[1:2], compute("forward", "reference", x, w, bias, dy, padding=1))
+
+
+def test_lines_read_nothing_that_is_left_in_the_workspace():
+    """Of segments of all sizes, in planes that are padding for the most part."""
+    rng = np.random.default_rng(4)
+    for padding in (0, 1, 9, 40):
+        x, w, bias, dy = arrays(rng, "float32", "NCHW", 1, 3, 6, 1, (11, 21), ((padding, padding),) * 2)
+        compute("forward", "winograd", np.full_like(x, np.nan), w, bias, dy, padding=padding)
+        y = compute("forward", "winograd", x, w, bias, dy, padding=padding)
+        assert near(y, compute("forward", "reference", x, w, bias, dy, padding=padding))
+
+
+@pytest.mark.parametrize("dilation", [2, 3])
+def test_lines_of_dilated_kernels(dilation):
+    x, w, bias, dy = arrays(np.random.default_rng(5), "float32", "NCHW", 2, 3, 6, 1, (40, 90), ((3, 3), (3, 3)))
+    options = {"padding": 3, "dilation": dilation}
+    expected = compute("forward", "reference", x, w, bias, dy, **options)
+    assert near(compute("forward", "winograd", x, w, bias, dy, **options), expected)
+
+
+def test_lines_pass_nan_through_relu():
+    x, w = np.ones((1, 1, 12, 40), "float32"), -np.ones((4, 1, 3, 3), "float32")
+    x[0, 0, 5, 20] = np.nan
+    y = fc.conv2d(x, w, padding=1, algorithm="winograd", relu=True)
+    assert np.isnan(y[0, :, 4:7, 19:22]).all()
+    np.testing.assert_array_equal(y[0, :, :, :19], 0)
+    np.testing.assert_array_equal(y[0, :, :, 22:], 0)
+
+
+def test_lines_of_nothing_but_bias():
+    bias = np.array([1.1, -2.3, 0.7], "float32")
+    y = fc.conv2d(np.zeros((1, 3, 20, 40), "float32"), np.ones((3, 3, 3, 3), "float32"), bias, algorithm="winograd")
+    np.testing.assert_array_equal(y, np.broadcast_to(bias[:, None, None], y.shape))
