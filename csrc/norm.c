@@ -4,6 +4,8 @@
 #include <math.h>
 
 #define TASK 32768                      /* elements that are worth a task */
+#define SHORT_RUN 2048                  /* bytes */
+#define SHORT_CHANNEL 16384             /* of all its runs: it has room in the first-level cache beside another */
 #define CACHED ((ptrdiff_t)1024 * 1024) /* bytes of a channel that are still in cache when they are read again */
 #define SEGMENT 65536                   /* elements of a channel that are summed up by one task */
 
@@ -189,6 +191,21 @@ static void apply_task(void *context, ptrdiff_t index, int worker)
     }
 }
 
+/* A channel's runs, if they are short: those and far apart, they are not foreseen. */
+static void fetch_runs(const norm_call *call, ptrdiff_t channel)
+{
+    const fc_norm_problem *p = &call->norm->problem;
+    const ptrdiff_t bytes = p->inner * (ptrdiff_t)call->size, at = channel * bytes;
+    if (bytes > SHORT_RUN || bytes * p->outer > SHORT_CHANNEL)
+        return;
+    for (ptrdiff_t r = 0; r < p->outer; r++)
+        for (ptrdiff_t i = 0; i < bytes; i += FC_ALIGNMENT) {
+            __builtin_prefetch(call->x + r * call->x_step * (ptrdiff_t)call->size + at + i);
+            if (call->dy)
+                __builtin_prefetch(call->dy + r * p->channels * bytes + at + i);
+        }
+}
+
 /* Whole channels, while they are in cache. */
 static void channel_task(void *context, ptrdiff_t index, int worker)
 {
@@ -200,6 +217,8 @@ static void channel_task(void *context, ptrdiff_t index, int worker)
     for (ptrdiff_t c = index * call->chunk; c < fc_min(p->channels, (index + 1) * call->chunk); c++) {
         fc_norm_job job = job_of(call, c, 0, p->outer, 0, p->inner);
         job.sums = sums;
+        if (c + 1 < p->channels)
+            fetch_runs(call, c + 1);
         if (call->dy) {
             call->kernels->norm_products[0](&job);
             add_products(call, c, sums, 2, 1);

@@ -91,7 +91,9 @@ fc_status fc_max_pool(const fc_pool_problem *problem, const void *x, void *y, vo
         narrow.wide = 1;
     else if (!switches)
         narrow.wide = 0;
-    pool_call call = {.job = {&narrow, x, y, switches, 0},
+    const ptrdiff_t written = fc_pool_elements(problem, 1);
+    const bool streamed = written >= FC_STREAMED / ((ptrdiff_t)fc_size_of(problem->dtype) + (switches ? 4 : 0));
+    pool_call call = {.job = {&narrow, x, y, switches, 0, streamed},
                       .kernel = fc_kernels_of(problem->dtype)->max_pool[problem->layout]};
     pool_rows(&call, narrow.output, threads);
     return FC_OK;
@@ -104,7 +106,7 @@ static fc_status follow_switches(fc_scatter_kernel *const kernels[2], const fc_p
     if (fc_pool_elements(p, 0) < 0 || too_narrow(p))
         return FC_INVALID;
     const ptrdiff_t x = fc_pool_elements(p, 0), y = fc_pool_elements(p, 1);
-    pool_call call = {.job = {p, from, to, (void *)switches, 0}, .scatter = kernels[p->layout]};
+    pool_call call = {.job = {p, from, to, (void *)switches, 0, false}, .scatter = kernels[p->layout]};
     const ptrdiff_t units =
         p->batch * (p->layout == FC_CHANNELS_FIRST ? p->channels : fc_ceil_div(p->channels, FC_SCATTER_CHANNELS));
     if (units > 0)
@@ -132,7 +134,7 @@ fc_status fc_stochastic_pool(const fc_pool_problem *p, const void *x, void *y, v
 {
     if (!windows_valid(p) || too_narrow(p))
         return FC_INVALID;
-    pool_call call = {.job = {p, x, y, switches, fc_mix(seed)},
+    pool_call call = {.job = {p, x, y, switches, fc_mix(seed), false},
                       .kernel = fc_kernels_of(p->dtype)->stochastic_pool[p->layout]};
     pool_rows(&call, p->output, threads);
     return FC_OK;
@@ -142,7 +144,7 @@ fc_status fc_avg_pool(const fc_pool_problem *p, const void *x, void *y, int thre
 {
     if (!windows_valid(p))
         return FC_INVALID;
-    pool_call call = {.job = {p, x, y, NULL, 0}, .kernel = fc_kernels_of(p->dtype)->avg_pool[p->layout]};
+    pool_call call = {.job = {p, x, y, NULL, 0, false}, .kernel = fc_kernels_of(p->dtype)->avg_pool[p->layout]};
     pool_rows(&call, p->output, threads);
     return FC_OK;
 }
@@ -151,7 +153,8 @@ fc_status fc_avg_pool_backward(const fc_pool_problem *p, const void *dy, void *d
 {
     if (!windows_valid(p))
         return FC_INVALID;
-    pool_call call = {.job = {p, dy, dx, NULL, 0}, .kernel = fc_kernels_of(p->dtype)->avg_pool_backward[p->layout]};
+    pool_call call = {.job = {p, dy, dx, NULL, 0, false},
+                      .kernel = fc_kernels_of(p->dtype)->avg_pool_backward[p->layout]};
     pool_rows(&call, p->input, threads);
     return FC_OK;
 }
