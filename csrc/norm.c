@@ -203,6 +203,8 @@ static void fetch_runs(const norm_call *call, ptrdiff_t channel)
             __builtin_prefetch(call->x + r * call->x_step * (ptrdiff_t)call->size + at + i);
             if (call->dy)
                 __builtin_prefetch(call->dy + r * p->channels * bytes + at + i);
+            if (call->y)
+                __builtin_prefetch(call->y + r * p->channels * bytes + at + i, 1);
         }
 }
 
