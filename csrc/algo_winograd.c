@@ -170,7 +170,8 @@ typedef struct block {
     ptrdiff_t image, images;
     ptrdiff_t first[2], last[2];    /* segments */
     ptrdiff_t users[2][CLASSES];    /* segments that use the class */
-    ptrdiff_t tiles[POINTS];        /* that use the point */
+    ptrdiff_t tiles[POINTS];        /* that use the point, */
+    ptrdiff_t of_image[POINTS];     /* and of one image */
     ptrdiff_t v[POINTS], m[POINTS]; /* where the point begins */
 } block;
 
@@ -191,7 +192,8 @@ static block block_at(const job *j, ptrdiff_t index, ptrdiff_t vectors)
     }
     ptrdiff_t v = 0, m = 0;
     for (int p = 0; p < POINTS; p++) {
-        b.tiles[p] = b.images * b.users[0][fc_winograd_class(p / SIDE)] * b.users[1][fc_winograd_class(p % SIDE)];
+        b.of_image[p] = b.users[0][fc_winograd_class(p / SIDE)] * b.users[1][fc_winograd_class(p % SIDE)];
+        b.tiles[p] = b.images * b.of_image[p];
         b.v[p] = v;
         b.m[p] = m;
         /* an odd number of cache lines, so that the points of a tile do not share sets */
@@ -227,7 +229,7 @@ static ptrdiff_t list_places(const shape *h, const block *b, ptrdiff_t step, pla
 /* Where an image of a block begins among the tiles of a point. */
 static ptrdiff_t first_tile(const block *b, ptrdiff_t image, int point)
 {
-    return image * (b->tiles[point] / b->images);
+    return image * b->of_image[point];
 }
 
 /* ---- planning --------------------------------------------------------------------------------------------- */
