@@ -105,14 +105,23 @@ static inline ptrdiff_t fc_sweep_output(const fc_sweep *s)
     return s->axis[0].output * s->axis[1].output * s->axis[2].output;
 }
 
-/* Each place is a pixel, and they are all of them. */
-static inline bool fc_sweep_in_place(const fc_sweep *s)
+/* Each place is a pixel: of a plane or of a part of it. */
+static inline bool fc_sweep_of_pixels(const fc_sweep *s)
 {
-    bool whole = true;
+    bool inside = true;
     for (int a = 0; a < 3; a++) {
         const fc_axis *ax = &s->axis[a];
-        whole = whole && ax->taps == 1 && ax->origin == 0 && ax->step == 1 && ax->places == ax->input;
+        inside = inside && ax->taps == 1 && ax->step == 1 && ax->origin >= 0 && ax->places <= ax->input - ax->origin;
     }
+    return inside;
+}
+
+/* And they are all of them. */
+static inline bool fc_sweep_in_place(const fc_sweep *s)
+{
+    bool whole = fc_sweep_of_pixels(s);
+    for (int a = 0; a < 3; a++)
+        whole = whole && s->axis[a].places == s->axis[a].input;
     return whole;
 }
 #define FC_ALIAS 4096 /* bytes; rows a multiple of this apart share cache sets */

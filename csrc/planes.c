@@ -70,7 +70,7 @@ static shape shape_of(const fc_conv_plan *plan, const fc_sweep *s, bool packed)
     h.width = kernels->width[h.kind];
     h.panel_rows = fc_ceil_div(s->filters, fc_ceil_div(s->filters, kernels->rows[h.kind]));
     h.depth = fc_depth_block(s->channels, taps, &h.depth_blocks);
-    h.in_place = packed && fc_sweep_in_place(s);
+    h.in_place = packed && fc_sweep_of_pixels(s);
     h.turn_panels = is_turned_by_panels(plan, s, packed);
     h.slim = packed && h.kind == FC_NARROW ? kernels->width[FC_SLIM] : 0;
     const bool whole = packed && h.depth_blocks * h.depth * element * h.width * WHOLE_TILES <= WHOLE_BYTES;
@@ -120,8 +120,10 @@ static ptrdiff_t list_runs(const fc_sweep *s, const fc_stage *stage, bool packed
             for (ptrdiff_t h = 0; h < n[2]; h++) {
                 ptrdiff_t position = ((i * length[0] + d) * length[1] + h) * length[2];
                 if (in_place)
-                    position = (first[0] + i) * s->groups * s->channels * fc_sweep_input(s) +
-                               ((first[1] + d) * ax[1].input + first[2] + h) * ax[2].input + first[3];
+                    position =
+                        (first[0] + i) * s->groups * s->channels * fc_sweep_input(s) +
+                        ((ax[0].origin + first[1] + d) * ax[1].input + ax[1].origin + first[2] + h) * ax[2].input +
+                        ax[2].origin + first[3];
                 ptrdiff_t to = (first[0] + i) * channels * plane +
                                ((ax[0].output_first + (first[1] + d) * ax[0].output_step) * ax[1].output +
                                 ax[1].output_first + (first[2] + h) * ax[1].output_step) *
@@ -325,7 +327,8 @@ static desk set_up(const planes *p, ptrdiff_t index, int worker)
     d.tile_bytes = (h->depth + 1) * h->width * element;
     d.block_bytes = h->tiles * d.tile_bytes;
     d.late = h->in_place && plane * element <= LATE_BYTES;
-    if (h->in_place && !d.late && h->depth_blocks == 1 && next / h->boxes.total == index / h->boxes.total) {
+    if (fc_sweep_in_place(s) && h->in_place && !d.late && h->depth_blocks == 1 &&
+        next / h->boxes.total == index / h->boxes.total) {
         const fc_box after = fc_box_at(s, &h->boxes, next % h->boxes.total);
         const ptrdiff_t panels = fc_ceil_div(d.last - d.first, h->panel_rows);
         const char *image = d.image + after.first[0] * s->groups * s->channels * plane * element;
