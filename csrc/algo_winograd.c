@@ -68,6 +68,7 @@ typedef struct shape {
     ptrdiff_t parts;                     /* of a task, each some rows of points: more than one where tasks are few */
     bool own;                            /* sums stay with the worker */
     ptrdiff_t d, sums;                   /* elements: dy of a block, sums of a task, or of a split */
+    ptrdiff_t joined;                    /* images of x that share a vector of channels */
     ptrdiff_t splits;                    /* of the blocks, where all sums are few: each with sums of its own; else 0 */
 } shape;
 
@@ -80,6 +81,8 @@ typedef struct operand {
     ptrdiff_t step[2], phases[2];
     ptrdiff_t margin[2]; /* of a tile beyond its outputs */
     ptrdiff_t first;     /* vector of channels that lies first in v */
+    ptrdiff_t joined;    /* images that share a vector */
+    ptrdiff_t apart;     /* or that do so in the other operand: each first of those lies first, then each second */
     fc_winograd_in *transform;
 } operand;
 
@@ -227,19 +230,34 @@ static ptrdiff_t list_places(const shape *h, const block *b, ptrdiff_t step, pla
 }
 
 /* Where an image of a block begins among the tiles of a point. */
-static ptrdiff_t first_tile(const block *b, ptrdiff_t image, int point)
+static ptrdiff_t first_tile(const block *b, ptrdiff_t image, int point) { return image * b->of_image[point]; }
+
+/* Of `images` of which `joined` share a vector, those that are the k-th there; and how many are earlier ones. */
+static ptrdiff_t joined_count(ptrdiff_t images, ptrdiff_t joined, ptrdiff_t k)
 {
-    return image * b->of_image[point];
+    return images / joined + (k < images % joined);
+}
+static ptrdiff_t joined_before(ptrdiff_t images, ptrdiff_t joined, ptrdiff_t k)
+{
+    return images / joined * k + fc_min(k, images % joined);
 }
 
 /* ---- planning --------------------------------------------------------------------------------------------- */
+
+/* Images whose channels share a vector, in a weight gradient. */
+static ptrdiff_t joined_images(const fc_conv_plan *plan, const view *w)
+{
+    const bool side_by_side = plan->problem.layout == FC_CHANNELS_FIRST && w->groups == 1 && w->in_phases == 1;
+    return side_by_side ? fc_max(plan->kernels->lanes / w->depth, 1) : 1;
+}
 
 /* Estimated cycles of a group, from what the kernels take on AVX-512, where two vectors are multiplied and added in a cycle. */
 static double cycles_of(const fc_conv_plan *plan, const view *w, const axis *down, const axis *across)
 {
     const double lanes = (double)plan->kernels->lanes, batch = (double)w->batch;
-    const double in = ceil((double)w->depth / lanes), out = (double)w->vectors;
     const bool gradient = plan->problem.pass == FC_BACKWARD_WEIGHT;
+    const double joined = gradient ? fmin((double)joined_images(plan, w), batch) : 1;
+    const double in = ceil((double)w->depth / lanes), out = (double)w->vectors;
     /* the gradient's product has vectors of channels on one side, the others' has single ones */
     const double depth = gradient ? in * lanes : (double)w->depth;
     double product = 0, points = 0, tiles = batch * (double)(down->segments * across->segments);
@@ -253,8 +271,8 @@ static double cycles_of(const fc_conv_plan *plan, const view *w, const axis *dow
         }
     double filter = (3.5 * (2 * down->pairs + 2) * (2 * across->pairs + 2) + 75) * (gradient ? 1 : ceil(tiles / 256));
     double pixels = batch * (double)(down->length * across->length);
-    return 4000 + depth * out * ((gradient ? 1.25 : 1.08) * product + filter) + in * (5 * points + 10 * pixels) +
-           out * (4.5 * points + 8 * pixels);
+    return 4000 + depth * out * ((gradient ? 1.25 : 1.08) * product + filter) +
+           in / joined * (5 * points + 10 * pixels) + out * (4.5 * points + 8 * pixels);
 }
 
 /* The segments of both axes that cost least. */
@@ -389,6 +407,7 @@ static shape shape_of_weights(const fc_conv_plan *plan, const view *w, int threa
     h.panels = fc_ceil_div(w->vectors * lanes, h.width);
     stage_together(plan, w, &h);
     choose(plan, w, h.axis);
+    h.joined = joined_images(plan, w);
     h.points = (2 * h.axis[0].pairs + 2) * (2 * h.axis[1].pairs + 2);
     const ptrdiff_t tile = h.points * (h.vectors * lanes + h.panels * h.width) * element,
                     panel_sums = h.points * (h.vectors * lanes + 1) * h.width * element, sums = h.panels * panel_sums;
@@ -620,14 +639,15 @@ typedef struct region {
     ptrdiff_t begin[2], length[2];
 } region;
 
-/* One vector of channels of an image as [row][column][lanes]. */
-static void stage_vector(const job *j, const operand *x, const region *at, ptrdiff_t image, ptrdiff_t vector,
-                         char *stage, const ptrdiff_t *offsets)
+/* One vector of channels of an image, or of several that share it, as [row][column][lanes]. */
+static void stage_vector(const job *j, const operand *x, const region *at, ptrdiff_t image, ptrdiff_t images,
+                         ptrdiff_t vector, char *stage, const ptrdiff_t *offsets)
 {
     const fc_kernels *kernels = j->plan->kernels;
     const ptrdiff_t element = (ptrdiff_t)fc_size_of(j->plan->problem.dtype), lanes = kernels->lanes;
     const ptrdiff_t width = x->size[1], plane = x->size[0] * width, channels = x->groups * x->channels;
-    const ptrdiff_t channel = j->group * x->channels + vector * lanes, count = fc_min(lanes, x->depth - vector * lanes);
+    const ptrdiff_t channel = j->group * x->channels + vector * lanes,
+                    count = fc_min(lanes, images * x->depth - vector * lanes);
     ptrdiff_t low[2], high[2]; /* where the input lies in the region */
     for (int a = 0; a < 2; a++) {
         low[a] = fc_min(fc_max(-at->begin[a], 0), at->length[a]);
@@ -791,20 +811,22 @@ static void transform_input(const job *j, const operand *x, const block *b, ptrd
                     s->offsets[n++] = (i * at.length[1] + k) * lanes;
     }
     const region seen = together > 1 ? list_phases(x, &at, lanes, s->offsets) : at;
-    for (ptrdiff_t n = 0; n < b->images; n++)
+    for (ptrdiff_t n = 0; n < b->images; n += x->joined)
         for (ptrdiff_t c = first; c < last; c += together) {
             if (!phased)
-                stage_vector(j, x, &at, b->image + n, c, s->stage, s->offsets);
+                stage_vector(j, x, &at, b->image + n, fc_min(x->joined, b->images - n), c, s->stage, s->offsets);
             else if (pixels)
                 stage_phase_pixels(j, x, &at, b->image + n, c, s->stage);
             else if (together > 1)
                 stage_phases(j, x, &seen, b->image + n, c / together, s->stage, s->offsets);
             else
                 stage_phase_planes(j, x, &at, b->image + n, c, s->split, s->stage);
+            const ptrdiff_t among =
+                x->apart > 1 ? joined_before(b->images, x->apart, n % x->apart) + n / x->apart : n / x->joined;
             for (ptrdiff_t k = 0; k < together; k++) {
                 ptrdiff_t table[POINTS];
                 for (int p = 0; p < POINTS; p++)
-                    table[p] = b->v[p] + ((c + k - x->first) * b->tiles[p] + first_tile(b, n, p)) * lanes;
+                    table[p] = b->v[p] + ((c + k - x->first) * b->tiles[p] + first_tile(b, among, p)) * lanes;
                 for (const place *p = s->places; p < s->places + places; p++)
                     x->transform(s->stage + k * area + (p->at[0] * at.length[1] + p->at[1]) * lanes * element,
                                  at.length[1] * lanes, &p->size, v, table, p->slots);
@@ -818,6 +840,8 @@ static operand operand_of(const fc_conv_plan *plan, const view *w, const void *d
                  .channels = w->channels,
                  .groups = w->groups,
                  .depth = w->depth,
+                 .joined = 1,
+                 .apart = 1,
                  .transform = plan->kernels->winograd_input};
     for (int a = 0; a < 2; a++) {
         x.size[a] = w->side[a].input;
@@ -1048,6 +1072,8 @@ static void run_panel(void *context, ptrdiff_t index, int worker)
 /* ---- the weight gradient ------------------------------------------------------------------------------------ */
 
 /* dw = G' [ sum over tiles of (A dY A') . (B' x B) ] G: at every point a product of channels by filters that reduces over tiles.
+ * Few channels leave a vector room for those of several images, which lie side by side in memory, too: the first of each vector go with some
+ * of dy's images, the second with others, and so on.
  * d, a block's transformed dy: as v. The sums of a task: [point][channel][filter]. They stay with the worker if one round takes all blocks. */
 
 static void run_gradient_tiles(void *context, ptrdiff_t index, int worker)
@@ -1119,8 +1145,7 @@ static void add_products(const job *j, const share *s, const block *b, const blo
     for (ptrdiff_t i = first; i < last; i++)
         for (ptrdiff_t k = 0; k < across; k++) {
             const ptrdiff_t p = i * SIDE + k, step = b->tiles[p] * lanes;
-            fc_winograd_outer o = {
-                .dy_pitch = step, .tiles = b->tiles[p], .pitch = s->columns, .accumulate = accumulate};
+            fc_winograd_outer o = {.dy_pitch = step, .pitch = s->columns};
             /* the next point's operands come from afar: each product fetches two vectors' worth of them */
             const ptrdiff_t next = k + 1 < across ? p + 1 : fc_min(p / SIDE + 1, SIDE - 1) * SIDE,
                             ahead = b->tiles[next] * lanes;
@@ -1128,16 +1153,22 @@ static void add_products(const job *j, const share *s, const block *b, const blo
             for (ptrdiff_t c = s->c0; c < s->c1; c++) {
                 o.channels = fc_min(lanes, j->view->depth - c * lanes);
                 for (ptrdiff_t f = s->f0; f < s->f1; f += 2, part++) {
-                    o.x = v + (b->v[p] + c * step) * element;
+                    const char *x = v + (b->v[p] + c * step) * element, *dy = dv + (d->v[p] + f * step) * element;
                     o.next = part < parts ? v + (b->v[next] + (s->c0 + 2 * part) * ahead) * element
                              : s->f0 + 2 * (part - parts) < s->f1
                                  ? dv + (d->v[next] + (s->f0 + 2 * (part - parts)) * ahead) * element
-                                 : o.x;
-                    o.dy = dv + (d->v[p] + f * step) * element;
+                                 : x;
                     o.s = s->sums +
                           ((i * across + k) * s->pitch + (c - s->c0) * lanes * s->columns + (f - s->f0) * lanes) *
                               element;
-                    kernels->winograd_outer[fc_min(s->f1 - f, 2) - 1](&o);
+                    for (ptrdiff_t n = 0; n < fc_min(j->in.joined, b->images); n++) {
+                        o.x = x + n * j->view->depth * element;
+                        o.dy = dy;
+                        o.tiles = joined_count(b->images, j->in.joined, n) * b->of_image[p];
+                        o.accumulate = accumulate || n > 0;
+                        j->plan->kernels->winograd_outer[fc_min(s->f1 - f, 2) - 1](&o);
+                        dy += o.tiles * lanes * element;
+                    }
                 }
             }
         }
@@ -1257,7 +1288,10 @@ static void run_weights(const fc_conv_plan *plan, const fc_conv_arrays *arrays, 
                      .size = {w.side[0].places, w.side[1].places},
                      .step = {1, 1},
                      .phases = {1, 1},
+                     .joined = 1,
+                     .apart = h.joined,
                      .transform = plan->kernels->winograd_spread};
+    j.in.joined = h.joined;
     for (j.group = 0; j.group < w.groups; j.group++)
         for (j.range = 0; j.range < vectors; j.range += h.range * panel_vectors) {
             j.dy.first = j.range;
