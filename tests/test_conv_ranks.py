@@ -231,3 +231,23 @@ def test_layers_print_and_start_as_pytorchs() -> None:
     assert 0.9 / np.sqrt(54) < abs(weight).max() <= 1 / np.sqrt(54)
     with pytest.raises(ValueError, match=r"^layout:"):
         fc.layers.Conv1d(1, 1, 1, layout="NCHW")
+
+
+@pytest.mark.parametrize("channels", [2, 16])
+@pytest.mark.parametrize("which", ["forward", "backward_input", "backward_weight"])
+def test_a_depth_of_padding_alone(which: str, channels: int) -> None:
+    """One slice in, one out, but the one window's one tap lies in the padding before it: the bias is left."""
+    rng = np.random.default_rng(0)
+    x = rng.integers(-3, 4, (1, channels, 1, 8, 20)).astype(np.float32)
+    w = rng.integers(-3, 4, (16, channels, 1, 3, 3)).astype(np.float32)
+    bias = rng.integers(-3, 4, 16).astype(np.float32)
+    options: dict[str, Any] = {"stride": (2, 1, 1), "padding": ((1, 0), (1, 1), (1, 1))}
+    dy = np.ones((1, 16, 1, 8, 20), np.float32)
+    for algorithm in ("auto", *fc.algorithms(x, w, which=which, **options)):
+        if which == "forward":
+            y = fc.conv3d(x, w, bias, algorithm=algorithm, **options)
+            np.testing.assert_array_equal(y, np.broadcast_to(bias[:, None, None, None], y.shape))
+        else:
+            needs = (which == "backward_input", which == "backward_weight", False)
+            gradients = fc.conv3d_backward(dy, x, w, needs=needs, algorithm=algorithm, **options)
+            assert not gradients[needs.index(True)].any()

@@ -668,3 +668,46 @@ def test_bad_dy_of_an_average() -> None:
         fc.avg_pool2d_backward(np.ones((1, 2, 2, 3)), (1, 2, 4, 4), 2)
     with pytest.raises(TypeError, match="dy"):
         fc.avg_pool2d_backward(np.ones((1, 2, 2, 2), int), (1, 2, 4, 4), 2)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("switches", [True, False])
+def test_large_results_go_past_the_caches(switches: bool, dtype: str, isa: str) -> None:
+    """16 MiB of them and more; rows begin anywhere within a vector."""
+    x = np.random.default_rng(0).standard_normal((1, 33, 734, 746 if dtype == "float32" else 742), dtype=dtype)
+    tiles = x.reshape(*x.shape[:2], x.shape[2] // 2, 2, x.shape[3] // 2, 2)
+    expected = tiles.max(axis=(3, 5))
+    assert expected.size * (expected.itemsize + 4 * switches) >= 16 << 20
+    found = fc.max_pool2d(x, 2, return_switches=switches)
+    np.testing.assert_array_equal(found[0] if switches else found, expected)
+    if switches:
+        flat = (*x.shape[:2], -1)
+        taken = np.take_along_axis(x.reshape(flat), found[1].reshape(flat), 2)
+        np.testing.assert_array_equal(taken.reshape(expected.shape), expected)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
+def test_short_rows(layout: str, dtype: str, isa: str) -> None:
+    """Pairs in rows of every width, that fill a vector or less, in planes of even and odd heights."""
+    rng = np.random.default_rng(0)
+    for width, height, channels in itertools.product(range(2, 37), (2, 3, 7, 14), (1, 2, 5)):
+        shape = (2, channels, height, width) if layout == "NCHW" else (2, height, width, channels)
+        x = rng.integers(-9, 9, shape).astype(dtype)
+        nchw = x if layout == "NCHW" else x.transpose(0, 3, 1, 2)
+        whole = nchw[:, :, : height // 2 * 2, : width // 2 * 2]
+        tiles = whole.reshape(2, channels, height // 2, 2, width // 2, 2).transpose(0, 1, 2, 4, 3, 5)
+        tiles = tiles.reshape(*tiles.shape[:4], 4)
+        y, switches = fc.max_pool2d(x, 2, return_switches=True, layout=layout)
+        mean = fc.avg_pool2d(x, 2, layout=layout)
+        dx = fc.avg_pool2d_backward(mean, x.shape, 2, layout=layout)
+        if layout == "NHWC":
+            y, switches, mean, dx = (a.transpose(0, 3, 1, 2) for a in (y, switches, mean, dx))
+        np.testing.assert_array_equal(y, tiles.max(-1))
+        np.testing.assert_array_equal(mean, tiles.sum(-1) / 4)
+        first = tiles.argmax(-1)
+        rows, columns = np.ogrid[: height // 2, : width // 2]
+        np.testing.assert_array_equal(switches, (2 * rows + first // 2) * width + 2 * columns + first % 2)
+        spread = np.zeros_like(nchw)
+        spread[:, :, : height // 2 * 2, : width // 2 * 2] = (mean / 4).repeat(2, 2).repeat(2, 3)
+        np.testing.assert_array_equal(dx, spread)
