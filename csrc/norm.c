@@ -191,7 +191,7 @@ static void apply_task(void *context, ptrdiff_t index, int worker)
     }
 }
 
-/* A channel's runs, if they are short: those and far apart, they are not foreseen. */
+/* Fetches a channel's runs, if they are short: such runs, far apart, the hardware does not foresee. */
 static void fetch_runs(const norm_call *call, ptrdiff_t channel)
 {
     const fc_norm_problem *p = &call->norm->problem;

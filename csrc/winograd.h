@@ -42,7 +42,7 @@ static inline axis axis_of(ptrdiff_t length, int taps, ptrdiff_t most)
     return a;
 }
 
-/* The ways to cut an axis that are worth a look: as many as are listed. */
+/* Lists the ways to cut an axis that are worth a look, and says how many they are. */
 #define AXES 4
 static inline int list_axes(ptrdiff_t length, int taps, axis list[AXES])
 {

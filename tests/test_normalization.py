@@ -519,3 +519,13 @@ def test_running_averages_that_cannot_be_updated():
 def test_rows_of_features_in_any_layout(layout):
     x = np.array([[1.0, 10.0], [3.0, 30.0]])
     np.testing.assert_allclose(fc.batch_norm(x, training=True, eps=0, layout=layout), [[-1, -1], [1, 1]])
+
+
+@pytest.mark.parametrize("shape", [(8, 4, 7, 7), (9, 4, 14, 14), (1, 3, 40, 40), (64, 2, 5, 5), (16, 2, 56, 56)])
+@pytest.mark.parametrize("beginning", ["image", "row"])
+def test_variance_where_the_beginning_differs(beginning: str, shape: tuple[int, ...]) -> None:
+    """The first mean is that of a part: squares about it must not drown the variance."""
+    x = np.random.default_rng(0).standard_normal(shape, dtype=np.float32)
+    x[(0,) if beginning == "image" else (slice(None), slice(None), 0)] += 1e6
+    _, _, variance = fc.batch_norm(x, None, None, training=True, return_statistics=True)
+    np.testing.assert_allclose(variance, x.astype(np.float64).var((0, 2, 3)), rtol=4e-6)
