@@ -1429,12 +1429,12 @@ static void run(const fc_conv_plan *plan, const fc_conv_arrays *arrays, void *sp
         fc_dilated_run(plan, arrays, space, threads);
         return;
     }
-    if (plan->problem.pass == FC_BACKWARD_WEIGHT) {
-        run_weights(plan, arrays, space, threads);
-        return;
-    }
     if (plan->way != TILES) {
         (plan->way == IMAGES ? fc_winograd_images_run : fc_winograd_lines_run)(plan, arrays, space, threads);
+        return;
+    }
+    if (plan->problem.pass == FC_BACKWARD_WEIGHT) {
+        run_weights(plan, arrays, space, threads);
         return;
     }
     const view w = view_of(plan);

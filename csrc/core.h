@@ -287,6 +287,12 @@ typedef struct fc_winograd_outer {
 typedef void fc_winograd_in(const void *from, ptrdiff_t pitch, const fc_winograd_size *size, void *to,
                             const ptrdiff_t *table, const ptrdiff_t *slots);
 
+/* Memory that is touched soon: fetched into the second-level cache, bit by bit, while the kernel computes. */
+typedef struct fc_ahead {
+    const void *at;
+    ptrdiff_t bytes;
+} fc_ahead;
+
 /* ---- Winograd down, plain sums across (kernels/winograd_lines.inc) ------------------------------------------ */
 
 /* A segment's rows of outputs of some filters, from its input's points. */
@@ -305,6 +311,23 @@ typedef struct fc_winograd_lines {
     bool relu;
 } fc_winograd_lines;
 
+/* What segments of one size add to the points of the weight gradient of some filters: products summed over columns, each lane for
+ * itself. */
+typedef struct fc_winograd_lines_sum {
+    int pairs;
+    ptrdiff_t segments;
+    const void *v; /* as above; `step` elements from segment to segment */
+    ptrdiff_t pitch, step;
+    const ptrdiff_t *offsets;
+    ptrdiff_t depth;
+    const void *dy; /* points of dy: [segments][filters][columns of the segment] at dy + p * dy_pitch */
+    ptrdiff_t dy_pitch;
+    const ptrdiff_t *columns; /* of each segment: whole vectors */
+    ptrdiff_t filters;
+    void *sums;            /* vectors: [point][depth][filters], added to */
+    const fc_ahead *ahead; /* of each filter; bytes for each point */
+} fc_winograd_lines_sum;
+
 /* ---- depthwise kernels (kernels/depthwise.inc) ------------------------------------------------------------- */
 
 /* Rows of an image to be copied to where they are staged; from and to, pitches and step in elements. */
@@ -315,12 +338,6 @@ typedef struct fc_patch {
 /* The taps of a window that share what they load: in columns of 1, 3, 5 or 7 (channels first) or lines of as many (channels last), the
  * places one step or two apart. */
 enum { FC_WINDOW_1, FC_WINDOW_3, FC_WINDOW_3_STEP_2, FC_WINDOW_5, FC_WINDOW_5_STEP_2, FC_WINDOW_7, FC_WINDOWS };
-
-/* Memory that is touched soon: fetched into the second-level cache, bit by bit, while the kernel computes. */
-typedef struct fc_ahead {
-    const void *at;
-    ptrdiff_t bytes;
-} fc_ahead;
 
 /* Rows of one plane. The taps are [slices][height][width], the height as the window says. */
 typedef struct fc_depthwise {
@@ -442,12 +459,17 @@ typedef struct fc_kernels {     /* one real type on one instruction set */
     void (*winograd_outer[2])(const fc_winograd_outer *outer); /* [vectors - 1] */
     fc_winograd_tile_kernel *const *winograd_tile[2];          /* [vectors - 1][rows - 1], rows up to rows[FC_NARROW] */
     /* kernels/winograd_lines.inc says what these do */
-    ptrdiff_t line_filters; /* most of them at once */
+    ptrdiff_t line_filters, line_sum_filters; /* most of them at once */
     void (*winograd_lines_input)(const void *const *rows, ptrdiff_t before, ptrdiff_t count, ptrdiff_t after, int taps,
                                  int pairs, void *to, ptrdiff_t pitch);
     void (*winograd_lines_filter)(const void *from, ptrdiff_t filters, ptrdiff_t channels, int taps, ptrdiff_t across,
                                   int pairs, void *to);
     void (*winograd_lines)(const fc_winograd_lines *lines);
+    void (*winograd_lines_spread)(const void *const *rows, ptrdiff_t columns, int taps, int pairs, void *to,
+                                  ptrdiff_t pitch);
+    void (*winograd_lines_sum)(const fc_winograd_lines_sum *lines);
+    void (*winograd_lines_taps)(const void *sums, ptrdiff_t filters, ptrdiff_t channels, int taps, ptrdiff_t across,
+                                int pairs, void *to);
     /* nothing is read from from_end on; each row may be followed by less than a vector of zeros */
     void (*place)(const fc_patch *patch, const void *from, const void *from_end, void *to);
     /* to[2 i] = even[i], to[2 i + 1] = odd[i], n elements in all */

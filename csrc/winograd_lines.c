@@ -1,4 +1,4 @@
-/* winograd_lines.c -- Winograd down, plain sums across: forward convolution of few channels, channels first.
+/* winograd_lines.c -- Winograd down, plain sums across: few channels, channels first; forward and the weight gradient.
  *
  * Lanes are neighbouring columns, so nothing is transposed, and any number of channels will do; where tiles have vectors of channels, few
  * would leave most lanes empty. A strip is one segment of rows, or, of wide planes, some of its columns:
@@ -6,7 +6,14 @@
  * v, a strip's transformed input:  [channel][point][column], with the padding's zeros at either end
  * u, transformed filters:          [group of filters][point][channel][tap across][filter]
  *
- * u is computed first; every strip then makes its own v, which stays in the first-level cache while all filters pass. */
+ * u is computed first; every strip then makes its own v, which stays in the first-level cache while all filters pass.
+ *
+ * The weight gradient sums products of v and of d, dy's transformed rows, over all columns and strips:
+ *
+ * d, a strip's, of some filters:   [point][filter][column]
+ * sums, of those filters:          [point][channel][tap across][filter], vectors whose lanes are added up in the end
+ *
+ * A round makes the v of many strips; the sums of some filters then stay in the first-level cache while the strips pass. */
 #include "winograd.h"
 
 #include <math.h>
@@ -16,18 +23,26 @@ enum {
     LEAST_VECTORS = 8,     /* of columns in a strip, however many channels there are */
     MOST_CHANNELS = 8,     /* with more, what tiles save across is worth more than their transposition */
     TASKS_EACH = 4,        /* of a thread, at least, where filters must be cut for it: each task makes v again */
+    /* of the weight gradient */
+    ROUND_BYTES = 1 << 20, /* of v */
+    SUM_VECTORS = 20,      /* of columns, about, that its sums are loaded and stored for */
+    SUM_DEPTH = 9,         /* elements of the sum at once */
+    MOST_FILTERS = 3,      /* of a group */
+    SUM_TASKS = 8, /* of a round, about: however many threads there are, for the order of the sums to be the same */
 };
 
 typedef struct shape {
     axis rows;
-    ptrdiff_t points;          /* of the largest segment */
-    ptrdiff_t depth;           /* channels and taps across */
-    ptrdiff_t vectors, chunks; /* whole vectors of columns; strips side by side */
-    ptrdiff_t columns;         /* of v: those that a strip reads, at most */
-    ptrdiff_t lead;            /* elements of v before them: column 0 of the image is aligned */
-    ptrdiff_t pitch;           /* elements from point to point */
-    ptrdiff_t groups, strips;
-    size_t worker, shared; /* bytes */
+    ptrdiff_t points;                  /* of the largest segment */
+    ptrdiff_t depth;                   /* channels and taps across */
+    ptrdiff_t vectors, chunks;         /* whole vectors of columns; strips side by side */
+    ptrdiff_t columns;                 /* of v: those that a strip reads, at most */
+    ptrdiff_t lead;                    /* elements of v before them: column 0 of the image is aligned */
+    ptrdiff_t pitch;                   /* elements from point to point */
+    ptrdiff_t groups, filters, strips; /* filters of a group */
+    /* of the weight gradient: strips done together; strips of a round; parts these are cut into */
+    ptrdiff_t together, round, splits;
+    ptrdiff_t of_strip, sums, worker, shared; /* bytes of its v; of a group's sums in a split; of a worker; of all */
 } shape;
 
 typedef struct job {
@@ -37,26 +52,41 @@ typedef struct job {
     char *y, *workspace, *u;
     const ptrdiff_t *offsets; /* of v, of each element of the sum */
     ptrdiff_t blocks;         /* of groups: tasks of a strip */
+    /* of the weight gradient */
+    const char *dy;
+    char *dweight, *v, *sums;
+    ptrdiff_t first, strips; /* of the round */
 } job;
 
 /* ---- planning --------------------------------------------------------------------------------------------- */
 
-/* Estimated cycles, as algo_winograd.c counts them. The sums of every point are stored once and loaded once; a single filter takes as long as
- * two, since it uses once what it loads. */
+/* Estimated cycles, as algo_winograd.c counts them: of vectors of sums and of points of the output (or of dy) and the input. The sums of
+ * every point are stored once and loaded once; a single filter takes as long as two, since it uses once what it loads. */
+static double forward_cycles(double filters, double depth, double vectors, double channels)
+{
+    return vectors * (depth * fmax(filters, 2) * 0.55 + filters * 3 + channels * 3);
+}
+
+/* The sums are loaded and stored once in some vectors of columns, and where there are many, do not stay in the first-level cache. */
+static double gradient_cycles(double filters, double depth, double vectors, double channels)
+{
+    const double at_once = fmax(floor(SUM_VECTORS / vectors), 1) * vectors, blocks = ceil(depth / SUM_DEPTH);
+    return vectors * (depth * filters * (0.8 + 0.15 * blocks + 1.25 / at_once) + filters * 4.5 + channels * 5);
+}
+
 static double cycles_of(const fc_conv_plan *plan, const axis *rows)
 {
     const fc_conv_problem *p = &plan->problem;
+    const bool gradient = p->pass == FC_BACKWARD_WEIGHT;
     const double vectors = ceil((double)plan->output[2] / (double)plan->kernels->lanes),
                  channels = (double)p->in_channels, filters = (double)p->out_channels,
                  depth = channels * (double)p->kernel[2];
-    double strips = 0;
-    for (int pairs = 1; pairs <= CLASSES; pairs++) {
-        const double points = 2 * pairs + 2;
-        const double product = depth * points * fmax(filters, 2) / 2 * 1.1, output = filters * points * 3,
-                     input = channels * points * 3;
-        strips += (double)rows->count[pairs - 1] * vectors * (product + output + input);
-    }
-    return 12000 + (double)p->batch * strips + filters * depth * SIDE;
+    const double of_point = (gradient ? gradient_cycles : forward_cycles)(filters, depth, vectors, channels);
+    double points = 0;
+    for (int pairs = 1; pairs <= CLASSES; pairs++)
+        points += (double)rows->count[pairs - 1] * (2 * pairs + 2);
+    return (gradient ? 40000 : 12000) + (double)p->batch * points * of_point +
+           filters * depth * SIDE * (gradient ? 10 : 1);
 }
 
 /* The segments that cost least. */
@@ -75,6 +105,13 @@ static double choose(const fc_conv_plan *plan, axis *chosen)
     return least;
 }
 
+/* Elements from one point of dy to the next: an odd number of cache lines. */
+static ptrdiff_t spread_pitch(ptrdiff_t elements, ptrdiff_t element)
+{
+    const ptrdiff_t line = FC_ALIGNMENT / element;
+    return (fc_ceil_div(elements, line) | 1) * line;
+}
+
 static shape shape_of(const fc_conv_plan *plan)
 {
     const fc_conv_problem *p = &plan->problem;
@@ -90,67 +127,100 @@ static shape shape_of(const fc_conv_plan *plan)
     h.lead = (lanes - p->pad_before[2] % lanes) % lanes;
     /* a vector more than is read may be written; an odd number of cache lines, so that points do not share sets */
     h.pitch = (fc_ceil_div(h.lead + h.columns + lanes, line) | 1) * line;
-    h.groups = fc_ceil_div(p->out_channels, plan->kernels->line_filters);
     h.strips = p->batch * h.rows.segments * h.chunks;
-    h.worker = (size_t)(fc_round_up(p->in_channels * SIDE * h.pitch * element, FC_ALIGNMENT) +
-                        fc_round_up(h.columns * element, FC_ALIGNMENT));
-    h.shared = (size_t)(fc_round_up(h.depth * (ptrdiff_t)sizeof(ptrdiff_t), FC_ALIGNMENT) +
-                        fc_round_up(p->out_channels * h.depth * h.points * element, FC_ALIGNMENT));
+    h.of_strip = fc_round_up(p->in_channels * SIDE * h.pitch * element, FC_ALIGNMENT);
+    h.worker = fc_round_up(h.columns * element, FC_ALIGNMENT);
+    h.shared = fc_round_up(h.depth * (ptrdiff_t)sizeof(ptrdiff_t), FC_ALIGNMENT);
+    if (p->pass == FC_FORWARD) {
+        h.filters = plan->kernels->line_filters;
+        h.groups = fc_ceil_div(p->out_channels, h.filters);
+        h.worker += h.of_strip;
+        h.shared += fc_round_up(p->out_channels * h.depth * h.points * element, FC_ALIGNMENT);
+        return h;
+    }
+    h.filters = plan->kernels->line_sum_filters;
+    h.groups = fc_ceil_div(p->out_channels, h.filters);
+    h.splits = fc_min(fc_ceil_div(SUM_TASKS, h.groups), h.strips);
+    h.sums = SIDE * h.depth * h.filters * lanes * element;
+    h.round = fc_min(fc_max(ROUND_BYTES / h.of_strip, 1), h.strips);
+    h.round = fc_ceil_div(h.strips, fc_ceil_div(h.strips, h.round));
+    h.together = fc_max(SUM_VECTORS / fc_ceil_div(fc_ceil_div(plan->output[2], lanes), h.chunks), 1);
+    h.worker += fc_round_up(SIDE * spread_pitch(h.together * h.filters * h.columns, element) * element, FC_ALIGNMENT);
+    h.shared += h.round * h.of_strip + h.groups * h.splits * h.sums;
     return h;
 }
 
-/* ---- tasks ------------------------------------------------------------------------------------------------ */
+/* ---- strips ------------------------------------------------------------------------------------------------ */
+
+typedef struct strip {
+    ptrdiff_t image, row, first, columns; /* of the output */
+    int pairs;
+} strip;
+
+static strip strip_at(const job *j, ptrdiff_t index)
+{
+    const shape *h = j->shape;
+    const ptrdiff_t lanes = j->plan->kernels->lanes, chunk = index % h->chunks, segment = index / h->chunks,
+                    of_image = segment % h->rows.segments;
+    strip s = {.image = segment / h->rows.segments,
+               .row = segment_start(&h->rows, of_image),
+               .first = chunk * h->vectors / h->chunks * lanes,
+               .pairs = segment_pairs(&h->rows, of_image)};
+    s.columns = (chunk + 1 == h->chunks ? j->plan->output[2] : (chunk + 1) * h->vectors / h->chunks * lanes) - s.first;
+    return s;
+}
+
+/* The points of what a strip reads. */
+static void transform_rows(const job *j, const strip *s, char *v, char *zeros)
+{
+    const shape *h = j->shape;
+    const fc_conv_problem *p = &j->plan->problem;
+    const ptrdiff_t element = (ptrdiff_t)fc_size_of(p->dtype), height = p->input[1], width = p->input[2],
+                    row = s->row - p->pad_before[1], start = s->first - p->pad_before[2],
+                    reach = fc_round_up(s->columns, j->plan->kernels->lanes) + p->kernel[2] - 1,
+                    low = fc_min(fc_max(-start, 0), reach), count = fc_max(fc_min(width - start, reach) - low, 0);
+    memset(zeros, 0, (size_t)(h->columns * element));
+    for (ptrdiff_t c = 0; c < p->in_channels; c++) {
+        const char *plane = j->x + (s->image * p->in_channels + c) * height * width * element;
+        const void *rows[SIDE];
+        for (int r = 0; r < 2 * s->pairs + 2; r++)
+            rows[r] =
+                row + r >= 0 && row + r < height && count ? plane + ((row + r) * width + start + low) * element : zeros;
+        j->plan->kernels->winograd_lines_input(rows, h->lead + low, count, reach - low - count, h->rows.taps, s->pairs,
+                                               v + c * SIDE * h->pitch * element, h->pitch);
+    }
+}
 
 /* Filters of a group. */
 static ptrdiff_t filters_of(const job *j, ptrdiff_t group)
 {
-    const ptrdiff_t most = j->plan->kernels->line_filters;
-    return fc_min(most, j->plan->problem.out_channels - group * most);
+    return fc_min(j->shape->filters, j->plan->problem.out_channels - group * j->shape->filters);
 }
+
+/* Bytes of a group's weights. */
+static ptrdiff_t weight_bytes(const job *j)
+{
+    const fc_conv_problem *p = &j->plan->problem;
+    return j->shape->filters * p->in_channels * p->kernel[1] * p->kernel[2] * (ptrdiff_t)fc_size_of(p->dtype);
+}
+
+/* ---- forward ----------------------------------------------------------------------------------------------- */
 
 /* Where a group's filters begin in u, those before being whole. */
 static char *group_at(const job *j, ptrdiff_t group)
 {
     const ptrdiff_t element = (ptrdiff_t)fc_size_of(j->plan->problem.dtype);
-    return j->u + group * j->plan->kernels->line_filters * j->shape->depth * j->shape->points * element;
+    return j->u + group * j->shape->filters * j->shape->depth * j->shape->points * element;
 }
 
 static void transform_filters(void *context, ptrdiff_t group, int worker)
 {
     const job *j = context;
     const fc_conv_problem *p = &j->plan->problem;
-    const fc_kernels *kernels = j->plan->kernels;
-    const ptrdiff_t element = (ptrdiff_t)fc_size_of(p->dtype),
-                    of_filter = p->in_channels * p->kernel[1] * p->kernel[2] * element;
-    kernels->winograd_lines_filter(j->weight + group * kernels->line_filters * of_filter, filters_of(j, group),
-                                   p->in_channels, (int)p->kernel[1], p->kernel[2], j->shape->rows.pairs,
-                                   group_at(j, group));
+    j->plan->kernels->winograd_lines_filter(j->weight + group * weight_bytes(j), filters_of(j, group), p->in_channels,
+                                            j->shape->rows.taps, p->kernel[2], j->shape->rows.pairs,
+                                            group_at(j, group));
     (void)worker;
-}
-
-/* Of the image's rows from `row` on, the points of a segment, for `columns` of the output from `first` on. */
-static void transform_rows(const job *j, ptrdiff_t image, ptrdiff_t row, int pairs, ptrdiff_t first, ptrdiff_t columns,
-                           char *v, char *zeros)
-{
-    const shape *h = j->shape;
-    const fc_conv_problem *p = &j->plan->problem;
-    const ptrdiff_t element = (ptrdiff_t)fc_size_of(p->dtype), height = p->input[1], width = p->input[2],
-                    start = first - p->pad_before[2], reach = columns + p->kernel[2] - 1,
-                    low = fc_min(fc_max(-start, 0), reach), count = fc_max(fc_min(width - start, reach) - low, 0);
-    bool padded = false;
-    for (ptrdiff_t c = 0; c < p->in_channels; c++) {
-        const char *plane = j->x + (image * p->in_channels + c) * height * width * element;
-        const void *rows[SIDE];
-        for (int r = 0; r < 2 * pairs + 2; r++) {
-            const bool inside = row + r >= 0 && row + r < height && count;
-            rows[r] = inside ? plane + ((row + r) * width + start + low) * element : zeros;
-            padded = padded || !inside;
-        }
-        if (padded && c == 0)
-            memset(zeros, 0, (size_t)(count * element));
-        j->plan->kernels->winograd_lines_input(rows, h->lead + low, count, reach - low - count, (int)p->kernel[1],
-                                               pairs, v + c * SIDE * h->pitch * element, h->pitch);
-    }
 }
 
 static void run_strip(void *context, ptrdiff_t index, int worker)
@@ -158,37 +228,150 @@ static void run_strip(void *context, ptrdiff_t index, int worker)
     const job *j = context;
     const shape *h = j->shape;
     const fc_conv_problem *p = &j->plan->problem;
-    const fc_kernels *kernels = j->plan->kernels;
-    const ptrdiff_t element = (ptrdiff_t)fc_size_of(p->dtype), lanes = kernels->lanes, width = j->plan->output[2],
-                    plane = j->plan->output[1] * width;
-    const ptrdiff_t block = index % j->blocks, strip = index / j->blocks, chunk = strip % h->chunks,
-                    segment = strip / h->chunks % h->rows.segments, image = strip / h->chunks / h->rows.segments;
-    const ptrdiff_t first = chunk * h->vectors / h->chunks * lanes,
-                    last = chunk + 1 == h->chunks ? width : (chunk + 1) * h->vectors / h->chunks * lanes,
-                    row = segment_start(&h->rows, segment);
-    const int pairs = segment_pairs(&h->rows, segment);
-    char *at = j->workspace + (size_t)worker * h->worker;
-    char *v = fc_take(&at, p->in_channels * SIDE * h->pitch * element), *zeros = fc_take(&at, h->columns * element);
-    transform_rows(j, image, row - p->pad_before[1], pairs, first, last - first, v, zeros);
-    fc_winograd_lines l = {.taps = (int)p->kernel[1],
-                           .pairs = pairs,
+    const ptrdiff_t element = (ptrdiff_t)fc_size_of(p->dtype), width = j->plan->output[2],
+                    plane = j->plan->output[1] * width, block = index % j->blocks;
+    const strip s = strip_at(j, index / j->blocks);
+    char *at = j->workspace + worker * h->worker;
+    char *v = fc_take(&at, h->of_strip), *zeros = fc_take(&at, 0);
+    transform_rows(j, &s, v, zeros);
+    fc_winograd_lines l = {.taps = h->rows.taps,
+                           .pairs = s.pairs,
                            .v = v,
                            .pitch = h->pitch,
                            .offsets = j->offsets,
                            .depth = h->depth,
                            .plane = plane,
                            .width = width,
-                           .rows = fc_min(outputs_of((int)p->kernel[1], pairs), j->plan->output[1] - row),
-                           .columns = last - first,
+                           .rows = fc_min(outputs_of(h->rows.taps, s.pairs), j->plan->output[1] - s.row),
+                           .columns = s.columns,
                            .relu = p->relu};
     for (ptrdiff_t g = block * h->groups / j->blocks; g < (block + 1) * h->groups / j->blocks; g++) {
-        const ptrdiff_t filter = g * kernels->line_filters;
+        const ptrdiff_t filter = g * h->filters;
         l.u = group_at(j, g);
         l.bias = j->bias ? j->bias + filter * element : NULL;
         l.filters = filters_of(j, g);
-        l.to = j->y + ((image * p->out_channels + filter) * plane + row * width + first) * element;
-        kernels->winograd_lines(&l);
+        l.to = j->y + ((s.image * p->out_channels + filter) * plane + s.row * width + s.first) * element;
+        j->plan->kernels->winograd_lines(&l);
     }
+}
+
+/* ---- the weight gradient ----------------------------------------------------------------------------------- */
+
+static void transform_strip(void *context, ptrdiff_t index, int worker)
+{
+    const job *j = context;
+    const strip s = strip_at(j, j->first + index);
+    transform_rows(j, &s, j->v + index * j->shape->of_strip, j->workspace + worker * j->shape->worker);
+}
+
+/* What a strip's filters read of dy. */
+static const char *dy_at(const job *j, const strip *s, ptrdiff_t filter)
+{
+    const fc_conv_problem *p = &j->plan->problem;
+    const ptrdiff_t height = j->plan->output[1], width = j->plan->output[2];
+    return j->dy + (((s->image * p->out_channels + filter) * height + s->row) * width + s->first) *
+                       (ptrdiff_t)fc_size_of(p->dtype);
+}
+
+/* While strips are multiplied, as much of dy as they have is fetched from the segments below, in the order of memory. */
+static void look_ahead(const job *j, ptrdiff_t index, ptrdiff_t count, ptrdiff_t group, int points, fc_ahead *ahead)
+{
+    const shape *h = j->shape;
+    const ptrdiff_t chunk = count < h->chunks ? index % h->chunks : 0,
+                    next = count < h->chunks ? index - chunk + h->chunks : index + count;
+    memset(ahead, 0, sizeof *ahead * (size_t)filters_of(j, group));
+    if (next >= h->strips)
+        return;
+    const strip s = strip_at(j, next);
+    const ptrdiff_t rows = fc_min(fc_ceil_div(count, h->chunks) * outputs_of(h->rows.taps, s.pairs),
+                                  h->rows.length - s.row),
+                    bytes = rows * j->plan->output[2] * (ptrdiff_t)fc_size_of(j->plan->problem.dtype);
+    for (ptrdiff_t i = 0; i < filters_of(j, group); i++)
+        ahead[i] = (fc_ahead){dy_at(j, &s, group * h->filters + i) + chunk * bytes / h->chunks,
+                              fc_min(count, h->chunks) * bytes / h->chunks / points};
+}
+
+/* The points of dy of a strip, of a group's filters. */
+static void transform_dy(const job *j, const strip *s, ptrdiff_t group, const char *zeros, char *d, ptrdiff_t columns,
+                         ptrdiff_t pitch)
+{
+    const shape *h = j->shape;
+    const ptrdiff_t element = (ptrdiff_t)fc_size_of(j->plan->problem.dtype), width = j->plan->output[2] * element;
+    for (ptrdiff_t i = 0; i < filters_of(j, group); i++) {
+        const void *rows[SIDE];
+        const char *from = dy_at(j, s, group * h->filters + i);
+        for (int r = 0; r < outputs_of(h->rows.taps, s->pairs); r++)
+            rows[r] = s->row + r < h->rows.length ? from + r * width : zeros;
+        j->plan->kernels->winograd_lines_spread(rows, s->columns, h->rows.taps, s->pairs, d + i * columns * element,
+                                                pitch);
+    }
+}
+
+/* Adds the strips of a round, or of a split of it, to the sums of a group. */
+static void run_sums(void *context, ptrdiff_t index, int worker)
+{
+    const job *j = context;
+    const shape *h = j->shape;
+    const ptrdiff_t element = (ptrdiff_t)fc_size_of(j->plan->problem.dtype), group = index % h->groups,
+                    split = index / h->groups, filters = filters_of(j, group),
+                    last = (split + 1) * j->strips / h->splits;
+    char *at = j->workspace + worker * h->worker;
+    char *zeros = fc_take(&at, h->columns * element), *d = fc_take(&at, 0);
+    fc_ahead ahead[MOST_FILTERS];
+    fc_winograd_lines_sum l = {.pitch = h->pitch,
+                               .step = h->of_strip / element,
+                               .offsets = j->offsets,
+                               .depth = h->depth,
+                               .dy = d,
+                               .dy_pitch = spread_pitch(h->together * filters * h->columns, element),
+                               .filters = filters,
+                               .sums = j->sums + index * h->sums,
+                               .ahead = ahead};
+    memset(zeros, 0, (size_t)(h->columns * element));
+    if (j->first == 0)
+        memset(l.sums, 0, (size_t)h->sums);
+    for (ptrdiff_t n = split * j->strips / h->splits; n < last; n += l.segments) {
+        ptrdiff_t columns[SUM_VECTORS];
+        char *to = d;
+        l.v = j->v + n * h->of_strip;
+        for (l.segments = 0; l.segments < fc_min(h->together, last - n); l.segments++) {
+            const strip s = strip_at(j, j->first + n + l.segments);
+            if (l.segments > 0 && s.pairs != l.pairs)
+                break;
+            l.pairs = s.pairs;
+            columns[l.segments] = fc_round_up(s.columns, j->plan->kernels->lanes);
+            transform_dy(j, &s, group, zeros, to, columns[l.segments], l.dy_pitch);
+            to += filters * columns[l.segments] * element;
+        }
+        l.columns = columns;
+        look_ahead(j, j->first + n, l.segments, group, 2 * l.pairs + 2, ahead);
+        j->plan->kernels->winograd_lines_sum(&l);
+    }
+}
+
+/* Adds up a group's splits, in order, and then lanes. */
+static void put_weights(void *context, ptrdiff_t group, int worker)
+{
+    const job *j = context;
+    const shape *h = j->shape;
+    const fc_conv_problem *p = &j->plan->problem;
+    char *sums = j->sums + group * h->sums;
+    for (ptrdiff_t split = 1; split < h->splits; split++)
+        j->plan->kernels->add(sums + split * h->groups * h->sums, sums, h->sums / (ptrdiff_t)fc_size_of(p->dtype));
+    j->plan->kernels->winograd_lines_taps(sums, filters_of(j, group), p->in_channels, h->rows.taps, p->kernel[2],
+                                          h->rows.pairs, j->dweight + group * weight_bytes(j));
+    (void)worker;
+}
+
+static void run_weights(job *j, int threads)
+{
+    const shape *h = j->shape;
+    for (j->first = 0; j->first < h->strips; j->first += h->round) {
+        j->strips = fc_min(h->round, h->strips - j->first);
+        fc_parallel(threads, j->strips, transform_strip, j);
+        fc_parallel(threads, h->groups * h->splits, run_sums, j);
+    }
+    fc_parallel(threads, h->groups, put_weights, j);
 }
 
 /* ---- what algo_winograd.c asks ------------------------------------------------------------------------------ */
@@ -196,7 +379,7 @@ static void run_strip(void *context, ptrdiff_t index, int worker)
 bool fc_winograd_lines_fit(const fc_conv_plan *plan)
 {
     const fc_conv_problem *p = &plan->problem;
-    if (p->pass != FC_FORWARD || p->layout != FC_CHANNELS_FIRST || p->groups != 1)
+    if (p->pass == FC_BACKWARD_INPUT || p->layout != FC_CHANNELS_FIRST || p->groups != 1)
         return false;
     if (p->kernel[0] != 1 || p->input[0] != 1 || plan->output[0] != 1 || p->pad_before[0] != 0)
         return false;
@@ -209,7 +392,7 @@ bool fc_winograd_lines_fit(const fc_conv_plan *plan)
     if (plan->output[2] < plan->kernels->lanes || p->in_channels > MOST_CHANNELS)
         return false;
     const shape h = shape_of(plan);
-    return h.worker <= plan->limit / 2 && h.shared <= plan->limit / 2;
+    return h.worker <= (ptrdiff_t)(plan->limit / 2) && h.shared <= (ptrdiff_t)(plan->limit / 2);
 }
 
 double fc_winograd_lines_cost(const fc_conv_plan *plan)
@@ -221,27 +404,30 @@ double fc_winograd_lines_cost(const fc_conv_plan *plan)
 size_t fc_winograd_lines_workspace(const fc_conv_plan *plan, int threads)
 {
     const shape h = shape_of(plan);
-    return h.worker * (size_t)threads + h.shared;
+    return (size_t)(h.worker * threads + h.shared);
 }
 
 void fc_winograd_lines_run(const fc_conv_plan *plan, const fc_conv_arrays *arrays, char *space, int threads)
 {
     const fc_conv_problem *p = &plan->problem;
     const shape h = shape_of(plan);
-    char *shared = space + (size_t)threads * h.worker;
+    char *shared = space + threads * h.worker;
     ptrdiff_t *offsets = fc_take(&shared, h.depth * (ptrdiff_t)sizeof(ptrdiff_t));
     for (ptrdiff_t k = 0; k < h.depth; k++)
         offsets[k] = h.lead + k / p->kernel[2] * SIDE * h.pitch + k % p->kernel[2];
-    job j = {.plan = plan,
-             .shape = &h,
-             .x = arrays->x,
-             .weight = arrays->weight,
-             .bias = arrays->bias,
-             .y = arrays->y,
-             .workspace = space,
-             .u = shared,
-             .offsets = offsets,
-             .blocks = 1};
+    job j = {.plan = plan, .shape = &h, .x = arrays->x, .workspace = space, .offsets = offsets, .blocks = 1};
+    if (p->pass == FC_BACKWARD_WEIGHT) {
+        j.dy = arrays->y;
+        j.dweight = arrays->weight;
+        j.v = shared;
+        j.sums = shared + h.round * h.of_strip;
+        run_weights(&j, threads);
+        return;
+    }
+    j.weight = arrays->weight;
+    j.bias = arrays->bias;
+    j.y = arrays->y;
+    j.u = shared;
     /* as many tasks for every thread, or several: the strips are nearly alike */
     while (j.blocks < h.groups && h.strips * j.blocks % threads && h.strips * j.blocks < TASKS_EACH * threads)
         j.blocks++;

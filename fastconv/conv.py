@@ -241,17 +241,19 @@ def _backward(
     same_dtype(x, "x", dy, "dy")
     needs_x, needs_weight, needs_bias = check_needs(needs)
     dx = dweight = dbias = None
-    plan = _plan(backend, "backward_input", x.shape, weight.shape, x.dtype, *options, False, *modes())
-    if dy.shape != plan.y_shape:
-        raise ValueError(f"dy: expected the result's shape {plan.y_shape}, got {dy.shape}")
-    if needs_x:
-        dx = backend.empty(x.shape, x.dtype)
-        plan.run(dx, weight, None, dy)
-    if needs_weight or needs_bias:
-        dweight = backend.empty(weight.shape, x.dtype) if needs_weight else None
-        dbias = backend.empty(weight.shape[0], x.dtype) if needs_bias else None
-        plan = _plan(backend, "backward_weight", x.shape, weight.shape, x.dtype, *options, False, *modes())
-        plan.run(x, dweight, dbias, dy)
+    needs_filters = needs_weight or needs_bias
+    passes = [which for which, needed in (("backward_input", needs_x), ("backward_weight", needs_filters)) if needed]
+    for which in passes or ["backward_input"]:
+        plan = _plan(backend, which, x.shape, weight.shape, x.dtype, *options, False, *modes())
+        if dy.shape != plan.y_shape:
+            raise ValueError(f"dy: expected the result's shape {plan.y_shape}, got {dy.shape}")
+        if which == "backward_weight":
+            dweight = backend.empty(weight.shape, x.dtype) if needs_weight else None
+            dbias = backend.empty(weight.shape[0], x.dtype) if needs_bias else None
+            plan.run(x, dweight, dbias, dy)
+        elif needs_x:
+            dx = backend.empty(x.shape, x.dtype)
+            plan.run(dx, weight, None, dy)
     return dx, dweight, dbias
 
 

@@ -505,3 +505,100 @@ def test_lines_of_nothing_but_bias():
     bias = np.array([1.1, -2.3, 0.7], "float32")
     y = fc.conv2d(np.zeros((1, 3, 20, 40), "float32"), np.ones((3, 3, 3, 3), "float32"), bias, algorithm="winograd")
     np.testing.assert_array_equal(y, np.broadcast_to(bias[:, None, None], y.shape))
+
+
+# the weight gradient by lines
+
+SUMS = [  # channels, filters, kernel
+    (1, 1, (3, 3)),
+    (1, 20, (2, 4)),
+    (2, 7, (3, 5)),
+    (3, 64, (3, 3)),
+    (3, 5, (5, 3)),
+    (3, 8, (4, 3)),
+]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(("channels", "filters", "kernel"), SUMS)
+def test_sums_of_lines_are_taken(channels, filters, kernel, dtype, isa):
+    """They alone spread the NaN of a corner's neighbour over the taps down but not across."""
+    x, w, bias, dy = arrays(
+        np.random.default_rng(0), dtype, "NCHW", 1, channels, filters, 1, (80, 150), ((0, 0), (0, 0)), kernel
+    )
+    x[0, 0, 1, 1] = np.nan
+    bad = np.isnan(compute("backward_weight", "winograd", x, w, bias, dy))[:, 0]
+    assert bad[:, :, :2].all()
+    assert not bad[:, :, 2:].any()
+
+
+def test_auto_takes_sums_of_lines_where_they_save():
+    """The first layer of VGG, and of smaller images, but none with channels enough for tiles."""
+    for shape, filters, taken in (
+        ((1, 3, 224, 224), 64, True),
+        ((8, 3, 64, 64), 32, True),
+        ((2, 8, 56, 56), 64, False),
+    ):
+        x, w = np.zeros(shape, "float32"), np.zeros((filters, shape[1], 3, 3), "float32")
+        assert fc.algorithms(x, w, padding=1, which="backward_weight")[0] == "winograd"
+        x[0, 0, 1, 1] = np.nan
+        dy = np.zeros((shape[0], filters, *(n - 2 for n in shape[2:])), "float32")
+        dw = fc.conv2d_backward(dy, x, w, needs=(False, True, False), algorithm="winograd")[1]
+        assert np.isnan(dw[:, 0, :, 2]).any() != taken
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("width", [16, 17, 31, 33, 64])
+def test_sums_of_lines_of_every_size(width, dtype, isa):
+    """Outputs of each width and of heights that leave the last segments something; some rows are padding alone."""
+    rng = np.random.default_rng(width)
+    for height in range(1, 21):
+        channels, filters, kernel = LINES[height % len(LINES)]
+        padded = [n + k - 1 for n, k in zip((height, width), kernel, strict=True)]
+        totals = [int(rng.integers(0, min(n, 17))) for n in padded]
+        padding = tuple((before := int(rng.integers(0, total + 1)), total - before) for total in totals)
+        size = [n - total for n, total in zip(padded, totals, strict=True)]
+        check("backward_weight", dtype, "NCHW", 3, channels, filters, 1, size, padding, kernel, seed=height)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(
+    ("batch", "size"),
+    [
+        (1, (13, 301)),  # wide enough to be cut
+        (3, (40, 61)),  # strips together
+        (20, (61, 150)),  # more than a round
+    ],
+)
+@pytest.mark.parametrize(("channels", "filters", "kernel"), [(1, 3, (3, 3)), (3, 10, (3, 3)), (2, 22, (3, 5))])
+def test_sums_of_lines_on_any_number_of_threads(channels, filters, kernel, batch, size, dtype, isa):
+    padding = ((2, 0), (1, 3))
+    x, w, bias, dy = arrays(np.random.default_rng(1), dtype, "NCHW", batch, channels, filters, 1, size, padding, kernel)
+    expected = compute("backward_weight", "im2col", *(a.astype("float64") for a in (x, w, bias, dy)), padding=padding)
+    results = []
+    for threads in (1, 2, 5):
+        with runtime.threads(threads):
+            results.append(compute("backward_weight", "winograd", x, w, bias, dy, padding=padding))
+    assert near(results[0], expected.astype(dtype))
+    for other in results[1:]:
+        np.testing.assert_array_equal(other, results[0])
+
+
+def test_sums_of_lines_read_nothing_that_is_left_in_the_workspace():
+    """Of segments of all sizes, in planes that are padding for the most part."""
+    rng = np.random.default_rng(4)
+    for padding in (0, 1, 9, 40):
+        x, w, bias, dy = arrays(rng, "float32", "NCHW", 2, 3, 7, 1, (41, 51), ((padding, padding),) * 2)
+        compute("backward_weight", "winograd", np.full_like(x, np.nan), w, bias, dy * np.nan, padding=padding)
+        dw = compute("backward_weight", "winograd", x, w, bias, dy, padding=padding)
+        assert near(dw, compute("backward_weight", "reference", x, w, bias, dy, padding=padding))
+
+
+@pytest.mark.parametrize("dilation", [2, 3])
+def test_sums_of_lines_of_dilated_kernels(dilation):
+    x, w, bias, dy = arrays(np.random.default_rng(5), "float32", "NCHW", 2, 3, 6, 1, (80, 190), ((3, 3), (3, 3)))
+    options = {"padding": 3, "dilation": dilation}
+    size = [n + 6 - 2 * dilation for n in (80, 190)]
+    dy = np.random.default_rng(6).standard_normal((2, 6, *size)).astype("float32")
+    expected = compute("backward_weight", "reference", x, w, bias, dy, **options)
+    assert near(compute("backward_weight", "winograd", x, w, bias, dy, **options), expected)
