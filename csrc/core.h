@@ -486,8 +486,8 @@ typedef struct fc_kernels {     /* one real type on one instruction set */
     void (*pixels_sum[FC_WINDOWS])(const fc_depthwise_pixels *);
     void (*dots)(const fc_dots *);
     void (*combine)(const fc_combine *);
-    /* [0]: runs of one channel; [1]: rows of channels */
-    fc_norm_kernel *norm_moments[2], *norm_apply[2], *norm_products[2], *norm_gradient[2];
+    /* [0]: runs of one channel; [1]: rows of channels; [2]: a run each of neighbouring channels */
+    fc_norm_kernel *norm_moments[2], *norm_apply[3], *norm_products[2], *norm_gradient[3];
     void (*plane_means)(const void *x, ptrdiff_t planes, ptrdiff_t n, void *y);
     void (*plane_fill)(const void *dy, ptrdiff_t planes, ptrdiff_t n, void *dx);
     fc_lrn_kernel *lrn[2], *lrn_backward[2]; /* [layout] */

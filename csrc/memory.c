@@ -47,8 +47,10 @@
 
 #define PERIOD 10 /* seconds */
 #define PAGE ((size_t)2 << 20)
-#define SPARE_PAGES 2                 /* that may be kept besides: blocks begin and end within pages */
-#define USUAL_LEAST ((size_t)4 << 10) /* bytes of a block; the list of gaps has room for as many as there can be */
+#define SPARE_PAGES 2 /* that may be kept besides: blocks begin and end within pages */
+/* What is handed out begins at a multiple of STEP, sizes are one. Processors compare but the last 12 bits of the addresses of a load and of
+ * the stores before it: a result that began a line or two further on than what it is computed from would make each load wait for a store. */
+#define STEP ((size_t)4 << 10)
 
 /* What stands in front of the memory handed out, FC_ALIGNMENT bytes in all. */
 typedef struct header {
@@ -162,7 +164,7 @@ static void set_up(void)
     const size_t pages = machine_memory() / PAGE, bytes = pages * PAGE;
     if (sizeof(void *) < 8 || pages == 0)
         return;
-    const size_t most_gaps = bytes / USUAL_LEAST, tables = most_gaps * sizeof(gap) + pages;
+    const size_t most_gaps = bytes / STEP /* as many as there can be */, tables = most_gaps * sizeof(gap) + pages;
     char *range = reserve(bytes + PAGE);
     void *table = reserve(tables);
     if (range == NULL || table == NULL || !provide(table, tables)) {
@@ -179,7 +181,7 @@ static void set_up(void)
     arena.gaps = table;
     arena.most_gaps = most_gaps;
     arena.touched = (unsigned char *)(arena.gaps + most_gaps);
-    arena.gaps[0] = (gap){arena.base, bytes};
+    arena.gaps[0] = (gap){arena.base + STEP - FC_ALIGNMENT, bytes - STEP};
     arena.count = 1;
 }
 
@@ -291,7 +293,7 @@ void *fc_memory_acquire(size_t bytes)
     if (bytes > PTRDIFF_MAX / 2)
         return NULL;
     const size_t usable = bytes;
-    bytes = (bytes + AFTER + 2 * FC_ALIGNMENT - 1) / FC_ALIGNMENT * FC_ALIGNMENT;
+    bytes = (bytes + AFTER + FC_ALIGNMENT + STEP - 1) / STEP * STEP;
     take_lock();
     if (!arena.tried)
         set_up();

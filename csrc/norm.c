@@ -177,7 +177,7 @@ static void apply_task(void *context, ptrdiff_t index, int worker)
     (void)worker;
     norm_call *call = context;
     const fc_norm_problem *p = &call->norm->problem;
-    fc_norm_kernel *kernel = (call->dy ? call->kernels->norm_gradient : call->kernels->norm_apply)[call->last];
+    fc_norm_kernel *kernel = (call->dy ? call->kernels->norm_gradient : call->kernels->norm_apply)[call->last ? 1 : 2];
     ptrdiff_t first = index * call->chunk;
     if (call->last) { /* from the end: what was summed up last is still in cache */
         first = (fc_ceil_div(p->outer, call->chunk) - 1 - index) * call->chunk;
@@ -185,8 +185,10 @@ static void apply_task(void *context, ptrdiff_t index, int worker)
         kernel(&job);
         return;
     }
-    for (ptrdiff_t plane = first; plane < fc_min(p->outer * p->channels, first + call->chunk); plane++) {
-        const fc_norm_job job = job_of(call, plane % p->channels, plane / p->channels, 1, 0, p->inner);
+    const ptrdiff_t last = fc_min(p->outer * p->channels, first + call->chunk);
+    for (ptrdiff_t plane = first, count; plane < last; plane += count) { /* those of one image */
+        count = fc_min(last - plane, p->channels - plane % p->channels);
+        const fc_norm_job job = job_of(call, plane % p->channels, plane / p->channels, count, 0, p->inner);
         kernel(&job);
     }
 }
@@ -203,34 +205,34 @@ static void fetch_runs(const norm_call *call, ptrdiff_t channel)
             __builtin_prefetch(call->x + r * call->x_step * (ptrdiff_t)call->size + at + i);
             if (call->dy)
                 __builtin_prefetch(call->dy + r * p->channels * bytes + at + i);
-            if (call->y)
-                __builtin_prefetch(call->y + r * p->channels * bytes + at + i, 1);
         }
 }
 
-/* Whole channels, while they are in cache. */
+/* Whole channels, while they are in cache. Where runs are short, what follows from the sums is done image by image: there the channels
+ * lie side by side. */
 static void channel_task(void *context, ptrdiff_t index, int worker)
 {
     (void)worker;
     norm_call *call = context;
-    const fc_batch_norm *n = call->norm;
-    const fc_norm_problem *p = &n->problem;
+    const fc_norm_problem *p = &call->norm->problem;
+    const bool back = call->dy != NULL;
+    fc_norm_kernel *const *kernels = back ? call->kernels->norm_gradient : call->kernels->norm_apply;
+    const ptrdiff_t first = index * call->chunk, last = fc_min(p->channels, first + call->chunk);
+    const bool together = p->inner * (ptrdiff_t)call->size <= SHORT_RUN;
     double sums[2];
-    for (ptrdiff_t c = index * call->chunk; c < fc_min(p->channels, (index + 1) * call->chunk); c++) {
+    for (ptrdiff_t c = first; c < last; c++) {
         fc_norm_job job = job_of(call, c, 0, p->outer, 0, p->inner);
         job.sums = sums;
-        if (c + 1 < p->channels)
+        if (c + 1 < last)
             fetch_runs(call, c + 1);
-        if (call->dy) {
-            call->kernels->norm_products[0](&job);
-            add_products(call, c, sums, 2, 1);
-            if (call->y)
-                call->kernels->norm_gradient[0](&job);
-        } else {
-            call->kernels->norm_moments[0](&job);
-            set_moments(call, c, sums, 2, 1);
-            call->kernels->norm_apply[0](&job);
-        }
+        (back ? call->kernels->norm_products : call->kernels->norm_moments)[0](&job);
+        (back ? add_products : set_moments)(call, c, sums, 2, 1);
+        if (!together && call->y)
+            kernels[0](&job);
+    }
+    for (ptrdiff_t n = 0; together && call->y && n < p->outer; n++) {
+        const fc_norm_job job = job_of(call, first, n, last - first, 0, p->inner);
+        kernels[2](&job);
     }
 }
 
