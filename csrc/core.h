@@ -17,8 +17,10 @@
 /* Before a loop whose count is a constant once inlined: without it GCC leaves arrays of accumulators in memory. */
 #ifdef __clang__
 #define FC_UNROLL _Pragma("unroll")
+#define FC_ROLLED _Pragma("nounroll")
 #else
 #define FC_UNROLL _Pragma("GCC unroll 16")
+#define FC_ROLLED _Pragma("GCC unroll 1")
 #endif
 
 static inline ptrdiff_t fc_min(ptrdiff_t a, ptrdiff_t b) { return a < b ? a : b; }

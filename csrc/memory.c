@@ -48,9 +48,10 @@
 #define PERIOD 10 /* seconds */
 #define PAGE ((size_t)2 << 20)
 #define SPARE_PAGES 2 /* that may be kept besides: blocks begin and end within pages */
-/* What is handed out begins at a multiple of STEP, sizes are one. Processors compare but the last 12 bits of the addresses of a load and of
- * the stores before it: a result that began a line or two further on than what it is computed from would make each load wait for a store. */
-#define STEP ((size_t)4 << 10)
+/* Processors compare but the last 12 bits of the addresses of a load and of the stores before it: a result that began a line or two further
+ * on than what it is computed from would make each load wait for a store. So blocks take an odd number of STEPs. */
+#define STEP ((size_t)1 << 10)
+#define USUAL_LEAST ((size_t)4 << 10) /* bytes of a block; the list of gaps has room for as many as there can be */
 
 /* What stands in front of the memory handed out, FC_ALIGNMENT bytes in all. */
 typedef struct header {
@@ -164,7 +165,7 @@ static void set_up(void)
     const size_t pages = machine_memory() / PAGE, bytes = pages * PAGE;
     if (sizeof(void *) < 8 || pages == 0)
         return;
-    const size_t most_gaps = bytes / STEP /* as many as there can be */, tables = most_gaps * sizeof(gap) + pages;
+    const size_t most_gaps = bytes / USUAL_LEAST, tables = most_gaps * sizeof(gap) + pages;
     char *range = reserve(bytes + PAGE);
     void *table = reserve(tables);
     if (range == NULL || table == NULL || !provide(table, tables)) {
@@ -293,7 +294,7 @@ void *fc_memory_acquire(size_t bytes)
     if (bytes > PTRDIFF_MAX / 2)
         return NULL;
     const size_t usable = bytes;
-    bytes = (bytes + AFTER + FC_ALIGNMENT + STEP - 1) / STEP * STEP;
+    bytes = ((bytes + AFTER + FC_ALIGNMENT + STEP - 1) / STEP | 1) * STEP;
     take_lock();
     if (!arena.tried)
         set_up();
