@@ -598,8 +598,8 @@ static void run_gradient(void *context, ptrdiff_t index, int worker)
 typedef struct sums {
     const fc_conv_plan *plan;
     double *totals;
-    ptrdiff_t splits, taps, pitch;
-    void *dweight;
+    ptrdiff_t splits, taps, each, pitch;
+    void *dweight, *dbias;
 } sums;
 
 static void add_splits(void *context, ptrdiff_t index, int worker)
@@ -608,8 +608,9 @@ static void add_splits(void *context, ptrdiff_t index, int worker)
     const sums *p = context;
     const ptrdiff_t taps = p->taps, filters = p->plan->problem.out_channels, lanes = p->plan->kernels->lanes;
     const ptrdiff_t first = index * ADD_FILTERS, last = fc_min(first + ADD_FILTERS, filters), pitch = p->pitch;
-    const ptrdiff_t rows = pitch ? taps : 1, size = taps * (pitch ? pitch : filters);
-    const ptrdiff_t from = pitch ? first : first * taps, to = pitch ? fc_min(first + ADD_FILTERS, pitch) : last * taps;
+    const ptrdiff_t rows = pitch ? taps : 1, size = p->each * (pitch ? pitch : filters);
+    const ptrdiff_t from = pitch ? first : first * p->each,
+                    to = pitch ? fc_min(first + ADD_FILTERS, pitch) : last * p->each;
     for (ptrdiff_t row = 0; row < rows; row++)
         for (ptrdiff_t split = 1; split < p->splits; split++) {
             double *total = p->totals + row * pitch;
@@ -618,10 +619,12 @@ static void add_splits(void *context, ptrdiff_t index, int worker)
                 total[i] += part[i];
         }
     for (ptrdiff_t k = first; k < last; k++) {
+        if (p->dbias)
+            fc_bias_put(p->plan, p->totals + k * p->each + taps, 1, 0, k, 1, p->dbias);
         /* the last vector of channels is that of the last channels */
         ptrdiff_t vector = k / lanes * lanes, lane = vector + lanes <= filters ? k : vector + k - (filters - lanes);
         for (ptrdiff_t t = 0; t < taps; t++) {
-            double total = p->totals[pitch ? t * pitch + lane : k * taps + t];
+            double total = p->totals[pitch ? t * pitch + lane : k * p->each + t];
             if (p->plan->problem.dtype == FC_FLOAT32)
                 ((float *)p->dweight)[k * taps + t] = (float)total;
             else
@@ -630,16 +633,18 @@ static void add_splits(void *context, ptrdiff_t index, int worker)
     }
 }
 
-void fc_depthwise_add(const fc_conv_plan *plan, double *totals, ptrdiff_t splits, ptrdiff_t pitch, void *dweight,
-                      int threads)
+void fc_depthwise_add(const fc_conv_plan *plan, double *totals, ptrdiff_t splits, ptrdiff_t each, ptrdiff_t pitch,
+                      void *dweight, void *dbias, int threads)
 {
     const ptrdiff_t *kernel = plan->problem.kernel;
     sums s = {.plan = plan,
               .totals = totals,
               .splits = splits,
               .taps = kernel[0] * kernel[1] * kernel[2],
+              .each = each,
               .pitch = pitch,
-              .dweight = dweight};
+              .dweight = dweight,
+              .dbias = dbias};
     fc_parallel(threads, fc_ceil_div(plan->problem.out_channels, ADD_FILTERS), add_splits, &s);
 }
 
@@ -652,7 +657,7 @@ static void gradient_run(const fc_conv_plan *plan, const fc_conv_arrays *arrays,
     p.totals = fc_take(&space, (ptrdiff_t)h.shared);
     p.workspace = space;
     fc_parallel(threads, h.blocks * h.splits, run_gradient, &p);
-    fc_depthwise_add(plan, p.totals, h.splits, 0, arrays->weight, threads);
+    fc_depthwise_add(plan, p.totals, h.splits, h.taps, 0, arrays->weight, NULL, threads);
 }
 
 /* ---- pixels ------------------------------------------------------------------------------------------------------ */
@@ -889,7 +894,7 @@ static void pixels_gradient_run(const fc_conv_plan *plan, const fc_conv_arrays *
     p.workspace = space;
     memset(p.zeros, 0, (size_t)(channels * element));
     fc_parallel(threads, h.splits, run_pixels_gradient, &p);
-    fc_depthwise_add(plan, p.totals, h.splits, h.pitch, arrays->weight, threads);
+    fc_depthwise_add(plan, p.totals, h.splits, h.taps, h.pitch, arrays->weight, NULL, threads);
 }
 
 /* ---- the algorithm ----------------------------------------------------------------------------------------------- */

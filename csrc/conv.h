@@ -242,9 +242,9 @@ void fc_depthwise_lines_run(const fc_conv_plan *plan, const fc_conv_arrays *arra
 bool fc_depthwise_spread_fit(const fc_conv_plan *plan);
 size_t fc_depthwise_spread_workspace(const fc_conv_plan *plan, int threads);
 void fc_depthwise_spread_run(const fc_conv_plan *plan, const fc_conv_arrays *arrays, void *workspace, int threads);
-/* Adds the splits of a depthwise weight gradient in order and writes it. totals: [split][filter][tap], or, pitch being
- * not 0, [split][tap][pitch]; they are spoilt. */
-void fc_depthwise_add(const fc_conv_plan *plan, double *totals, ptrdiff_t splits, ptrdiff_t pitch, void *dweight,
-                      int threads);
+/* Adds the splits of a depthwise weight gradient in order and writes it. totals: [split][filter][each], of which the first are the taps'
+ * and, where dbias is not NULL, the next one is the bias'; or, pitch being not 0, [split][tap][pitch]. They are spoilt. */
+void fc_depthwise_add(const fc_conv_plan *plan, double *totals, ptrdiff_t splits, ptrdiff_t each, ptrdiff_t pitch,
+                      void *dweight, void *dbias, int threads);
 
 #endif

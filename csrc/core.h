@@ -360,18 +360,24 @@ typedef struct fc_depthwise {
     const void *weight; /* as the taps */
     const void *bias;   /* one, or NULL */
     bool relu;
-    void *sums; /* weight gradient: a vector for each tap, added to */
+    void *sums; /* weight gradient: a vector for each tap, added to; where rows lie, one more for dy itself */
 } fc_depthwise;
 
 /* A plane of dx from one of dy: windows of 3x3 at stride 2, of one channel. */
 typedef struct fc_depthwise_spread {
     const void *dy, *weight; /* weight: [3][3] */
     void *dx;
+    const void *dy_first, *dy_end; /* nothing is read outside of these, */
+    const void *dx_end;            /* nor written from here on; what is spoilt before it is written later */
     ptrdiff_t rows[2], columns[2]; /* of dy, of dx */
     ptrdiff_t pad[2];              /* before the rows, before the columns */
-    void *room;                    /* three rows of FC_SPREAD_PITCH elements, and one of dx */
+    void *room;                    /* FC_SPREAD_ROOM elements, zeros at first */
+    bool streamed;                 /* dx goes past the caches, where rows are whole lines */
 } fc_depthwise_spread;
+/* A row of dy between zeros, and one of dx and what is written beyond it. */
 #define FC_SPREAD_PITCH(columns, lanes) (fc_round_up(columns, lanes) + 4 * (lanes))
+#define FC_SPREAD_ROOM(columns, dx_columns, lanes)                                                                     \
+    (3 * FC_SPREAD_PITCH(columns, lanes) + fc_round_up(dx_columns, 2 * (lanes)))
 
 /* Pixels of one row, channels last: at least a vector of channels. */
 typedef struct fc_depthwise_pixels {

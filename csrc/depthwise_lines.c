@@ -11,6 +11,7 @@ enum {
     TASKS = 32,               /* of a weight gradient: more threads than that wait */
     PATIENCE = 256,           /* steps that a sum takes before it is added to a double one */
     AHEAD_BYTES = 8 << 10,    /* how far ahead of what is read the image is fetched */
+    SUMS = 10,                /* of a weight gradient's filter: nine taps', and dy's own */
 };
 
 typedef struct shape {
@@ -53,10 +54,10 @@ static shape shape_of(const fc_conv_plan *plan, const fc_sweep *s)
         ptrdiff_t most = fc_max(PART_ELEMENTS / (h.rows->places * places * h.outputs), 1);
         h.task_planes = fc_max(fc_min(most, p->groups / TASKS), 1);
         h.blocks = fc_ceil_div(p->groups, h.task_planes);
-        ptrdiff_t room = fc_max((ptrdiff_t)(plan->limit / 2) / (p->out_channels * 10 * (ptrdiff_t)sizeof(double)), 1);
+        ptrdiff_t room = fc_max((ptrdiff_t)(plan->limit / 2) / (p->out_channels * SUMS * (ptrdiff_t)sizeof(double)), 1);
         h.splits = fc_min(fc_min(fc_ceil_div(TASKS, h.blocks), h.parts * p->batch), room);
-        h.shared = (size_t)(h.splits * p->out_channels * 10) * sizeof(double); /* taps, and the bias */
-        sums = h.task_planes * h.outputs * 9 * lanes;
+        h.shared = (size_t)(h.splits * p->out_channels * SUMS) * sizeof(double);
+        sums = h.task_planes * h.outputs * SUMS * lanes;
         temp = places < lanes ? h.part_rows * lanes : 0;
     }
     h.worker = (size_t)(fc_round_up(h.lines * (ptrdiff_t)sizeof(void *), FC_ALIGNMENT) +
@@ -104,7 +105,7 @@ static desk desk_of(const fc_conv_plan *plan, const shape *h, const char *in, ch
     memset(d.zeros, 0, (size_t)d.spare);
     d.copies = d.zeros + d.spare;
     d.sums = space;
-    d.temp = d.sums + h->task_planes * h->outputs * 9 * plan->kernels->lanes * element;
+    d.temp = d.sums + h->task_planes * h->outputs * SUMS * plan->kernels->lanes * element;
     return d;
 }
 
@@ -164,7 +165,7 @@ typedef struct job {
     const shape *shape;
     const char *in, *weight, *bias;
     char *out, *workspace;
-    double *totals, *dy_totals; /* [split][filter][tap]; [split][filter], or NULL */
+    double *totals; /* [split][filter][SUMS] */
     ptrdiff_t task_planes;
 } job;
 
@@ -218,14 +219,11 @@ static void run_gradient(void *context, ptrdiff_t index, int worker)
     const ptrdiff_t block = index % h->blocks, split = index / h->blocks, units = h->parts * h->images;
     const ptrdiff_t first = block * h->task_planes, last = fc_min(first + h->task_planes, problem->groups);
     const ptrdiff_t unit0 = split * units / h->splits, unit1 = (split + 1) * units / h->splits;
-    const ptrdiff_t vectors = (last - first) * h->outputs * 9;
+    const ptrdiff_t vectors = (last - first) * h->outputs * SUMS;
     const desk d = desk_of(j->plan, h, j->in, j->workspace + (size_t)worker * h->worker);
-    const ptrdiff_t filter = split * problem->out_channels + first * h->outputs;
-    double *totals = j->totals + filter * 9, *dy_totals = j->dy_totals ? j->dy_totals + filter : NULL;
+    double *totals = j->totals + (split * problem->out_channels + first * h->outputs) * SUMS;
     ptrdiff_t pending = 0;
     memset(totals, 0, (size_t)vectors * sizeof *totals);
-    if (dy_totals)
-        memset(dy_totals, 0, (size_t)((last - first) * h->outputs) * sizeof *dy_totals);
     memset(d.sums, 0, (size_t)(vectors * kernels->lanes * element));
     for (ptrdiff_t unit = unit0; unit < unit1; unit++) {
         const ptrdiff_t n = unit / h->parts, row = unit % h->parts * h->part_rows,
@@ -239,8 +237,6 @@ static void run_gradient(void *context, ptrdiff_t index, int worker)
             for (ptrdiff_t o = 0; o < h->outputs; o++) {
                 const ptrdiff_t at = (plane * h->outputs + o) * places + row * columns;
                 const char *dy = j->out + at * element;
-                if (dy_totals)
-                    fc_bias_sum(j->plan, dy, rows * columns, &dy_totals[(g - first) * h->outputs + o]);
                 task.out = (void *)dy;
                 task.out_pitch = columns;
                 task.ahead[1] = (fc_ahead){dy + AHEAD_BYTES, columns * element};
@@ -251,7 +247,7 @@ static void run_gradient(void *context, ptrdiff_t index, int worker)
                     task.out_pitch = kernels->lanes;
                 }
                 kernels->depthwise_lines_sum[h->columns->step - 1](&task);
-                task.sums = (char *)task.sums + 9 * kernels->lanes * element;
+                task.sums = (char *)task.sums + SUMS * kernels->lanes * element;
                 task.ahead[0].at = NULL;
             }
         }
@@ -287,13 +283,8 @@ void fc_depthwise_lines_run(const fc_conv_plan *plan, const fc_conv_arrays *arra
     j.totals = fc_take(&space, (ptrdiff_t)h.shared);
     j.workspace = space;
     if (plan->problem.pass == FC_BACKWARD_WEIGHT) {
-        const ptrdiff_t filters = plan->problem.out_channels;
-        if (arrays->bias)
-            j.dy_totals = j.totals + h.splits * filters * 9;
         fc_parallel(threads, h.blocks * h.splits, run_gradient, &j);
-        if (arrays->bias)
-            fc_bias_put(plan, j.dy_totals, h.splits, filters, 0, filters, arrays->bias);
-        fc_depthwise_add(plan, j.totals, h.splits, 0, arrays->weight, threads);
+        fc_depthwise_add(plan, j.totals, h.splits, SUMS, 0, arrays->weight, arrays->bias, threads);
         return;
     }
     /* how many planes a task has does not change a bit of the result */

@@ -10,6 +10,7 @@ typedef struct job {
     char *dx, *workspace;
     size_t worker;
     ptrdiff_t planes, task_planes;
+    bool streamed;
 } job;
 
 bool fc_depthwise_spread_fit(const fc_conv_plan *plan)
@@ -33,7 +34,12 @@ static void run_planes(void *context, ptrdiff_t index, int worker)
     fc_depthwise_spread s = {.rows = {out[1], p->input[1]},
                              .columns = {out[2], p->input[2]},
                              .pad = {p->pad_before[1], p->pad_before[2]},
-                             .room = j->workspace + (size_t)worker * j->worker};
+                             .dy_first = j->dy,
+                             .dy_end = j->dy + j->planes * out[1] * out[2] * element,
+                             .dx_end = j->dx + last * p->input[1] * p->input[2] * element,
+                             .room = j->workspace + (size_t)worker * j->worker,
+                             .streamed = j->streamed};
+    memset(s.room, 0, j->worker);
     for (ptrdiff_t plane = first; plane < last; plane++) {
         s.dy = j->dy + plane * out[1] * out[2] * element;
         s.dx = j->dx + plane * p->input[1] * p->input[2] * element;
@@ -44,9 +50,8 @@ static void run_planes(void *context, ptrdiff_t index, int worker)
 
 static size_t worker_bytes(const fc_conv_plan *plan)
 {
-    const ptrdiff_t pitch = FC_SPREAD_PITCH(plan->output[2], plan->kernels->lanes);
-    return (size_t)fc_round_up((3 * pitch + plan->problem.input[2]) * (ptrdiff_t)fc_size_of(plan->problem.dtype),
-                               FC_ALIGNMENT);
+    const ptrdiff_t room = FC_SPREAD_ROOM(plan->output[2], plan->problem.input[2], plan->kernels->lanes);
+    return (size_t)fc_round_up(room * (ptrdiff_t)fc_size_of(plan->problem.dtype), FC_ALIGNMENT);
 }
 
 size_t fc_depthwise_spread_workspace(const fc_conv_plan *plan, int threads)
@@ -64,6 +69,7 @@ void fc_depthwise_spread_run(const fc_conv_plan *plan, const fc_conv_arrays *arr
              .workspace = workspace,
              .worker = worker_bytes(plan),
              .planes = p->batch * p->groups};
+    j.streamed = j.planes * p->input[1] * p->input[2] >= FC_STREAMED / (ptrdiff_t)fc_size_of(p->dtype);
     /* how many planes a task has does not change a bit of the result */
     j.task_planes = fc_max(TASK_ELEMENTS / (p->input[1] * p->input[2]), 1);
     if (threads > 1)
