@@ -17,9 +17,11 @@
 /* Before a loop whose count is a constant once inlined: without it GCC leaves arrays of accumulators in memory. */
 #ifdef __clang__
 #define FC_UNROLL _Pragma("unroll")
+#define FC_UNROLL_BY_4 _Pragma("unroll 4")
 #define FC_ROLLED _Pragma("nounroll")
 #else
 #define FC_UNROLL _Pragma("GCC unroll 16")
+#define FC_UNROLL_BY_4 _Pragma("GCC unroll 4")
 #define FC_ROLLED _Pragma("GCC unroll 1")
 #endif
 
@@ -213,7 +215,8 @@ typedef struct fc_norm_job {
     const void *x, *dy;
     void *y; /* dx in gradients */
     ptrdiff_t pitch, x_pitch, runs, length;
-    const void *end;                  /* up to where both x and dy can be read; rows only */
+    ptrdiff_t planes;                 /* channels whose runs lie side by side: of sums */
+    const void *end;                  /* up to where both x and dy can be read, counted in x; not of runs */
     const void *mean, *scale, *shift; /* y = (x - mean) scale + shift */
     const void *constant, *slope;     /* dx = dy scale + constant + (x - mean) slope */
     bool relu;                        /* y = max(y, 0) */
@@ -495,7 +498,7 @@ typedef struct fc_kernels {     /* one real type on one instruction set */
     void (*dots)(const fc_dots *);
     void (*combine)(const fc_combine *);
     /* [0]: runs of one channel; [1]: rows of channels; [2]: a run each of neighbouring channels */
-    fc_norm_kernel *norm_moments[2], *norm_apply[3], *norm_products[2], *norm_gradient[3];
+    fc_norm_kernel *norm_moments[3], *norm_apply[3], *norm_products[3], *norm_gradient[3]; /* of runs, rows, planes */
     void (*plane_means)(const void *x, ptrdiff_t planes, ptrdiff_t n, void *y);
     void (*plane_fill)(const void *dy, ptrdiff_t planes, ptrdiff_t n, void *dx);
     fc_lrn_kernel *lrn[2], *lrn_backward[2]; /* [layout] */

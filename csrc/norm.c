@@ -5,7 +5,7 @@
 
 #define TASK 32768                      /* elements that are worth a task */
 #define SHORT_RUN 2048                  /* bytes */
-#define SHORT_CHANNEL 16384             /* of all its runs: it has room in the first-level cache beside another */
+#define HELD ((ptrdiff_t)512 * 1024)    /* of channels that are summed up together: still in cache then */
 #define CACHED ((ptrdiff_t)1024 * 1024) /* bytes of a channel that are still in cache when they are read again */
 #define SEGMENT 65536                   /* elements of a channel that are summed up by one task */
 
@@ -193,46 +193,41 @@ static void apply_task(void *context, ptrdiff_t index, int worker)
     }
 }
 
-/* Fetches a channel's runs, if they are short: such runs, far apart, the hardware does not foresee. */
-static void fetch_runs(const norm_call *call, ptrdiff_t channel)
-{
-    const fc_norm_problem *p = &call->norm->problem;
-    const ptrdiff_t bytes = p->inner * (ptrdiff_t)call->size, at = channel * bytes;
-    if (bytes > SHORT_RUN || bytes * p->outer > SHORT_CHANNEL)
-        return;
-    for (ptrdiff_t r = 0; r < p->outer; r++)
-        for (ptrdiff_t i = 0; i < bytes; i += FC_ALIGNMENT) {
-            __builtin_prefetch(call->x + r * call->x_step * (ptrdiff_t)call->size + at + i);
-            if (call->dy)
-                __builtin_prefetch(call->dy + r * p->channels * bytes + at + i);
-        }
-}
-
-/* Whole channels, while they are in cache. Where runs are short, what follows from the sums is done image by image: there the channels
- * lie side by side. */
+/* Whole channels, while they are in cache. */
 static void channel_task(void *context, ptrdiff_t index, int worker)
 {
     (void)worker;
     norm_call *call = context;
     const fc_norm_problem *p = &call->norm->problem;
     const bool back = call->dy != NULL;
-    fc_norm_kernel *const *kernels = back ? call->kernels->norm_gradient : call->kernels->norm_apply;
-    const ptrdiff_t first = index * call->chunk, last = fc_min(p->channels, first + call->chunk);
-    const bool together = p->inner * (ptrdiff_t)call->size <= SHORT_RUN;
     double sums[2];
-    for (ptrdiff_t c = first; c < last; c++) {
+    for (ptrdiff_t c = index * call->chunk; c < fc_min(p->channels, (index + 1) * call->chunk); c++) {
         fc_norm_job job = job_of(call, c, 0, p->outer, 0, p->inner);
         job.sums = sums;
-        if (c + 1 < last)
-            fetch_runs(call, c + 1);
         (back ? call->kernels->norm_products : call->kernels->norm_moments)[0](&job);
         (back ? add_products : set_moments)(call, c, sums, 2, 1);
-        if (!together && call->y)
-            kernels[0](&job);
+        if (call->y)
+            (back ? call->kernels->norm_gradient : call->kernels->norm_apply)[0](&job);
     }
-    for (ptrdiff_t n = 0; together && call->y && n < p->outer; n++) {
-        const fc_norm_job job = job_of(call, first, n, last - first, 0, p->inner);
-        kernels[2](&job);
+}
+
+/* The same where their runs are short: image by image, as the channels lie side by side there. */
+static void planes_task(void *context, ptrdiff_t index, int worker)
+{
+    (void)worker;
+    norm_call *call = context;
+    const fc_norm_problem *p = &call->norm->problem;
+    const bool back = call->dy != NULL;
+    const ptrdiff_t first = index * call->chunk, last = fc_min(p->channels, first + call->chunk);
+    fc_norm_job job = job_of(call, first, 0, p->outer, 0, p->inner);
+    job.sums = call->partial + 2 * first;
+    job.planes = last - first;
+    (back ? call->kernels->norm_products : call->kernels->norm_moments)[2](&job);
+    for (ptrdiff_t c = first; c < last; c++)
+        (back ? add_products : set_moments)(call, c, call->partial + 2 * c, 2, 1);
+    for (ptrdiff_t n = 0; call->y && n < p->outer; n++) {
+        job = job_of(call, first, n, last - first, 0, p->inner);
+        (back ? call->kernels->norm_gradient : call->kernels->norm_apply)[2](&job);
     }
 }
 
@@ -279,7 +274,7 @@ static fc_status norm_run(norm_call *call, int threads)
 
     const ptrdiff_t pitch = p->channels + FC_SLACK, parts = call->down * call->across;
     const size_t row = fc_round_up(pitch * (ptrdiff_t)call->size, FC_ALIGNMENT);
-    const size_t partial = sums && !cached ? (size_t)(parts * 2 * p->channels) * sizeof(double) : 0;
+    const size_t partial = sums ? (size_t)(parts * 2 * p->channels) * sizeof(double) : 0;
     char *space = fc_memory_acquire(row * PARAMETERS + partial);
     if (space == NULL)
         return FC_NOMEM;
@@ -299,7 +294,11 @@ static fc_status norm_run(norm_call *call, int threads)
         if (call->streamed)
             go_on(call);
     }
-    if (cached) {
+    if (cached && p->inner * (ptrdiff_t)call->size <= SHORT_RUN) {
+        const ptrdiff_t held = HELD / (ptrdiff_t)call->size / (backward ? 2 : 1), tasks = 8;
+        call->chunk = fc_max(fc_max(fc_min(held / each, p->channels / tasks), TASK / each), 1);
+        fc_parallel(threads, fc_ceil_div(p->channels, call->chunk), planes_task, call);
+    } else if (cached) {
         run_tasks(call, p->channels, each, channel_task, threads);
     } else {
         if (sums) {
