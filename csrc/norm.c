@@ -34,6 +34,7 @@ static void put(fc_dtype dtype, void *array, ptrdiff_t i, double value)
 /* ---- batch normalization ---------------------------------------------------------------------------------- */
 
 enum { MEAN, SCALE, SHIFT, CONSTANT, SLOPE, PARAMETERS };
+enum { RUNS, ROWS, PLANES }; /* what a kernel is for */
 
 typedef struct norm_call {
     const fc_batch_norm *norm;
@@ -141,6 +142,20 @@ static void add_products(norm_call *call, ptrdiff_t c, const double *partial, pt
     set_slope(call, c, sum, product);
 }
 
+/* y, or dx, which of inference without a ReLU is dy scaled: x is not read. form: runs, rows or planes. */
+static void finish(const norm_call *call, const fc_norm_job *job, int form)
+{
+    const bool scaled = call->dy && !call->norm->training && !job->relu;
+    fc_norm_job own = *job;
+    if (scaled) { /* with a mean and a shift of zeros */
+        own.x = own.dy;
+        own.x_pitch = own.pitch;
+        own.mean = own.constant;
+        own.shift = own.slope;
+    }
+    (scaled || !call->dy ? call->kernels->norm_apply : call->kernels->norm_gradient)[form](&own);
+}
+
 /* Sums of one part, of one channel or of all; and where the gradient does not wait for the sums, that too, while the part
  * is in cache. */
 static void part_task(void *context, ptrdiff_t index, int worker)
@@ -153,9 +168,9 @@ static void part_task(void *context, ptrdiff_t index, int worker)
     fc_norm_job job = job_of(call, call->last ? 0 : index / parts, first, fc_min(call->rows, p->outer - first), column,
                              fc_min(call->columns, p->inner - column));
     job.sums = call->partial + index * 2 * (call->last ? p->channels : 1);
-    (call->dy ? call->kernels->norm_products : call->kernels->norm_moments)[call->last](&job);
+    (call->dy ? call->kernels->norm_products : call->kernels->norm_moments)[call->last ? ROWS : RUNS](&job);
     if (call->at_once && call->y)
-        call->kernels->norm_gradient[call->last](&job);
+        finish(call, &job, call->last ? ROWS : RUNS);
 }
 
 /* What the parts of `chunk` channels come to. */
@@ -177,19 +192,18 @@ static void apply_task(void *context, ptrdiff_t index, int worker)
     (void)worker;
     norm_call *call = context;
     const fc_norm_problem *p = &call->norm->problem;
-    fc_norm_kernel *kernel = (call->dy ? call->kernels->norm_gradient : call->kernels->norm_apply)[call->last ? 1 : 2];
     ptrdiff_t first = index * call->chunk;
     if (call->last) { /* from the end: what was summed up last is still in cache */
         first = (fc_ceil_div(p->outer, call->chunk) - 1 - index) * call->chunk;
         const fc_norm_job job = job_of(call, 0, first, fc_min(call->chunk, p->outer - first), 0, 0);
-        kernel(&job);
+        finish(call, &job, ROWS);
         return;
     }
     const ptrdiff_t last = fc_min(p->outer * p->channels, first + call->chunk);
     for (ptrdiff_t plane = first, count; plane < last; plane += count) { /* those of one image */
         count = fc_min(last - plane, p->channels - plane % p->channels);
         const fc_norm_job job = job_of(call, plane % p->channels, plane / p->channels, count, 0, p->inner);
-        kernel(&job);
+        finish(call, &job, PLANES);
     }
 }
 
@@ -204,10 +218,10 @@ static void channel_task(void *context, ptrdiff_t index, int worker)
     for (ptrdiff_t c = index * call->chunk; c < fc_min(p->channels, (index + 1) * call->chunk); c++) {
         fc_norm_job job = job_of(call, c, 0, p->outer, 0, p->inner);
         job.sums = sums;
-        (back ? call->kernels->norm_products : call->kernels->norm_moments)[0](&job);
+        (back ? call->kernels->norm_products : call->kernels->norm_moments)[RUNS](&job);
         (back ? add_products : set_moments)(call, c, sums, 2, 1);
         if (call->y)
-            (back ? call->kernels->norm_gradient : call->kernels->norm_apply)[0](&job);
+            finish(call, &job, RUNS);
     }
 }
 
@@ -222,12 +236,12 @@ static void planes_task(void *context, ptrdiff_t index, int worker)
     fc_norm_job job = job_of(call, first, 0, p->outer, 0, p->inner);
     job.sums = call->partial + 2 * first;
     job.planes = last - first;
-    (back ? call->kernels->norm_products : call->kernels->norm_moments)[2](&job);
+    (back ? call->kernels->norm_products : call->kernels->norm_moments)[PLANES](&job);
     for (ptrdiff_t c = first; c < last; c++)
         (back ? add_products : set_moments)(call, c, call->partial + 2 * c, 2, 1);
     for (ptrdiff_t n = 0; call->y && n < p->outer; n++) {
         job = job_of(call, first, n, last - first, 0, p->inner);
-        (back ? call->kernels->norm_gradient : call->kernels->norm_apply)[2](&job);
+        finish(call, &job, PLANES);
     }
 }
 
