@@ -58,22 +58,23 @@ void fc_parallel(int threads, ptrdiff_t tasks, fc_task *task, void *context);
 
 /* One register tile: C (rows x width) = or += A (rows x depth) B (depth x width), then bias and ReLU.
  * A is held by rows, element (i, k) at a[i * lda + k], or as a panel, at a[k * lda + i].
- * B is packed, row k at b[k * width], or indirect, row k at b[offsets[k]] (no alignment needed in either). */
+ * B is held by rows, row k at b[k * ldb], or indirect, row k at b[offsets[k]] (no alignment needed in either). */
 #define FC_DEPTH 256           /* most that one tile reduces over */
 #define FC_LDA (FC_DEPTH + 16) /* not a power of two: rows must not share cache sets */
 
 typedef struct fc_tile {
     const void *a, *b;
     const ptrdiff_t *offsets;
-    ptrdiff_t depth, lda;
+    ptrdiff_t depth, lda, ldb;
     void *c; /* row i at c[i * ldc] */
     ptrdiff_t ldc;
     const void *row_bias, *column_bias; /* (rows), (width), or NULL */
     bool accumulate;                    /* add to what C holds */
     bool relu;
-    const void *
-        ahead; /* memory that is needed soon: a tile's width is fetched each step, ahead_step elements apart; or NULL */
-    ptrdiff_t ahead_step;
+    bool streamed; /* C goes past the caches: its rows are whole lines */
+    /* memory that is needed soon: a tile's width is fetched in each of so many steps, ahead_step elements apart */
+    const void *ahead;
+    ptrdiff_t ahead_step, ahead_count;
 } fc_tile;
 
 typedef void fc_tile_kernel(const fc_tile *tile);
@@ -86,7 +87,7 @@ typedef struct fc_run {
 #define FC_SLACK 64 /* elements that a kernel may read or write past the end of a workspace array */
 
 #define FC_MAX_ROWS 16                           /* bounds every table's rows */
-enum { FC_NARROW, FC_WIDE, FC_SLIM, FC_WIDTHS }; /* FC_SLIM: one vector; B packed only */
+enum { FC_NARROW, FC_WIDE, FC_SLIM, FC_WIDTHS }; /* FC_SLIM: one vector; B by rows only */
 
 /* ---- pooling (kernels/pool.inc) ---------------------------------------------------------------------------- */
 
@@ -444,6 +445,7 @@ typedef struct fc_kernels {     /* one real type on one instruction set */
     void (*copy_columns)(const void *from, const void *ahead, ptrdiff_t count, ptrdiff_t width, void *to,
                          ptrdiff_t pitch);
     void (*copy_runs)(const fc_run *runs, ptrdiff_t count, const void *from, void *to);
+    void (*fence)(void); /* stands before anybody else may read what went past the caches */
     void (*sum)(const void *from, ptrdiff_t n, void *sum);
     void (*add)(const void *from, void *to, ptrdiff_t n); /* to[i] += from[i] */
     /* [layout] */

@@ -330,6 +330,7 @@ static void run_places(void *context, ptrdiff_t index, int worker)
                 fc_tile t = {.a = a + i * lda * element,
                              .lda = lda,
                              .b = packed,
+                             .ldb = h->width,
                              .depth = depth,
                              .c = p->out + (offset + channel) * element,
                              .ldc = ldc,

@@ -10,6 +10,7 @@
 typedef struct tile {
     ptrdiff_t first_run, runs, columns;
     ptrdiff_t slot; /* -1: it is written straight to the output; else where it is summed up until it is complete */
+    bool in_place;  /* its rows are read where they lie in the image */
 } tile;
 
 /* What a worker holds, as element and entry counts. */
@@ -20,7 +21,8 @@ typedef struct shape {
     ptrdiff_t slim;       /* tiles of at most so many columns take the slim kernel; 0: none do */
     ptrdiff_t panel_rows; /* of a panel of filters */
     ptrdiff_t depth, depth_blocks;
-    bool in_place;         /* columns are packed from the image itself: each place is a pixel of its own */
+    bool in_place;         /* columns are packed from the image itself: each place is a pixel of its own, */
+    bool unpacked;         /* or multiplied where they lie, if they fill a tile */
     bool turn_panels;      /* weights are turned a panel at a time, as [k][FC_MAX_ROWS] */
     ptrdiff_t blocks;      /* of the reduction that are packed together: all of them, or one */
     ptrdiff_t filters;     /* of a task, at most */
@@ -42,12 +44,14 @@ typedef struct planes {
     ptrdiff_t first_group, groups, first_filter, filters, filter_blocks; /* of the round */
     char *workspace;
     int threads;
+    bool streamed; /* what is written goes past the caches */
 } planes;
 
 enum {
     PACKED_BYTES = 768 << 10, /* of the image's block: it stays in the second-level cache beside the rest */
     WHOLE_BYTES = 1 << 20,    /* the same of a whole reduction, */
     WHOLE_TILES = 8,          /* if there is room for as many tiles */
+    UNPACKED_PANELS = 12,     /* at most, of filters, if the image is not packed: more meet a tile of it too often */
     LATE_BYTES = 1 << 10,     /* of a plane, at most, if tiles are packed one by one, each when it is first needed */
     TASKS_EACH = 2,           /* of a thread, at least, if some may take longer than others */
     ROWS_AHEAD = 4,           /* that are fetched while longer ones are packed */
@@ -71,6 +75,7 @@ static shape shape_of(const fc_conv_plan *plan, const fc_sweep *s, bool packed)
     h.panel_rows = fc_ceil_div(s->filters, fc_ceil_div(s->filters, kernels->rows[h.kind]));
     h.depth = fc_depth_block(s->channels, taps, &h.depth_blocks);
     h.in_place = packed && fc_sweep_of_pixels(s);
+    h.unpacked = h.in_place && s->filters <= UNPACKED_PANELS * h.panel_rows;
     h.turn_panels = is_turned_by_panels(plan, s, packed);
     h.slim = packed && h.kind == FC_NARROW ? kernels->width[FC_SLIM] : 0;
     const bool whole = packed && h.depth_blocks * h.depth * element * h.width * WHOLE_TILES <= WHOLE_BYTES;
@@ -106,9 +111,11 @@ static shape shape_of(const fc_conv_plan *plan, const fc_sweep *s, bool packed)
 
 /* Lists, tile by tile, which stretches of columns are places: from the stage, or in place, to the tile, and from the tile to the
  * output. A tile of at most `slim` columns will be computed by a narrower kernel. */
-static ptrdiff_t list_runs(const fc_sweep *s, const fc_stage *stage, bool packed, bool in_place, ptrdiff_t width,
-                           ptrdiff_t slim, tile *tiles, fc_run *in, fc_run *out)
+static ptrdiff_t list_runs(const fc_sweep *s, const fc_stage *stage, bool packed, const shape *given, tile *tiles,
+                           fc_run *in, fc_run *out)
 {
+    const bool in_place = given->in_place;
+    const ptrdiff_t width = given->width, slim = given->slim;
     const fc_axis *ax = s->axis;
     const ptrdiff_t *n = stage->box.count, *first = stage->box.first, *length = stage->length;
     const ptrdiff_t plane = fc_sweep_output(s), channels = s->groups * s->filters;
@@ -163,6 +170,7 @@ static ptrdiff_t list_runs(const fc_sweep *s, const fc_stage *stage, bool packed
             length += run[i].length;
         const bool whole = (length == width || length == slim) && length == tiles[t].columns;
         tiles[t].slot = whole && ax[2].output_step == 1 ? -1 : slots++;
+        tiles[t].in_place = given->unpacked && tiles[t].runs == 1 && whole;
     }
     return last + 1;
 }
@@ -234,6 +242,8 @@ static void pack(const planes *p, const tile *t, const fc_run *runs, ptrdiff_t d
     const ptrdiff_t element = (ptrdiff_t)fc_size_of(p->plan->problem.dtype),
                     width = t->columns <= p->shape->slim ? p->shape->slim : p->shape->width;
     const fc_run *first = runs + t->first_run, *last = first + t->runs - 1;
+    if (t->in_place)
+        return;
     if (t->runs == 1 && first->length == width) {
         kernels->copy_rows(from + first->from * element, offsets, depth, width, to);
         return;
@@ -258,8 +268,8 @@ static void pack_all(const planes *p, const tile *tiles, ptrdiff_t tile_count, c
     for (ptrdiff_t t = 0; t < tile_count;) {
         const fc_run *first = runs + tiles[t].first_run;
         ptrdiff_t count = 0; /* tiles that are whole, and follow one another in the image */
-        while (t + count < tile_count && tiles[t + count].runs == 1 && first[count].length == width &&
-               first[count].from == first->from + count * width)
+        while (t + count < tile_count && !tiles[t + count].in_place && tiles[t + count].runs == 1 &&
+               first[count].length == width && first[count].from == first->from + count * width)
             count++;
         if (count == 0)
             pack(p, &tiles[t], runs, depth, offsets, from, end, to + t * pitch * element);
@@ -321,7 +331,7 @@ static desk set_up(const planes *p, ptrdiff_t index, int worker)
     const fc_box box = fc_box_at(s, &h->boxes, index % h->boxes.total);
     const bool whole = fc_box_places(&box) == box.count[0] * fc_sweep_places(s);
     d.stage = fc_stage_of(s, &box);
-    d.tile_count = list_runs(s, &d.stage, p->packed, h->in_place, h->width, h->slim, d.tiles, d.in, d.out);
+    d.tile_count = list_runs(s, &d.stage, p->packed, h, d.tiles, d.in, d.out);
     d.image = p->in + (p->first_group + d.group) * s->channels * plane * element;
     d.image_end = p->in + s->batch * s->groups * s->channels * plane * element;
     d.tile_bytes = (h->depth + 1) * h->width * element;
@@ -440,6 +450,7 @@ static void run_panel(const desk *d, ptrdiff_t m, ptrdiff_t b, ptrdiff_t b0)
                     plane = fc_sweep_input(s), k0 = b * h->depth, step = s->axis[2].output_step;
     const ptrdiff_t rows = fc_min(h->panel_rows, d->last - m), next = fc_min(h->panel_rows, d->last - m - rows);
     const ptrdiff_t channel = (p->first_group + d->group) * s->filters + p->first_filter + m;
+    const ptrdiff_t panel = (m - d->first) / h->panel_rows, panels = fc_ceil_div(d->last - d->first, h->panel_rows);
     const bool finish = b == h->depth_blocks - 1, pack_now = d->late && m == d->first;
     fc_tile_kernel *const *kernel = h->turn_panels ? kernels->tile_panel[h->kind]
                                     : p->packed    ? kernels->tile_rows[h->kind]
@@ -453,10 +464,15 @@ static void run_panel(const desk *d, ptrdiff_t m, ptrdiff_t b, ptrdiff_t b0)
         if (!at->runs) /* it lies between places */
             continue;
         const fc_run *out = d->out + at->first_run;
-        t.b =
-            p->packed ? d->packed + (b - b0) * d->block_bytes + i * d->tile_bytes : d->staged + i * h->width * element;
+        t.b = at->in_place ? d->image + (d->in[at->first_run].from + k0 * plane) * element
+              : p->packed  ? d->packed + (b - b0) * d->block_bytes + i * d->tile_bytes
+                           : d->staged + i * h->width * element;
+        t.ldb = at->in_place ? plane : at->columns <= h->slim ? h->slim : h->width;
+        t.streamed = false;
         if (at->slot < 0) {
             t.c = p->out + (channel * output + out->to) * element;
+            t.streamed = p->streamed && finish && !t.accumulate && (uintptr_t)t.c % FC_ALIGNMENT == 0 &&
+                         output * element % FC_ALIGNMENT == 0;
             t.ldc = output;
         } else {
             ptrdiff_t row = h->depth_blocks == 1           ? 0
@@ -466,17 +482,26 @@ static void run_panel(const desk *d, ptrdiff_t m, ptrdiff_t b, ptrdiff_t b0)
             t.ldc = h->width;
         }
         t.ahead_step = plane;
-        t.ahead = NULL;
+        t.ahead_count = 0;
         if (d->next) {
-            t.ahead = d->next + ((m - d->first) / h->panel_rows * d->tile_count + i) * t.depth * d->next_step * element;
+            t.ahead = d->next + (panel * d->tile_count + i) * t.depth * d->next_step * element;
             t.ahead_step = d->next_step;
+            t.ahead_count = t.depth;
         }
-        if (d->beyond && !next && i * h->width < d->beyond_places)
-            t.ahead = d->beyond + i * h->width * element;
+        if (d->beyond && i * h->width < d->beyond_places) {
+            /* each panel its part of the rows; what is packed then is better fetched late */
+            const ptrdiff_t first = at->in_place ? panel * t.depth / panels
+                                    : next       ? t.depth
+                                                 : 0,
+                            last = at->in_place ? (panel + 1) * t.depth / panels : t.depth;
+            t.ahead = d->beyond + (i * h->width + first * plane) * element;
+            t.ahead_count = last - first;
+        }
         if (pack_now) {
             pack(p, at, d->in, t.depth, d->offsets, d->image, d->image_end, (char *)t.b);
-            if (i + 1 < d->tile_count)
-                t.ahead = d->image + (d->in[d->tiles[i + 1].first_run].from + k0 * plane) * element;
+            t.ahead =
+                d->image + (d->in[d->tiles[fc_min(i + 1, d->tile_count - 1)].first_run].from + k0 * plane) * element;
+            t.ahead_count = t.depth;
         }
         for (ptrdiff_t r = 0; s->accumulate && b == 0 && at->slot >= 0 && r < rows; r++)
             get_row((size_t)element, out, at->runs, (char *)t.c + r * h->width * element,
@@ -502,6 +527,8 @@ static void run_box(void *context, ptrdiff_t index, int worker)
             for (ptrdiff_t b = b0; b < b0 + h->blocks; b++)
                 run_panel(&d, m, b, b0);
     }
+    if (p->streamed)
+        p->plan->kernels->fence();
 }
 
 /* ---- the input gradient's weights: (groups, channels of x, channels of dy, taps) ------------------------------- */
@@ -580,6 +607,7 @@ static void run_part(const fc_part *part, int threads)
     shape h = shape_of(plan, s, part->packed);
     ptrdiff_t groups, filters;
     bool turn = round_of(plan, s, part->packed, &groups, &filters);
+    const ptrdiff_t written = s->batch * s->groups * s->filters * fc_sweep_output(s);
     for (ptrdiff_t g = 0; g < s->groups; g += groups)
         for (ptrdiff_t f = 0; f < s->filters; f += filters) {
             planes p = {.plan = plan,
@@ -595,7 +623,8 @@ static void run_part(const fc_part *part, int threads)
                         .first_filter = f,
                         .filters = fc_min(filters, s->filters - f),
                         .workspace = part->workspace,
-                        .threads = threads};
+                        .threads = threads,
+                        .streamed = written >= FC_STREAMED / (ptrdiff_t)fc_size_of(plan->problem.dtype)};
             if (plan->problem.pass != FC_FORWARD && !turn)
                 p.unturned = part->weight;
             if (turn) {

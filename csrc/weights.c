@@ -221,6 +221,7 @@ static void sum_first(const weights *p, const block *b, ptrdiff_t chunk0, ptrdif
                                  .b = packed + j * DEPTH * element,
                                  .depth = places,
                                  .lda = LDA,
+                                 .ldb = h->width,
                                  .c = sums + (i * h->block_columns + j) * element,
                                  .ldc = h->block_columns,
                                  .accumulate = chunk > chunk0};
@@ -275,6 +276,7 @@ static void sum_in_place(const weights *p, const block *b, ptrdiff_t chunk0, ptr
                 fc_tile t = {.a = copied ? a : from,
                              .lda = copied ? LDA : plane,
                              .b = packed + j * DEPTH * element,
+                             .ldb = h->width,
                              .depth = places,
                              .c = sums + (i * h->block_columns + j) * element,
                              .ldc = h->block_columns,
@@ -343,6 +345,7 @@ static void sum_last(const weights *p, const block *b, ptrdiff_t chunk0, ptrdiff
                              .b = packed,
                              .depth = places,
                              .lda = fc_min(h->panel_rows, b->rows - i),
+                             .ldb = h->width,
                              .c = sums + (i * h->block_columns + j) * element,
                              .ldc = h->block_columns,
                              .accumulate = chunk > chunk0};
@@ -391,6 +394,7 @@ static void sum_few(const weights *p, const block *b, char *space, char *sums)
                                    .b = packed + j * places * element,
                                    .depth = places,
                                    .lda = FEW_LDA,
+                                   .ldb = h->width,
                                    .c = whole ? to : sums,
                                    .ldc = whole ? h->columns : h->width,
                                    .accumulate = first > 0};
