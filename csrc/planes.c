@@ -295,13 +295,20 @@ typedef struct desk {
     ptrdiff_t *offsets;
     const char *image, *image_end;
     ptrdiff_t tile_bytes, block_bytes; /* of what is packed */
-    const char *next;                  /* what the worker's next box reads, if that is whole images; or NULL */
-    ptrdiff_t next_step;               /* elements of it that are fetched for each step of a tile */
-    const char *beyond; /* the first row of the worker's next box, if that is part of an image; or NULL */
-    ptrdiff_t beyond_places;
-    bool late;   /* tiles are packed when the first panel needs them */
-    bool copied; /* rows of weights are copied */
+    bool foreseen;                     /* what is read next is known: each place is a pixel, of all of them */
+    ptrdiff_t images;                  /* of the box, if it is whole ones; else 0 */
+    ptrdiff_t first_place, next_place; /* in the image: of the box, and of the worker's next one, or -1 */
+    bool late;                         /* tiles are packed when the first panel needs them */
+    bool copied;                       /* rows of weights are copied */
 } desk;
+
+/* Where a box's first place lies in the input, if places are pixels. */
+static ptrdiff_t place_of(const fc_sweep *s, const fc_box *box)
+{
+    const fc_axis *ax = s->axis;
+    return box->first[0] * s->groups * s->channels * fc_sweep_input(s) +
+           (box->first[1] * ax[1].input + box->first[2]) * ax[2].input + box->first[3];
+}
 
 static desk set_up(const planes *p, ptrdiff_t index, int worker)
 {
@@ -329,7 +336,6 @@ static desk set_up(const planes *p, ptrdiff_t index, int worker)
     d.offsets = (ptrdiff_t *)(d.out + h->runs);
 
     const fc_box box = fc_box_at(s, &h->boxes, index % h->boxes.total);
-    const bool whole = fc_box_places(&box) == box.count[0] * fc_sweep_places(s);
     d.stage = fc_stage_of(s, &box);
     d.tile_count = list_runs(s, &d.stage, p->packed, h, d.tiles, d.in, d.out);
     d.image = p->in + (p->first_group + d.group) * s->channels * plane * element;
@@ -337,20 +343,13 @@ static desk set_up(const planes *p, ptrdiff_t index, int worker)
     d.tile_bytes = (h->depth + 1) * h->width * element;
     d.block_bytes = h->tiles * d.tile_bytes;
     d.late = h->in_place && plane * element <= LATE_BYTES;
-    if (fc_sweep_in_place(s) && h->in_place && !d.late && h->depth_blocks == 1 &&
-        next / h->boxes.total == index / h->boxes.total) {
+    d.foreseen = fc_sweep_in_place(s) && h->in_place;
+    d.images = fc_box_places(&box) == box.count[0] * fc_sweep_places(s) ? box.count[0] : 0;
+    d.first_place = place_of(s, &box);
+    d.next_place = -1;
+    if (next / h->boxes.total == index / h->boxes.total) {
         const fc_box after = fc_box_at(s, &h->boxes, next % h->boxes.total);
-        const ptrdiff_t panels = fc_ceil_div(d.last - d.first, h->panel_rows);
-        const char *image = d.image + after.first[0] * s->groups * s->channels * plane * element;
-        if (whole) {
-            d.next = image;
-            d.next_step = after.count[0] * s->channels * plane / (panels * d.tile_count * fc_sweep_depth(s)) + 1;
-        } else if (after.count[0] == 1) {
-            const fc_axis *ax = s->axis;
-            d.beyond =
-                image + ((after.first[1] * ax[1].input + after.first[2]) * ax[2].input + after.first[3]) * element;
-            d.beyond_places = fc_box_places(&after);
-        }
+        d.next_place = place_of(s, &after);
     }
     /* rows of weights are read in place, unless they would share cache sets */
     d.copied = p->unturned || fc_sweep_depth(s) * element % FC_ALIAS == 0;
@@ -439,6 +438,52 @@ static void fetch_weights(const desk *d, ptrdiff_t m, ptrdiff_t rows, ptrdiff_t 
     }
 }
 
+/* What the i-th tile's time is used to fetch, while it meets block b of the panel from m on: the image that is read next, that is the next block's
+ * or the next box's. */
+static void look_ahead(const desk *d, fc_tile *t, ptrdiff_t m, ptrdiff_t b, ptrdiff_t i)
+{
+    const fc_sweep *s = d->p->sweep;
+    const shape *h = d->p->shape;
+    const ptrdiff_t element = (ptrdiff_t)fc_size_of(d->p->plan->problem.dtype), plane = fc_sweep_input(s);
+    const bool inner = h->blocks == h->depth_blocks, same = !inner && b + 1 < h->depth_blocks, first = m == d->first;
+    const ptrdiff_t panel = (m - d->first) / h->panel_rows, panels = fc_ceil_div(d->last - d->first, h->panel_rows);
+    const ptrdiff_t from = d->in[d->tiles[i].first_run].from, k0 = b * h->depth,
+                    k1 = same    ? k0 + h->depth
+                         : inner ? k0
+                                 : 0,
+                    depth = fc_min(h->depth, fc_sweep_depth(s) - k1);
+    t->ahead_step = plane;
+    t->ahead_count = 0;
+    if (!d->foreseen)
+        return;
+    if (d->late && first) { /* tiles come in one after the other meanwhile */
+        const tile *next = &d->tiles[fc_min(i + 1, d->tile_count - 1)];
+        t->ahead = d->image + (k0 * plane + d->in[next->first_run].from) * element;
+        t->ahead_count = t->depth;
+        return;
+    }
+    if (d->late || (!same && d->next_place < 0))
+        return;
+    const char *image = d->image + (k1 * plane + (same ? 0 : d->next_place - d->first_place)) * element;
+    if (d->images) { /* each tile a part of the same length */
+        const ptrdiff_t block = depth * plane, all = d->images * block, part = fc_ceil_div(all, panels * d->tile_count),
+                        at = (panel * d->tile_count + i) * part, n = fc_quotient(at, block);
+        if (at >= all)
+            return;
+        t->ahead = image + (d->first_place + n * s->groups * s->channels * plane + at - n * block) * element;
+        t->ahead_step = h->width;
+        t->ahead_count = fc_ceil_div(part, h->width);
+    } else { /* the same columns: each panel its part of the rows; or, if they are packed, all of them late, since they need room */
+        const bool unpacked = d->tiles[i].in_place, last = m + h->panel_rows >= d->last;
+        const ptrdiff_t r0 = unpacked ? panel * depth / panels
+                             : last   ? 0
+                                      : depth,
+                        r1 = unpacked ? (panel + 1) * depth / panels : depth;
+        t->ahead = image + (from + r0 * plane) * element;
+        t->ahead_count = r1 - r0;
+    }
+}
+
 /* Block b of the panel of filters from m on meets every tile. */
 static void run_panel(const desk *d, ptrdiff_t m, ptrdiff_t b, ptrdiff_t b0)
 {
@@ -450,7 +495,6 @@ static void run_panel(const desk *d, ptrdiff_t m, ptrdiff_t b, ptrdiff_t b0)
                     plane = fc_sweep_input(s), k0 = b * h->depth, step = s->axis[2].output_step;
     const ptrdiff_t rows = fc_min(h->panel_rows, d->last - m), next = fc_min(h->panel_rows, d->last - m - rows);
     const ptrdiff_t channel = (p->first_group + d->group) * s->filters + p->first_filter + m;
-    const ptrdiff_t panel = (m - d->first) / h->panel_rows, panels = fc_ceil_div(d->last - d->first, h->panel_rows);
     const bool finish = b == h->depth_blocks - 1, pack_now = d->late && m == d->first;
     fc_tile_kernel *const *kernel = h->turn_panels ? kernels->tile_panel[h->kind]
                                     : p->packed    ? kernels->tile_rows[h->kind]
@@ -481,28 +525,9 @@ static void run_panel(const desk *d, ptrdiff_t m, ptrdiff_t b, ptrdiff_t b0)
             t.c = d->slots + row * h->width * element;
             t.ldc = h->width;
         }
-        t.ahead_step = plane;
-        t.ahead_count = 0;
-        if (d->next) {
-            t.ahead = d->next + (panel * d->tile_count + i) * t.depth * d->next_step * element;
-            t.ahead_step = d->next_step;
-            t.ahead_count = t.depth;
-        }
-        if (d->beyond && i * h->width < d->beyond_places) {
-            /* each panel its part of the rows; what is packed then is better fetched late */
-            const ptrdiff_t first = at->in_place ? panel * t.depth / panels
-                                    : next       ? t.depth
-                                                 : 0,
-                            last = at->in_place ? (panel + 1) * t.depth / panels : t.depth;
-            t.ahead = d->beyond + (i * h->width + first * plane) * element;
-            t.ahead_count = last - first;
-        }
-        if (pack_now) {
+        if (pack_now)
             pack(p, at, d->in, t.depth, d->offsets, d->image, d->image_end, (char *)t.b);
-            t.ahead =
-                d->image + (d->in[d->tiles[fc_min(i + 1, d->tile_count - 1)].first_run].from + k0 * plane) * element;
-            t.ahead_count = t.depth;
-        }
+        look_ahead(d, &t, m, b, i);
         for (ptrdiff_t r = 0; s->accumulate && b == 0 && at->slot >= 0 && r < rows; r++)
             get_row((size_t)element, out, at->runs, (char *)t.c + r * h->width * element,
                     p->out + (channel + r) * output * element);
