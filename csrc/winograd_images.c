@@ -3,9 +3,9 @@
  *
  * A task takes a set of as many images as a vector has lanes, one group, and a block of tiles, from start to end.
  *
- * v, a block's transformed input:  [point][tile][channel][image]
+ * v, a block's transformed input:  [point][pair of tiles][channel][tile of the pair][image]
  * u, transformed filters:          [group][point][channels / lanes][filter][lanes]
- * m, their products:               [point][tile][filter][image], of the filters of one part */
+ * m, their products:               [point][pair of tiles][filter][tile of the pair][image], of the filters of one part */
 #include "winograd.h"
 
 #include <math.h>
@@ -134,8 +134,8 @@ static shape shape_of(const fc_conv_plan *plan, const view *w)
         area *= h.reach[a];
     }
     /* odd numbers of cache lines, so that the points of a tile do not share sets */
-    h.v_pitch = ((h.tiles * w->channels) | 1) * lanes;
-    h.m_pitch = ((h.tiles * h.part) | 1) * lanes;
+    h.v_pitch = ((fc_round_up(h.tiles, 2) * w->channels) | 1) * lanes;
+    h.m_pitch = ((fc_round_up(h.tiles, 2) * h.part) | 1) * lanes;
     h.u_pitch = ((w->vectors * w->filters) | 1) * lanes;
     h.u = points * h.u_pitch;
     h.stage = area * lanes;
@@ -224,12 +224,15 @@ static block block_at(const job *j, ptrdiff_t index, place *list)
         b.begin[a] = segment_start(x, b.first[a]);
         b.length[a] = fc_min(segment_start(x, b.last[a]), x->length) - b.begin[a];
     }
-    for (ptrdiff_t down = b.first[0]; down < b.last[0]; down++)
-        for (ptrdiff_t across = b.first[1]; across < b.last[1]; across++, b.places++)
-            list[b.places] = (place){
-                .size = {{h->axis[0].taps, h->axis[1].taps},
-                         {segment_pairs(&h->axis[0], down), segment_pairs(&h->axis[1], across)}},
-                .at = {segment_start(&h->axis[0], down) - b.begin[0], segment_start(&h->axis[1], across) - b.begin[1]}};
+    for (int sizes = CLASSES * CLASSES - 1; sizes >= 0; sizes--) { /* those of a pair are of one size, if they can be */
+        const int pairs[2] = {sizes / CLASSES + 1, sizes % CLASSES + 1};
+        for (ptrdiff_t down = b.first[0]; down < b.last[0]; down++)
+            for (ptrdiff_t across = b.first[1]; across < b.last[1]; across++)
+                if (segment_pairs(&h->axis[0], down) == pairs[0] && segment_pairs(&h->axis[1], across) == pairs[1])
+                    list[b.places++] = (place){.size = {{h->axis[0].taps, h->axis[1].taps}, {pairs[0], pairs[1]}},
+                                               .at = {segment_start(&h->axis[0], down) - b.begin[0],
+                                                      segment_start(&h->axis[1], across) - b.begin[1]}};
+    }
     return b;
 }
 
@@ -241,10 +244,11 @@ static void list_points(const shape *h, ptrdiff_t pitch, ptrdiff_t first, ptrdif
             table[i * SIDE + k] = (i * h->points[1] + k) * pitch + first;
 }
 
-static void list_slots(ptrdiff_t slot, ptrdiff_t slots[SLOTS])
+/* count: channels or filters */
+static void list_slots(ptrdiff_t tile, ptrdiff_t count, ptrdiff_t lanes, ptrdiff_t slots[SLOTS])
 {
     for (int i = 0; i < SLOTS; i++)
-        slots[i] = slot;
+        slots[i] = (tile / 2 * 2 * count + tile % 2) * lanes;
 }
 
 static void transform_input(const job *j, const block *b, const space *s)
@@ -279,15 +283,17 @@ static void transform_input(const job *j, const block *b, const space *s)
                 kernels->planes_in(from + r * width * element, channels * plane, b->images, columns, false,
                                    to + r * length[1] * lanes * element, NULL);
         ptrdiff_t table[POINTS], slots[SLOTS];
-        list_points(h, h->v_pitch, c * lanes, table);
+        list_points(h, h->v_pitch, 2 * c * lanes, table);
         for (ptrdiff_t t = 0; t < b->places; t++) {
             const place *p = &s->places[t];
-            list_slots(t * w->channels * lanes, slots);
+            list_slots(t, w->channels, lanes, slots);
             kernels->winograd_input(s->stage + (p->at[0] * length[1] + p->at[1]) * lanes * element, length[1] * lanes,
                                     &p->size, s->v, table, slots);
         }
     }
 }
+
+static bool uses(const place *p, int i, int k) { return i < 2 * p->size.pairs[0] + 2 && k < 2 * p->size.pairs[1] + 2; }
 
 /* m = u v at every point of every tile, for filters from `first` on. */
 static void multiply(const job *j, const block *b, ptrdiff_t first, ptrdiff_t filters, const space *s)
@@ -295,20 +301,20 @@ static void multiply(const job *j, const block *b, ptrdiff_t first, ptrdiff_t fi
     const view *w = j->view;
     const shape *h = j->shape;
     const ptrdiff_t element = (ptrdiff_t)fc_size_of(j->plan->problem.dtype), lanes = j->plan->kernels->lanes;
-    fc_winograd_tile_kernel *kernel = j->plan->kernels->winograd_tile[0][filters - 1];
+    fc_winograd_tile_kernel *kernel = j->plan->kernels->winograd_tile[1][filters - 1];
     const char *u = j->shared + (b->group * h->u + first * lanes) * element;
     for (int i = 0; i < h->points[0]; i++)
         for (int k = 0; k < h->points[1]; k++) {
-            const ptrdiff_t point = i * h->points[1] + k, v_step = w->channels * lanes * element,
-                            m_step = h->part * lanes * element;
+            const ptrdiff_t point = i * h->points[1] + k, v_step = 2 * w->channels * lanes * element,
+                            m_step = 2 * h->part * lanes * element;
             fc_winograd_tile tile = {.v = u + point * h->u_pitch * element,
                                      .pitch = w->filters * lanes,
                                      .depth = w->channels,
                                      .next_pitch = lanes * lanes};
             const char *v = s->v + point * h->v_pitch * element;
             char *m = s->m + point * h->m_pitch * element;
-            for (const place *p = s->places; p < s->places + b->places; p++, v += v_step, m += m_step)
-                if (i < 2 * p->size.pairs[0] + 2 && k < 2 * p->size.pairs[1] + 2) {
+            for (ptrdiff_t t = 0; t < b->places; t += 2, v += v_step, m += m_step)
+                if (uses(&s->places[t], i, k) || (t + 1 < b->places && uses(&s->places[t + 1], i, k))) {
                     tile.u = v;
                     tile.next = v + v_step;
                     tile.m = m;
@@ -336,10 +342,10 @@ static void put_output(const job *j, const block *b, ptrdiff_t first, ptrdiff_t 
             memcpy(bias + i * element, j->bias + filter * element, (size_t)element);
         fc_winograd_out o = {.pitch = b->length[1] * lanes, .bias = bias, .relu = j->plan->problem.relu};
         ptrdiff_t table[POINTS], slots[SLOTS];
-        list_points(h, h->m_pitch, f * lanes, table);
+        list_points(h, h->m_pitch, 2 * f * lanes, table);
         for (ptrdiff_t t = 0; t < b->places; t++) {
             const place *p = &s->places[t];
-            list_slots(t * h->part * lanes, slots);
+            list_slots(t, h->part, lanes, slots);
             o.to = s->stage + (p->at[0] * b->length[1] + p->at[1]) * lanes * element;
             o.rows = fc_min(outputs_of(p->size.taps[0], p->size.pairs[0]), b->length[0] - p->at[0]);
             o.columns = fc_min(outputs_of(p->size.taps[1], p->size.pairs[1]), b->length[1] - p->at[1]);
