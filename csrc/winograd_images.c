@@ -40,7 +40,8 @@ typedef struct shape {
 /* A tile of a block. */
 typedef struct place {
     fc_winograd_size size;
-    ptrdiff_t at[2]; /* of its outputs, from the block's first */
+    ptrdiff_t at[2];           /* of its outputs, from the block's first */
+    ptrdiff_t slots[2][SLOTS]; /* in v, of the first channel; in m, of the first filter */
 } place;
 
 typedef struct job {
@@ -236,15 +237,14 @@ static block block_at(const job *j, ptrdiff_t index, place *list)
     return b;
 }
 
-/* Where each point of channel or filter c begins, and all of a tile's: the same for every class. */
-static void list_points(const shape *h, ptrdiff_t pitch, ptrdiff_t first, ptrdiff_t table[POINTS])
+/* Where each point begins, and, the same for every class, where a tile lies there; count: channels or filters. */
+static void list_points(const shape *h, ptrdiff_t pitch, ptrdiff_t table[POINTS])
 {
     for (int i = 0; i < h->points[0]; i++)
         for (int k = 0; k < h->points[1]; k++)
-            table[i * SIDE + k] = (i * h->points[1] + k) * pitch + first;
+            table[i * SIDE + k] = (i * h->points[1] + k) * pitch;
 }
 
-/* count: channels or filters */
 static void list_slots(ptrdiff_t tile, ptrdiff_t count, ptrdiff_t lanes, ptrdiff_t slots[SLOTS])
 {
     for (int i = 0; i < SLOTS; i++)
@@ -274,6 +274,8 @@ static void transform_input(const job *j, const block *b, const space *s)
         for (ptrdiff_t k = 0; k < columns; k++)
             s->offsets[n++] = (r * length[1] + k) * lanes;
     char *to = s->stage + (low[0] * length[1] + low[1]) * lanes * element;
+    ptrdiff_t table[POINTS];
+    list_points(h, h->v_pitch, table);
     for (ptrdiff_t c = 0; c < w->channels; c++) {
         const char *from = j->in + (((b->image * channels) + b->group * w->channels + c) * plane + pixel) * element;
         if (whole && rows)
@@ -282,13 +284,10 @@ static void transform_input(const job *j, const block *b, const space *s)
             for (ptrdiff_t r = 0; columns && r < rows; r++)
                 kernels->planes_in(from + r * width * element, channels * plane, b->images, columns, false,
                                    to + r * length[1] * lanes * element, NULL);
-        ptrdiff_t table[POINTS], slots[SLOTS];
-        list_points(h, h->v_pitch, 2 * c * lanes, table);
         for (ptrdiff_t t = 0; t < b->places; t++) {
             const place *p = &s->places[t];
-            list_slots(t, w->channels, lanes, slots);
             kernels->winograd_input(s->stage + (p->at[0] * length[1] + p->at[1]) * lanes * element, length[1] * lanes,
-                                    &p->size, s->v, table, slots);
+                                    &p->size, s->v + 2 * c * lanes * element, table, p->slots[0]);
         }
     }
 }
@@ -335,21 +334,20 @@ static void put_output(const job *j, const block *b, ptrdiff_t first, ptrdiff_t 
         run *= runs;
         runs = 1;
     }
+    ptrdiff_t table[POINTS];
+    list_points(h, h->m_pitch, table);
     for (ptrdiff_t f = 0; f < filters; f++) {
         const ptrdiff_t filter = b->group * w->filters + first + f;
         char bias[MOST_LANES * sizeof(double)] = {0};
         for (ptrdiff_t i = 0; j->bias && i < lanes; i++)
             memcpy(bias + i * element, j->bias + filter * element, (size_t)element);
         fc_winograd_out o = {.pitch = b->length[1] * lanes, .bias = bias, .relu = j->plan->problem.relu};
-        ptrdiff_t table[POINTS], slots[SLOTS];
-        list_points(h, h->m_pitch, 2 * f * lanes, table);
         for (ptrdiff_t t = 0; t < b->places; t++) {
             const place *p = &s->places[t];
-            list_slots(t, h->part, lanes, slots);
             o.to = s->stage + (p->at[0] * b->length[1] + p->at[1]) * lanes * element;
             o.rows = fc_min(outputs_of(p->size.taps[0], p->size.pairs[0]), b->length[0] - p->at[0]);
             o.columns = fc_min(outputs_of(p->size.taps[1], p->size.pairs[1]), b->length[1] - p->at[1]);
-            kernels->winograd_output(s->m, table, slots, &p->size, &o);
+            kernels->winograd_output(s->m + 2 * f * lanes * element, table, p->slots[1], &p->size, &o);
         }
         char *to = j->out + ((b->image * all + filter) * plane + b->begin[0] * width + b->begin[1]) * element;
         for (ptrdiff_t r = 0; r < runs; r++)
@@ -364,6 +362,10 @@ static void run_block(void *context, ptrdiff_t index, int worker)
     const shape *h = j->shape;
     const space s = space_of(j, worker);
     const block b = block_at(j, index, s.places);
+    for (ptrdiff_t t = 0; t < b.places; t++) {
+        list_slots(t, j->view->channels, j->plan->kernels->lanes, s.places[t].slots[0]);
+        list_slots(t, h->part, j->plan->kernels->lanes, s.places[t].slots[1]);
+    }
     transform_input(j, &b, &s);
     for (ptrdiff_t f = 0; f < j->view->filters; f += h->part) {
         const ptrdiff_t filters = fc_min(h->part, j->view->filters - f);
