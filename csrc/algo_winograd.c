@@ -393,10 +393,18 @@ enum {
     LEAST_TILES = 48,
     TASK_CHANNELS = 32,
     TASK_FILTERS = 64,
+    MOST_TOGETHER = 4,       /* phases of a vector of channels in one task */
     SPLITS = 16,             /* at most: more threads than that wait, and every split's sums are added */
     SPLIT_BLOCKS = 4,        /* of a split, at least */
     SPLIT_BYTES = 288 << 10, /* of its sums, at most: they stay in the second-level cache */
 };
+
+/* Elements for the finished taps of `depth` channels, and, if phases are brought together, for that, and a list of where they come from. */
+static ptrdiff_t taps_room(const view *w, ptrdiff_t depth, ptrdiff_t lanes, ptrdiff_t element)
+{
+    const ptrdiff_t taps = depth * w->side[0].taps * w->side[1].taps;
+    return taps * lanes + (w->in_phases > 1 ? taps * lanes + taps * (ptrdiff_t)sizeof(ptrdiff_t) / element : 0);
+}
 
 static shape shape_of_weights(const fc_conv_plan *plan, const view *w, int threads)
 {
@@ -419,12 +427,12 @@ static shape shape_of_weights(const fc_conv_plan *plan, const view *w, int threa
     h.d = POINTS * ((h.panels * h.width / lanes * h.tiles) | 1) * lanes;
     h.stage = h.together * reach_of(&h) * lanes;
     h.split = w->in_phases * w->out_phases == 1 ? 0 : split_pitch(reach_of(&h)) * lanes + FC_SLACK;
-    const ptrdiff_t splits = fc_min(SPLITS, h.blocks / SPLIT_BLOCKS), all_taps = w->side[0].taps * w->side[1].taps;
+    const ptrdiff_t splits = fc_min(SPLITS, h.blocks / SPLIT_BLOCKS);
     if (sums <= SPLIT_BYTES && splits > 1) {
         h.splits = splits;
         h.range = h.panels;
         h.sums = h.points * (h.vectors * lanes * w->vectors * lanes + lanes);
-        h.taps = lanes * all_taps * lanes;
+        h.taps = taps_room(w, lanes, lanes, element);
         h.worker = worker_bytes(&h, h.stage + h.split + h.taps + h.v + h.d + 2 * lanes, element);
         h.shared = (size_t)(h.splits * h.sums * element);
         return h;
@@ -433,23 +441,26 @@ static shape shape_of_weights(const fc_conv_plan *plan, const view *w, int threa
         sums > WAVE_BYTES ? room : fc_min(room, fc_min(fc_max(4 * sums, LEAST_WAVE * threads), WAVE_BYTES));
     h.round = fc_max(fc_min(wave / ((h.v + h.d) * element), h.blocks), 1);
     h.range = h.round == h.blocks ? h.panels : fc_max(fc_min(room / panel_sums, h.panels), 1);
-    h.task_vectors = fc_min(fc_max(TASK_CHANNELS / lanes, 1), h.vectors);
-    h.task_panels = fc_min(fc_max(TASK_FILTERS / h.width, 1), h.range);
+    /* the phases of a vector of channels stay together, if they are few: their taps are written as one stretch */
+    const ptrdiff_t unit = w->order == BLOCKED && w->in_phases <= MOST_TOGETHER ? w->in_phases : 1;
+    h.task_vectors = fc_min(fc_max(TASK_CHANNELS / lanes / unit, 1) * unit, h.vectors);
+    h.task_panels =
+        fc_min(fc_max(TASK_FILTERS / fc_max(h.task_vectors * lanes / TASK_CHANNELS, 1) / h.width, 1), h.range);
     for (;;) {
         h.tasks[0] = fc_ceil_div(h.vectors, h.task_vectors);
         h.tasks[1] = fc_ceil_div(h.range, h.task_panels);
-        if (h.tasks[0] * h.tasks[1] >= 2 * threads || (h.task_panels == 1 && h.task_vectors == 1))
+        if (h.tasks[0] * h.tasks[1] >= 2 * threads || (h.task_panels == 1 && h.task_vectors == unit))
             break;
         if (h.task_panels > 1)
             h.task_panels = fc_ceil_div(h.task_panels, 2);
         else
-            h.task_vectors = fc_ceil_div(h.task_vectors, 2);
+            h.task_vectors = fc_ceil_div(h.task_vectors / unit, 2) * unit;
     }
     const ptrdiff_t tasks = h.tasks[0] * h.tasks[1];
     h.parts = threads > tasks ? fc_min(fc_ceil_div(2 * threads, tasks), 2 * h.axis[0].pairs + 2) : 1;
     h.own = h.round == h.blocks && h.parts == 1;
     h.sums = h.points * (h.task_vectors * lanes * h.task_panels * h.width + lanes);
-    h.taps = h.task_vectors * lanes * all_taps * lanes;
+    h.taps = taps_room(w, h.task_vectors * lanes, lanes, element);
     h.worker = worker_bytes(&h, h.stage + h.split + h.taps + (h.own ? h.sums : 0), element);
     h.shared = (size_t)((h.round * (h.v + h.d) + (h.own ? 0 : tasks * h.sums)) * element);
     return h;
@@ -1099,6 +1110,27 @@ typedef struct share {
     char *sums;
 } share;
 
+/* Of `count` channels of the depth from `first` on, with all their phases: where each of the kernel's taps lies among the finished ones. False if
+ * they are not whole channels side by side. */
+static bool list_kernels(const job *j, ptrdiff_t first, ptrdiff_t count, ptrdiff_t *offsets)
+{
+    const view *w = j->view;
+    const ptrdiff_t lanes = j->plan->kernels->lanes, of_tile = w->side[0].taps * w->side[1].taps,
+                    unit = w->in_phases * (w->order == BLOCKED ? lanes : 1);
+    if (count < w->depth && (w->order == OUTER || first % unit || count % unit))
+        return false;
+    ptrdiff_t at[TAPS];
+    for (ptrdiff_t n = 0; n < count; n++) {
+        ptrdiff_t channel, phase;
+        split_depth(j, first + n, &channel, &phase);
+        list_taps(w, phase, false, at);
+        for (ptrdiff_t t = 0; t < of_tile; t++)
+            if (at[t] >= 0)
+                offsets[(channel - first / w->in_phases) * w->kernel + at[t]] = (n * of_tile + t) * lanes;
+    }
+    return true;
+}
+
 /* The sums of a share, finished, to where they belong. */
 static void put_weights(const job *j, const share *s, char *taps)
 {
@@ -1106,22 +1138,30 @@ static void put_weights(const job *j, const share *s, char *taps)
     const shape *h = j->shape;
     const fc_kernels *kernels = j->plan->kernels;
     const ptrdiff_t element = (ptrdiff_t)fc_size_of(j->plan->problem.dtype), lanes = kernels->lanes,
-                    count = fc_min(s->c1 * lanes, w->depth) - s->c0 * lanes,
-                    of_tile = h->axis[0].taps * h->axis[1].taps;
+                    start = s->c0 * lanes, count = fc_min(s->c1 * lanes, w->depth) - start,
+                    of_tile = h->axis[0].taps * h->axis[1].taps, pitch = w->channels * w->kernel;
     const fc_winograd_size size = {{h->axis[0].taps, h->axis[1].taps}, {h->axis[0].pairs, h->axis[1].pairs}};
+    char *together = taps + count * of_tile * lanes * element;
+    ptrdiff_t *offsets = (ptrdiff_t *)(together + count * of_tile * lanes * element);
+    const bool whole = w->in_phases > 1 && list_kernels(j, start, count, offsets);
     for (ptrdiff_t f = s->f0; f < s->f1; f++) {
         const ptrdiff_t first = (j->range + f) * lanes, filters = fc_min(lanes, w->filters - first);
-        char *to = j->out + (j->group * w->filters + first) * w->channels * w->kernel * element;
+        char *to = j->out + (j->group * w->filters + first) * pitch * element;
         kernels->winograd_taps(s->sums + (f - s->f0) * lanes * element, s->pitch, s->columns, &size, count, taps);
         if (w->in_phases == 1) {
-            kernels->planes_out(taps, count * of_tile, to + s->c0 * lanes * w->kernel * element,
-                                w->channels * w->kernel, filters);
+            kernels->planes_out(taps, count * of_tile, to + start * w->kernel * element, pitch, filters);
+            continue;
+        }
+        if (whole) {
+            const ptrdiff_t n = count / w->in_phases * w->kernel;
+            kernels->copy_rows(taps, offsets, n, lanes, together);
+            kernels->planes_out(together, n, to + start / w->in_phases * w->kernel * element, pitch, filters);
             continue;
         }
         ptrdiff_t at[TAPS];
         for (ptrdiff_t n = 0; n < count; n++) {
             ptrdiff_t channel, phase;
-            split_depth(j, s->c0 * lanes + n, &channel, &phase);
+            split_depth(j, start + n, &channel, &phase);
             list_taps(w, phase, false, at);
             for (ptrdiff_t t = 0; t < of_tile; t++) {
                 if (at[t] < 0)
@@ -1129,7 +1169,7 @@ static void put_weights(const job *j, const share *s, char *taps)
                 const char *from = taps + (n * of_tile + t) * lanes * element;
                 char *tap = to + (channel * w->kernel + at[t]) * element;
                 for (ptrdiff_t i = 0; i < filters; i++)
-                    memcpy(tap + i * w->channels * w->kernel * element, from + i * element, (size_t)element);
+                    memcpy(tap + i * pitch * element, from + i * element, (size_t)element);
             }
         }
     }
