@@ -102,6 +102,9 @@ enum {
     OWN_PANELS_BACK = 16,  /* input gradient: rows of weights lie across the panels, and long ones are read faster */
     DOTS = 4,              /* places, at most, for which weights are not packed, */
     DOT_ROWS = 16,         /* but so many filters' at a time multiplied as they lie */
+    ROW_PLACES = 4,        /* at most, nor are the input gradient's: */
+    ROWS_TOGETHER = 8,     /* so many rows of so many columns are multiplied as they lie */
+    ROW_COLUMNS = 512,
 };
 
 static bool is_dense(const fc_sweep *s)
@@ -386,6 +389,46 @@ static void run_dots(void *context, ptrdiff_t index, int worker)
         p->plan->kernels->activate[FC_RELU](out, NULL, out, rows);
 }
 
+/* The input gradient of even fewer, one tap: each place's row is the sum of the weights' rows, which are read from end to end. */
+static bool takes_rows(const fc_conv_plan *plan, const fc_sweep *s, const shape *h)
+{
+    return plan->problem.pass == FC_BACKWARD_INPUT && fc_sweep_in_place(s) && h->dense &&
+           s->axis[0].kernel * s->axis[1].kernel * s->axis[2].kernel == 1 && s->filters >= plan->kernels->lanes &&
+           s->batch * fc_sweep_places(s) <= ROW_PLACES;
+}
+
+static void run_rows(void *context, ptrdiff_t index, int worker)
+{
+    (void)worker;
+    const pixels *p = context;
+    const fc_sweep *s = p->sweep;
+    const fc_kernels *kernels = p->plan->kernels;
+    const ptrdiff_t element = (ptrdiff_t)fc_size_of(p->plan->problem.dtype), all = s->groups * s->filters,
+                    blocks = fc_ceil_div(s->filters, ROW_COLUMNS), group = index / blocks,
+                    column = index % blocks * ROW_COLUMNS, places = s->batch * fc_sweep_places(s);
+    _Alignas(FC_ALIGNMENT) char
+        sums[ROW_PLACES * ROW_COLUMNS * sizeof(double)]; /* of FC_DEPTH rows at a time: more accurate than of all */
+    fc_combine row = {.step = 1, .pitch = s->filters, .length = fc_min(ROW_COLUMNS, s->filters - column)};
+    for (ptrdiff_t k = 0; k < s->channels; k += row.count) {
+        const char *weight = p->weight + ((group * s->channels + k) * s->filters + column) * element;
+        row.rows = weight;
+        row.count = fc_min(ROWS_TOGETHER, s->channels - k);
+        row.accumulate = k % FC_DEPTH > 0;
+        /* rows are far apart: the hardware does not foresee them */
+        for (ptrdiff_t r = ROWS_TOGETHER; r < fc_min(2 * ROWS_TOGETHER, s->channels - k); r++)
+            for (ptrdiff_t i = 0; i < row.length * element; i += FC_ALIGNMENT)
+                __builtin_prefetch(weight + r * s->filters * element + i);
+        for (ptrdiff_t i = 0; i < places; i++) {
+            row.coefficients = p->in + ((i * s->groups + group) * s->channels + k) * element;
+            row.out = sums + i * ROW_COLUMNS * element;
+            kernels->combine(&row);
+            if ((k + row.count) % FC_DEPTH == 0 || k + row.count == s->channels)
+                (k >= FC_DEPTH || s->accumulate ? kernels->add : kernels->copy)(
+                    row.out, p->out + (i * all + group * s->filters + column) * element, row.length);
+        }
+    }
+}
+
 static void run_part(const fc_part *part, int threads)
 {
     const fc_sweep *s = part->sweep;
@@ -405,6 +448,10 @@ static void run_part(const fc_part *part, int threads)
                 .workspace = part->workspace};
     if (takes_dots(part->plan, s)) {
         fc_parallel(threads, s->groups * fc_ceil_div(s->filters, DOT_ROWS), run_dots, &p);
+        return;
+    }
+    if (takes_rows(part->plan, s, &h)) {
+        fc_parallel(threads, s->groups * fc_ceil_div(s->filters, ROW_COLUMNS), run_rows, &p);
         return;
     }
     ptrdiff_t k = 0;
