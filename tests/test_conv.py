@@ -631,3 +631,22 @@ def test_relu_once_all_taps_are_added(isa, algorithm, layout):
         with fc.threads(threads):
             y = fc.conv2d(x, weight, bias, relu=True, algorithm=algorithm, **options)
         np.testing.assert_array_equal(y, expected)
+
+
+@each_isa
+@each_dtype
+@pytest.mark.parametrize("plane", [(56, 56), (57, 57)])
+@pytest.mark.parametrize(("channels", "filters"), [(20, 352), (352, 20), (300, 352)])
+def test_large_products_of_pixels(channels: int, filters: int, plane: tuple[int, int], dtype: str, isa: str) -> None:
+    """Results of 16 MiB and more go past the caches, few filters read planes where they lie: the same as in parts."""
+    rng = np.random.default_rng(0)
+    x = rng.integers(-4, 5, (4, channels, *plane)).astype(dtype)
+    weight = rng.integers(-4, 5, (filters, channels, 1, 1)).astype(dtype)
+    bias = rng.integers(-4, 5, filters).astype(dtype)
+    with instruction_set(isa):
+        y = fc.conv2d(x, weight, bias, relu=True)
+        expected = np.einsum("ncp,kc->nkp", x.reshape(4, channels, -1), weight[:, :, 0, 0], optimize=True)
+        np.testing.assert_array_equal(y, np.maximum(expected.reshape(y.shape) + bias[:, None, None], 0))
+        dx = fc.conv2d_backward(y, x, weight, needs=(True, False, False))[0]
+        expected = np.einsum("nkp,kc->ncp", y.reshape(4, filters, -1), weight[:, :, 0, 0], optimize=True)
+        np.testing.assert_array_equal(dx, expected.reshape(dx.shape))

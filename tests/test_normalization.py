@@ -253,7 +253,14 @@ def test_batch_norm_gradient(training: bool, relu: bool, layout: str) -> None:
 @pytest.mark.parametrize("relu", [False, True])
 @pytest.mark.parametrize(
     ("shape", "layout"),
-    [((9, 5, 307, 307), "NCHW"), ((66000, 64), "NHWC"), ((60000, 71), "NHWC"), ((66000, 5, 13), "NCW")],
+    [
+        ((9, 5, 307, 307), "NCHW"),
+        ((66000, 64), "NHWC"),
+        ((60000, 71), "NHWC"),
+        ((66000, 5, 13), "NCW"),
+        ((50, 1801, 7, 7), "NCHW"),  # short runs, put together to whole lines
+        ((64, 530, 511), "NCW"),
+    ],
 )
 def test_large_arrays(shape: tuple[int, ...], layout: str, relu: bool, dtype: str, isa: str) -> None:
     """Results too large for the caches are written past them: the same as in parts, wherever the array begins."""
@@ -274,6 +281,31 @@ def test_large_arrays(shape: tuple[int, ...], layout: str, relu: bool, dtype: st
             np.testing.assert_array_equal(y[own], fc.batch_norm(x[own], mean, var, weight, bias, **options))
             few, _, _ = fc.batch_norm_backward(dy[own], x[own], mean, var, weight, bias, training=False, **options)
             np.testing.assert_array_equal(dx[own], few)
+
+
+@each_isa
+@each_dtype
+@pytest.mark.parametrize("shape", [(33, 1100, 11, 11), (50, 1801, 7, 7), (1100, 1300, 3), (12, 81, 140, 31)])
+def test_large_arrays_of_short_runs(shape: tuple[int, ...], dtype: str, isa: str) -> None:
+    """Training: each channel the same as by itself, where the array is small, but for a last bit of its mean."""
+    assert math.prod(shape) * 4 >= 2**24
+    close = {"rtol": 8 * np.finfo(dtype).eps, "atol": 8 * np.finfo(dtype).eps}
+    random = np.random.default_rng(0)
+    x, dy = (random.standard_normal(shape, np.float32).astype(dtype) for _ in range(2))
+    layout = "NCW" if len(shape) == 3 else "NCHW"
+    with instruction_set(isa):
+        y, mean, var = fc.batch_norm(x, training=True, return_statistics=True, layout=layout)
+        gradients = fc.batch_norm_backward(dy, x, mean, var, layout=layout)
+        for first in range(0, shape[1], 97):
+            own = slice(first, first + 5)
+            small, few = np.ascontiguousarray(x[:, own]), np.ascontiguousarray(dy[:, own])
+            expected, *statistics = fc.batch_norm(small, training=True, return_statistics=True, layout=layout)
+            np.testing.assert_allclose(y[:, own], expected, **close)
+            dx, dweight, dbias = fc.batch_norm_backward(few, small, *statistics, layout=layout)
+            np.testing.assert_allclose(gradients[0][:, own], dx, **close)
+            scale = math.sqrt(dy[:, 0].size)
+            np.testing.assert_allclose(gradients[1][own] / scale, dweight / scale, **close)
+            np.testing.assert_allclose(gradients[2][own] / scale, dbias / scale, **close)
 
 
 def test_layouts_of_any_rank() -> None:

@@ -672,9 +672,11 @@ def test_bad_dy_of_an_average() -> None:
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("switches", [True, False])
-def test_large_results_go_past_the_caches(switches: bool, dtype: str, isa: str) -> None:
-    """16 MiB of them and more; rows begin anywhere within a vector."""
-    x = np.random.default_rng(0).standard_normal((1, 33, 734, 746 if dtype == "float32" else 742), dtype=dtype)
+@pytest.mark.parametrize("plane", [(734, 746), (734, 742), (50, 98), (90, 128), (36, 74)])
+def test_large_results_go_past_the_caches(plane: tuple[int, int], switches: bool, dtype: str, isa: str) -> None:
+    """16 MiB of them and more; rows begin anywhere within a vector, or are whole lines."""
+    each = plane[0] * plane[1] // 4 * (np.dtype(dtype).itemsize + 4 * switches)
+    x = np.random.default_rng(0).standard_normal((1, -(-(16 << 20) // each), *plane), dtype=dtype)
     tiles = x.reshape(*x.shape[:2], x.shape[2] // 2, 2, x.shape[3] // 2, 2)
     expected = tiles.max(axis=(3, 5))
     assert expected.size * (expected.itemsize + 4 * switches) >= 16 << 20
