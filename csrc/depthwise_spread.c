@@ -69,7 +69,9 @@ void fc_depthwise_spread_run(const fc_conv_plan *plan, const fc_conv_arrays *arr
              .workspace = workspace,
              .worker = worker_bytes(plan),
              .planes = p->batch * p->groups};
-    j.streamed = j.planes * p->input[1] * p->input[2] >= FC_STREAMED / (ptrdiff_t)fc_size_of(p->dtype);
+    /* far more is written than read: measured, several threads are held up by memory where the caches would still take some of it */
+    j.streamed =
+        j.planes * p->input[1] * p->input[2] >= (threads > 1 ? 2 : 1) * FC_STREAMED / (ptrdiff_t)fc_size_of(p->dtype);
     /* how many planes a task has does not change a bit of the result */
     j.task_planes = fc_max(TASK_ELEMENTS / (p->input[1] * p->input[2]), 1);
     if (threads > 1)
