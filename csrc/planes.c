@@ -2,6 +2,7 @@
  *
  * A task takes one box of places and a range of filters. Its part of the image is staged, a block of the reduction at a time; then
  * every panel of filters meets every tile of places. Places are the vector side of the tile: y is written as it lies in memory.
+ * Where places are pixels, nothing is staged, and few filters read whole tiles from the image itself.
  * Tiles number the places either densely (packed: panels are copied from the stage) or by their position in the stage (direct:
  * the tile reads the stage in place, and computes a few positions that are no places and are thrown away). */
 #include "conv.h"
@@ -21,8 +22,8 @@ typedef struct shape {
     ptrdiff_t slim;       /* tiles of at most so many columns take the slim kernel; 0: none do */
     ptrdiff_t panel_rows; /* of a panel of filters */
     ptrdiff_t depth, depth_blocks;
-    bool in_place;         /* columns are packed from the image itself: each place is a pixel of its own, */
-    bool unpacked;         /* or multiplied where they lie, if they fill a tile */
+    bool in_place;         /* columns are packed from the image itself: each place is a pixel of its own */
+    bool unpacked;         /* of those, what fills a tile is multiplied where it lies */
     bool turn_panels;      /* weights are turned a panel at a time, as [k][FC_MAX_ROWS] */
     ptrdiff_t blocks;      /* of the reduction that are packed together: all of them, or one */
     ptrdiff_t filters;     /* of a task, at most */
@@ -705,8 +706,8 @@ static double sweep_cost(const fc_conv_plan *plan, const fc_sweep *s, bool packe
     double panels = (double)fc_ceil_div(s->filters, h.panel_rows), rows = (double)h.panel_rows;
     double step = rows * vectors / 2, loads = rows / 2 + vectors;
     double feed = packed ? 0 : vectors / 2; /* the second line of a load that crosses two */
-    double cycles =
-        panels * tiles * (step > loads + feed ? step : loads + feed) + (packed ? runs * 4 + tiles * vectors : 0);
+    double cycles = panels * tiles * (step > loads + feed ? step : loads + feed) +
+                    (packed && !h.unpacked ? runs * 4 + tiles * vectors : 0);
     double staged =
         h.in_place ? 0 : (double)stage.pitch / (double)fc_max(fc_sweep_taps(s), 1) / (double)plan->kernels->lanes * 3;
     /* tiles that hold ends of rows are copied, once their reduction is done: two stretches of each filter */

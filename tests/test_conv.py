@@ -638,7 +638,7 @@ def test_relu_once_all_taps_are_added(isa, algorithm, layout):
 @pytest.mark.parametrize("plane", [(56, 56), (57, 57)])
 @pytest.mark.parametrize(("channels", "filters"), [(20, 352), (352, 20), (300, 352)])
 def test_large_products_of_pixels(channels: int, filters: int, plane: tuple[int, int], dtype: str, isa: str) -> None:
-    """Results of 16 MiB and more go past the caches, few filters read planes where they lie: the same as in parts."""
+    """Results of 16 MiB and more go past the caches, few filters read planes where they lie; exact on whole numbers."""
     rng = np.random.default_rng(0)
     x = rng.integers(-4, 5, (4, channels, *plane)).astype(dtype)
     weight = rng.integers(-4, 5, (filters, channels, 1, 1)).astype(dtype)
