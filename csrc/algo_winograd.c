@@ -3,7 +3,7 @@
  *
  * A stride of s makes s x s phases of the input, each with every s-th tap of the kernel and a stride of 1: they are so many more channels.
  * In the input gradient it makes phases of the output, so many more filters. A vector of filters belongs to one phase, and the phases follow one
- * another.
+ * another; or, where that would leave lanes empty, filters and their phases share vectors, all phases of a filter side by side.
  *
  * Each axis of the output is covered by segments of three sizes, so that few places are computed in vain; a tile is one segment down
  * by one across, and uses only its own points of the filter. A block is a rectangle of tiles of one image, or all tiles of several.
@@ -44,6 +44,7 @@ typedef struct view {
     ptrdiff_t depth;                      /* channels of all phases */
     enum { BLOCKED, INNER, OUTER } order; /* of the depth, see split_depth */
     ptrdiff_t vectors;                    /* of filters, of all phases */
+    bool mixed;                           /* lanes of a vector of filters are of several phases */
     ptrdiff_t kernel;                     /* elements */
 } view;
 
@@ -139,6 +140,10 @@ static view view_of(const fc_conv_plan *plan)
     v.depth = v.channels * v.in_phases;
     v.order = v.channels % plan->kernels->lanes == 0 ? BLOCKED : p->layout == FC_CHANNELS_LAST ? OUTER : INNER;
     v.vectors = v.out_phases * fc_ceil_div(v.filters, plan->kernels->lanes);
+    const ptrdiff_t mixed = fc_ceil_div(v.out_phases * v.filters, plan->kernels->lanes);
+    v.mixed = 4 * mixed <= 3 * v.vectors; /* else not worth the gathering of their weights */
+    if (v.mixed)
+        v.vectors = mixed;
     return v;
 }
 
@@ -548,6 +553,30 @@ static void load_taps(const job *j, ptrdiff_t filter, ptrdiff_t filters, ptrdiff
     }
 }
 
+/* The same of a vector of mixed phases, as [channel][tap of a phase][lanes]; at: where the taps of a channel lie. */
+static void gather_taps(const job *j, ptrdiff_t vector, ptrdiff_t channel, ptrdiff_t count, char *taps, ptrdiff_t *at)
+{
+    const view *w = j->view;
+    const ptrdiff_t element = (ptrdiff_t)fc_size_of(j->plan->problem.dtype), lanes = j->plan->kernels->lanes,
+                    each = w->side[0].taps * w->side[1].taps;
+    ptrdiff_t index[TAPS * MOST_LANES]; /* in a channel's weights, or -1 */
+    for (ptrdiff_t l = 0; l < lanes; l++) {
+        const ptrdiff_t filter = (vector * lanes + l) / w->out_phases;
+        list_taps(w, (vector * lanes + l) % w->out_phases, true, at);
+        for (ptrdiff_t t = 0; t < each; t++)
+            index[t * lanes + l] = filter < w->filters && at[t] >= 0 ? filter * w->kernel + at[t] : -1;
+    }
+    for (ptrdiff_t t = 0; t < each; t++)
+        at[t] = t * lanes;
+    const char *from = j->weight + (j->group * w->channels + channel) * w->filters * w->kernel * element;
+    for (ptrdiff_t n = 0; n < count; n++, from += w->filters * w->kernel * element)
+        for (ptrdiff_t i = 0; i < each * lanes; i++, taps += element)
+            if (element == 4)
+                *(float *)taps = index[i] < 0 ? 0 : ((const float *)from)[index[i]];
+            else
+                *(double *)taps = index[i] < 0 ? 0 : ((const double *)from)[index[i]];
+}
+
 /* Weights that will be loaded: rows of so many bytes. */
 typedef struct stretch {
     const char *at;
@@ -563,7 +592,7 @@ static stretch weights_ahead(const job *j, ptrdiff_t panel, ptrdiff_t first, ptr
         first = 0;
         panel++;
     }
-    if (panel >= j->shape->panels)
+    if (panel >= j->shape->panels || w->mixed) /* mixed ones are few, and every panel's the same */
         return (stretch){0};
     const ptrdiff_t filter = panel * j->shape->width / w->out_phases, channel = first / w->in_phases,
                     filters = fc_min(j->shape->width / w->out_phases, w->filters - filter),
@@ -583,6 +612,22 @@ static void fetch(const stretch *s, ptrdiff_t i, ptrdiff_t parts)
             __builtin_prefetch(s->at + r * s->pitch + k, 0, 2);
 }
 
+/* The points of one vector of filters, so many channels. */
+static void filter_points(const job *j, const char *from, const ptrdiff_t *at, ptrdiff_t from_step, ptrdiff_t count,
+                          char *to, ptrdiff_t pitch, ptrdiff_t to_step)
+{
+    const shape *h = j->shape;
+    const fc_winograd_filter f = {.size = {{h->axis[0].taps, h->axis[1].taps}, {h->axis[0].pairs, h->axis[1].pairs}},
+                                  .from = from,
+                                  .at = at,
+                                  .from_step = from_step,
+                                  .count = count,
+                                  .to = to,
+                                  .pitch = pitch,
+                                  .to_step = to_step};
+    j->plan->kernels->winograd_filter(&f);
+}
+
 /* Transforms the filters of a panel, channels from first to last; to: [point][channel][width], points `pitch` apart. */
 static void transform_filters(const job *j, ptrdiff_t panel, ptrdiff_t first, ptrdiff_t last, char *taps, char *to,
                               ptrdiff_t pitch)
@@ -596,6 +641,13 @@ static void transform_filters(const job *j, ptrdiff_t panel, ptrdiff_t first, pt
     for (ptrdiff_t i = 0; i < width; i += lanes) {
         const ptrdiff_t vector = (panel * h->width + i) / lanes, filter = vector / w->out_phases * lanes,
                         filters = fc_min(lanes, w->filters - filter);
+        if (w->mixed) {
+            ptrdiff_t at[TAPS];
+            gather_taps(j, vector, first, last - first, taps, at);
+            filter_points(j, taps, at, h->axis[0].taps * h->axis[1].taps * lanes, last - first, to + i * element, pitch,
+                          width);
+            continue;
+        }
         ptrdiff_t loaded = -1, loaded_count = 0;
         for (ptrdiff_t c = first, c1; c < last; c = c1) { /* channels that follow one another */
             ptrdiff_t channel, phase, at[TAPS];
@@ -617,16 +669,8 @@ static void transform_filters(const job *j, ptrdiff_t panel, ptrdiff_t first, pt
                 list_taps(w, j->turned ? vector % w->out_phases : phase, j->turned, at);
                 for (int t = 0; t < h->axis[0].taps * h->axis[1].taps; t++)
                     at[t] *= lanes;
-                fc_winograd_filter f = {
-                    .size = {{h->axis[0].taps, h->axis[1].taps}, {h->axis[0].pairs, h->axis[1].pairs}},
-                    .from = taps + (own - channel) * w->kernel * lanes * element,
-                    .at = at,
-                    .from_step = w->kernel * lanes,
-                    .count = fc_ceil_div(c1 - n, step),
-                    .to = to + (i + (n - first) * width) * element,
-                    .pitch = pitch,
-                    .to_step = step * width};
-                kernels->winograd_filter(&f);
+                filter_points(j, taps + (own - channel) * w->kernel * lanes * element, at, w->kernel * lanes,
+                              fc_ceil_div(c1 - n, step), to + (i + (n - first) * width) * element, pitch, step * width);
             }
         }
     }
@@ -909,51 +953,109 @@ static void clip(const side *s, ptrdiff_t begin, ptrdiff_t length, ptrdiff_t pha
     *at = start + *low * s->output_step;
 }
 
+/* A filter's places of some phases side by side, each from a plane of its own, to the rows of the output that are theirs. room: for the four
+ * phases of a row. */
+static void put_rows(const job *j, const region *r, ptrdiff_t image, ptrdiff_t filter, ptrdiff_t phase, int phases,
+                     const char *const *planes, char *room)
+{
+    const view *w = j->view;
+    const fc_kernels *kernels = j->plan->kernels;
+    const bool pixels = j->plan->problem.layout == FC_CHANNELS_LAST;
+    const ptrdiff_t element = (ptrdiff_t)fc_size_of(j->plan->problem.dtype), filters = w->groups * w->filters,
+                    height = w->side[0].output, width = w->side[1].output, pixel = pixels ? filters : 1,
+                    step = w->side[1].output_step * pixel;
+    char *out =
+        j->out +
+        (pixels ? image * height * width * filters + filter : (image * filters + filter) * height * width) * element;
+    ptrdiff_t top, bottom, row, left[PHASES], column[PHASES], count[PHASES];
+    clip(&w->side[0], r->begin[0], r->length[0], phase / w->side[1].phases, &top, &bottom, &row);
+    int first = 0; /* the others of a place may lie before the output */
+    for (int i = 0; i < phases; i++) {
+        ptrdiff_t right;
+        clip(&w->side[1], r->begin[1], r->length[1], phase % w->side[1].phases + i, &left[i], &right, &column[i]);
+        count[i] = right - left[i];
+        first = column[i] < column[first] ? i : first;
+    }
+    for (; top < bottom; top++, row += w->side[0].output_step) {
+        const char *from[PHASES];
+        ptrdiff_t of[PHASES];
+        for (int i = 0; i < phases; i++) {
+            const int k = (first + i) % phases;
+            from[i] = planes[k] + (top * r->length[1] + left[k]) * element;
+            of[i] = count[k];
+        }
+        char *to = out + (row * width + column[first]) * pixel * element;
+        if (phases == 4) {
+            char *second = room + 2 * r->length[1] * element;
+            kernels->interleave(from[0], from[2], room, of[0] + of[2]);
+            kernels->interleave(from[1], from[3], second, of[1] + of[3]);
+            kernels->interleave(room, second, to, of[0] + of[1] + of[2] + of[3]);
+        } else if (phases == 2)
+            kernels->interleave(from[0], from[1], to, of[0] + of[1]);
+        else if (element == 4)
+            for (ptrdiff_t i = 0; i < of[0]; i++)
+                ((float *)to)[i * step] = ((const float *)from[0])[i];
+        else
+            for (ptrdiff_t i = 0; i < of[0]; i++)
+                ((double *)to)[i * step] = ((const double *)from[0])[i];
+    }
+}
+
 /* An image's places of one vector of filters, or of two whose phases alternate, to the output's phases. */
-static void put_phases(const job *j, const region *r, ptrdiff_t image, ptrdiff_t phase, int phases, ptrdiff_t filter,
-                       ptrdiff_t count, const char *stage, char *split)
+static void put_phases(const job *j, const region *r, ptrdiff_t image, ptrdiff_t vector, int phases, const char *stage,
+                       char *split)
 {
     const view *w = j->view;
     const fc_kernels *kernels = j->plan->kernels;
     const ptrdiff_t element = (ptrdiff_t)fc_size_of(j->plan->problem.dtype), lanes = kernels->lanes,
-                    filters = w->groups * w->filters, height = w->side[0].output, width = w->side[1].output,
-                    area = r->length[0] * r->length[1], pitch = split_pitch(area);
-    const bool pixels = j->plan->problem.layout == FC_CHANNELS_LAST;
-    ptrdiff_t top, bottom, row, left[2], right[2], column[2];
+                    area = r->length[0] * r->length[1], plane = split_pitch(area) * element,
+                    phase = vector % w->out_phases, filter = vector / w->out_phases * lanes,
+                    count = fc_min(lanes, w->filters - filter);
+    for (int i = 0; i < phases; i++)
+        kernels->planes_out(stage + i * area * lanes * element, area, split + i * lanes * plane, plane / element,
+                            count);
+    for (ptrdiff_t c = 0; c < count; c++) {
+        const char *planes[] = {split + c * plane, split + (lanes + c) * plane};
+        put_rows(j, r, image, j->group * w->filters + filter + c, phase, phases, planes, NULL);
+    }
+}
+
+/* The same of a vector of mixed phases. */
+static void put_mixed(const job *j, const region *r, ptrdiff_t image, ptrdiff_t vector, const char *stage, char *split)
+{
+    const view *w = j->view;
+    const fc_kernels *kernels = j->plan->kernels;
+    const ptrdiff_t element = (ptrdiff_t)fc_size_of(j->plan->problem.dtype), lanes = kernels->lanes,
+                    area = r->length[0] * r->length[1], plane = split_pitch(area) * element, across = w->side[1].phases,
+                    count = fc_min(lanes, w->filters * w->out_phases - vector * lanes);
+    const bool woven = j->plan->problem.layout == FC_CHANNELS_FIRST && across % 2 == 0;
+    kernels->planes_out(stage, area, split, plane / element, count);
+    for (ptrdiff_t l = 0, phases; l < count; l += phases) {
+        const ptrdiff_t filter = (vector * lanes + l) / w->out_phases, phase = (vector * lanes + l) % w->out_phases;
+        phases = woven && phase % across == 0 && l + across <= count ? across : 1;
+        const char *planes[PHASES];
+        for (ptrdiff_t i = 0; i < phases; i++)
+            planes[i] = split + (l + i) * plane;
+        put_rows(j, r, image, j->group * w->filters + filter, phase, (int)phases, planes, split + lanes * plane);
+    }
+}
+
+/* The same of a vector of filters of one phase, channels last. */
+static void put_phase_pixels(const job *j, const region *r, ptrdiff_t image, ptrdiff_t vector, const char *stage)
+{
+    const view *w = j->view;
+    const ptrdiff_t element = (ptrdiff_t)fc_size_of(j->plan->problem.dtype), lanes = j->plan->kernels->lanes,
+                    filters = w->groups * w->filters, width = w->side[1].output, phase = vector % w->out_phases,
+                    filter = vector / w->out_phases * lanes;
+    ptrdiff_t top, bottom, row, left, right, column;
     clip(&w->side[0], r->begin[0], r->length[0], phase / w->side[1].phases, &top, &bottom, &row);
-    for (int i = 0; i < phases; i++) {
-        clip(&w->side[1], r->begin[1], r->length[1], phase % w->side[1].phases + i, &left[i], &right[i], &column[i]);
-        if (!pixels)
-            kernels->planes_out(stage + i * area * lanes * element, area, split + i * pitch * lanes * element, pitch,
-                                count);
-    }
-    const ptrdiff_t step = w->side[1].output_step;
-    for (; top < bottom; top++, row += w->side[0].output_step) {
-        char *line = j->out + ((image * (pixels ? 1 : filters) + (pixels ? 0 : filter)) * height + row) * width *
-                                  (pixels ? filters : 1) * element;
-        if (pixels) {
-            for (int i = 0; i < phases; i++)
-                kernels->pixels_out(stage + ((i * r->length[0] + top) * r->length[1] + left[i]) * lanes * element,
-                                    right[i] - left[i], line + (column[i] * filters + filter) * element, step * filters,
-                                    count);
-            continue;
-        }
-        for (ptrdiff_t c = 0; c < count; c++, line += height * width * element) {
-            const char *from[2];
-            for (int i = 0; i < phases; i++)
-                from[i] = split + ((i * lanes + c) * pitch + top * r->length[1] + left[i]) * element;
-            if (phases == 2) {
-                const int even = column[1] < column[0];
-                kernels->interleave(from[even], from[!even], line + column[even] * element,
-                                    right[0] - left[0] + right[1] - left[1]);
-            } else if (element == 4)
-                for (ptrdiff_t i = 0; i < right[0] - left[0]; i++)
-                    ((float *)line)[column[0] + i * step] = ((const float *)from[0])[i];
-            else
-                for (ptrdiff_t i = 0; i < right[0] - left[0]; i++)
-                    ((double *)line)[column[0] + i * step] = ((const double *)from[0])[i];
-        }
-    }
+    clip(&w->side[1], r->begin[1], r->length[1], phase % w->side[1].phases, &left, &right, &column);
+    for (; top < bottom; top++, row += w->side[0].output_step)
+        j->plan->kernels->pixels_out(
+            stage + (top * r->length[1] + left) * lanes * element, right - left,
+            j->out + (((image * w->side[0].output + row) * width + column) * filters + j->group * w->filters + filter) *
+                         element,
+            w->side[1].output_step * filters, fc_min(lanes, w->filters - filter));
 }
 
 /* The same to the whole output. */
@@ -1001,8 +1103,9 @@ static void finish(const job *j, const block *b, ptrdiff_t panel, ptrdiff_t pane
 {
     const view *w = j->view;
     const ptrdiff_t element = (ptrdiff_t)fc_size_of(j->plan->problem.dtype), lanes = j->plan->kernels->lanes;
+    const bool pixels = j->plan->problem.layout == FC_CHANNELS_LAST, phased = w->out_phases > 1;
     /* phases across lie side by side: pairs of them make whole rows of the output */
-    const int together = w->side[1].phases == 2 && w->out_phases > 1 ? 2 : 1;
+    const int together = phased && !w->mixed && !pixels && w->side[1].phases == 2 ? 2 : 1;
     region r;
     for (int a = 0; a < 2; a++) {
         r.begin[a] = segment_start(&j->shape->axis[a], b->first[a]);
@@ -1011,18 +1114,23 @@ static void finish(const job *j, const block *b, ptrdiff_t panel, ptrdiff_t pane
     const ptrdiff_t area = r.length[0] * r.length[1], places = list_places(j->shape, b, panel_width, s->places);
     for (ptrdiff_t n = 0; n < b->images; n++)
         for (ptrdiff_t i = 0; i < panel_width; i += together * lanes) {
-            const ptrdiff_t vector = (panel * j->shape->width + i) / lanes, filter = vector / w->out_phases * lanes,
-                            count = fc_min(lanes, w->filters - filter), channel = j->group * w->filters + filter;
+            const ptrdiff_t vector = (panel * j->shape->width + i) / lanes;
             double bias[MOST_LANES] = {0};
             if (j->bias)
-                j->plan->kernels->copy(j->bias + channel * element, bias, count);
+                j->plan->kernels->copy(j->bias + (j->group * w->filters + vector * lanes) * element, bias,
+                                       fc_min(lanes, w->filters - vector * lanes));
             for (int k = 0; k < together; k++)
                 stage_output(j, b, &r, n, i + k * lanes, panel_width, s->places, places, bias, s->m,
                              s->stage + k * area * lanes * element);
-            if (w->out_phases > 1)
-                put_phases(j, &r, b->image + n, vector % w->out_phases, together, channel, count, s->stage, s->split);
+            if (!phased)
+                put(j, &r, b->image + n, j->group * w->filters + vector * lanes,
+                    fc_min(lanes, w->filters - vector * lanes), s->stage);
+            else if (w->mixed)
+                put_mixed(j, &r, b->image + n, vector, s->stage, s->split);
+            else if (pixels)
+                put_phase_pixels(j, &r, b->image + n, vector, s->stage);
             else
-                put(j, &r, b->image + n, channel, count, s->stage);
+                put_phases(j, &r, b->image + n, vector, together, s->stage, s->split);
         }
 }
 

@@ -245,6 +245,46 @@ def test_kernels_and_strides_on_any_number_of_threads(kernel, stride, which, thr
     np.testing.assert_array_equal(*results)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
+@pytest.mark.parametrize(
+    ("kernel", "stride"),
+    [((3, 3), (2, 2)), ((7, 7), (2, 2)), ((5, 5), (3, 3)), ((11, 11), (4, 4)), ((3, 4), (1, 4)), ((5, 2), (4, 2))],
+)
+def test_input_gradient_of_few_channels_whose_phases_share_vectors(kernel, stride, layout, dtype, isa):
+    """Phases of a channel that fill a vector, that are cut by its end, and whose first places lie before the image."""
+    rng = np.random.default_rng(3)
+    for seed, channels in enumerate((1, 2, 3, 5, 7, 9, 17)):
+        groups = 1 + seed % 2
+        padding = tuple((int(a), int(b)) for a, b in rng.integers(0, 6, (2, 2)))
+        size = tuple(int(rng.integers(max(k - sum(p), 1), 40)) for k, p in zip(kernel, padding, strict=True))
+        check(
+            "backward_input",
+            dtype,
+            layout,
+            2,
+            channels * groups,
+            18 * groups,
+            groups,
+            size,
+            padding,
+            kernel,
+            stride,
+            seed=seed,
+        )
+
+
+@pytest.mark.parametrize("threads", [2, 3])
+def test_phases_that_share_vectors_on_any_number_of_threads(threads, isa):
+    size, padding = (61, 58), ((2, 2), (1, 3))
+    data = arrays(np.random.default_rng(0), "float32", "NCHW", 3, 3, 40, 1, size, padding, (11, 11), (4, 4))
+    results = []
+    for count in (1, threads):
+        with runtime.threads(count):
+            results.append(compute("backward_input", "winograd", *data, padding=padding, stride=(4, 4)))
+    np.testing.assert_array_equal(*results)
+
+
 def test_more_threads_than_a_plan_can_use():
     """Its workspace is that of the threads that run: a weight gradient is cut by them."""
     data = arrays(np.random.default_rng(0), "float64", "NCHW", 1, 16, 16, 1, (9, 9), ((1, 1), (1, 1)))
