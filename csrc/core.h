@@ -301,6 +301,15 @@ typedef struct fc_ahead {
 
 /* ---- Winograd down, plain sums across (kernels/winograd_lines.inc) ------------------------------------------ */
 
+/* Filters of one group as their points, [point][channels][across][filters]; steps are elements, and negative where a kernel is turned. */
+typedef struct fc_winograd_lines_filter {
+    const void *from;
+    ptrdiff_t filter_step, channel_step, row_step, column_step;
+    ptrdiff_t filters, channels, across;
+    int taps, pairs;
+    void *to;
+} fc_winograd_lines_filter;
+
 /* A segment's rows of outputs of some filters, from its input's points. */
 typedef struct fc_winograd_lines {
     int taps, pairs; /* down */
@@ -315,6 +324,9 @@ typedef struct fc_winograd_lines {
     ptrdiff_t plane, width;  /* elements of a filter's output, and of a row */
     ptrdiff_t rows, columns; /* of the output; columns are a vector of them at least */
     bool relu;
+    /* whether channels came before these, and whether others follow: sums are kept for those, a vector for each of columns, filters, points */
+    bool later, sooner;
+    void *sums;
 } fc_winograd_lines;
 
 /* What segments of one size add to the points of the weight gradient of some filters: products summed over columns, each lane for
@@ -475,8 +487,7 @@ typedef struct fc_kernels {     /* one real type on one instruction set */
     ptrdiff_t line_filters, line_sum_filters; /* most of them at once */
     void (*winograd_lines_input)(const void *const *rows, ptrdiff_t before, ptrdiff_t count, ptrdiff_t after, int taps,
                                  int pairs, void *to, ptrdiff_t pitch);
-    void (*winograd_lines_filter)(const void *from, ptrdiff_t filters, ptrdiff_t channels, int taps, ptrdiff_t across,
-                                  int pairs, void *to);
+    void (*winograd_lines_filter)(const fc_winograd_lines_filter *filter);
     void (*winograd_lines)(const fc_winograd_lines *lines);
     void (*winograd_lines_spread)(const void *const *rows, ptrdiff_t columns, int taps, int pairs, void *to,
                                   ptrdiff_t pitch);

@@ -1,12 +1,13 @@
-/* winograd_lines.c -- Winograd down, plain sums across: few channels, channels first; forward and the weight gradient.
+/* winograd_lines.c -- Winograd down, plain sums across: few channels or few filters, channels first.
  *
- * Lanes are neighbouring columns, so nothing is transposed, and any number of channels will do; where tiles have vectors of channels, few
- * would leave most lanes empty. A strip is one segment of rows, or, of wide planes, some of its columns:
+ * Lanes are neighbouring columns, so nothing is transposed, and any number of channels and filters will do; where tiles have vectors of
+ * either, few would leave most lanes empty. A strip is one segment of rows, or, of wide planes, some of its columns:
  *
  * v, a strip's transformed input:  [channel][point][column], with the padding's zeros at either end
- * u, transformed filters:          [group of filters][point][channel][tap across][filter]
+ * u, transformed filters:          [group of filters][part of the channels][point][channel][tap across][filter]
  *
- * u is computed first; every strip then makes its own v, which stays in the first-level cache while all filters pass.
+ * u is computed first; every strip then makes its own v, which stays in the first-level cache while all filters pass. Many channels come
+ * in parts, one after another; the sums of the few filters stay there, too.
  *
  * The weight gradient sums products of v and of d, dy's transformed rows, over all columns and strips:
  *
@@ -21,7 +22,10 @@
 enum {
     LINE_BYTES = 16 << 10, /* of v, about: the sums of a block want to lie beside it */
     LEAST_VECTORS = 8,     /* of columns in a strip, however many channels there are */
-    MOST_CHANNELS = 8,     /* with more, what tiles save across is worth more than their transposition */
+    FEW = 8, /* channels or filters; with more, what tiles save across is worth more than their transposition */
+    PART_BYTES = 32 << 10, /* of v of a part of the channels, about */
+    LEAST_PART = 4,        /* channels */
+    MOST_VECTORS = 16,     /* of columns in a strip, where channels come in parts */
     TASKS_EACH = 4,        /* of a thread, at least, where filters must be cut for it: each task makes v again */
     /* of the weight gradient */
     ROUND_BYTES = 1 << 20, /* of v */
@@ -31,15 +35,25 @@ enum {
     SUM_TASKS = 8, /* of a round, about: however many threads there are, for the order of the sums to be the same */
 };
 
+/* The problem, as a convolution of what is read. */
+typedef struct view {
+    ptrdiff_t channels, filters, across; /* taps */
+    ptrdiff_t read[2], written[2];       /* down, across; of a weight gradient, dy's are the latter */
+    ptrdiff_t before[2];                 /* padding; less than none where an input gradient leaves dy's edge out */
+} view;
+
 typedef struct shape {
+    view view;
     axis rows;
     ptrdiff_t points;                  /* of the largest segment */
-    ptrdiff_t depth;                   /* channels and taps across */
+    ptrdiff_t part, parts;             /* channels of a part */
+    ptrdiff_t depth;                   /* channels of a part and taps across */
     ptrdiff_t vectors, chunks;         /* whole vectors of columns; strips side by side */
     ptrdiff_t columns;                 /* of v: those that a strip reads, at most */
     ptrdiff_t lead;                    /* elements of v before them: column 0 of the image is aligned */
     ptrdiff_t pitch;                   /* elements from point to point */
     ptrdiff_t groups, filters, strips; /* filters of a group */
+    ptrdiff_t of_group;                /* bytes of a group's sums in a strip */
     /* of the weight gradient: strips done together; strips of a round; parts these are cut into */
     ptrdiff_t together, round, splits;
     ptrdiff_t of_strip, sums, worker, shared; /* bytes of its v; of a group's sums in a split; of a worker; of all */
@@ -48,8 +62,8 @@ typedef struct shape {
 typedef struct job {
     const fc_conv_plan *plan;
     const shape *shape;
-    const char *x, *weight, *bias;
-    char *y, *workspace, *u;
+    const char *in, *weight, *bias;
+    char *out, *workspace, *u;
     const ptrdiff_t *offsets; /* of v, of each element of the sum */
     ptrdiff_t blocks;         /* of groups: tasks of a strip */
     /* of the weight gradient */
@@ -74,29 +88,42 @@ static double gradient_cycles(double filters, double depth, double vectors, doub
     return vectors * (depth * filters * (0.8 + 0.15 * blocks + 1.25 / at_once) + filters * 4.5 + channels * 5);
 }
 
-static double cycles_of(const fc_conv_plan *plan, const axis *rows)
+static view view_of(const fc_conv_plan *plan)
 {
     const fc_conv_problem *p = &plan->problem;
-    const bool gradient = p->pass == FC_BACKWARD_WEIGHT;
-    const double vectors = ceil((double)plan->output[2] / (double)plan->kernels->lanes),
-                 channels = (double)p->in_channels, filters = (double)p->out_channels,
-                 depth = channels * (double)p->kernel[2];
+    const bool back = p->pass == FC_BACKWARD_INPUT;
+    view v = {.channels = back ? p->out_channels : p->in_channels,
+              .filters = back ? p->in_channels : p->out_channels,
+              .across = p->kernel[2]};
+    for (int a = 0; a < 2; a++) {
+        v.read[a] = (back ? plan->output : p->input)[a + 1];
+        v.written[a] = (back ? p->input : plan->output)[a + 1];
+        v.before[a] = back ? p->kernel[a + 1] - 1 - p->pad_before[a + 1] : p->pad_before[a + 1];
+    }
+    return v;
+}
+
+static double cycles_of(const fc_conv_plan *plan, const view *w, const axis *rows)
+{
+    const bool gradient = plan->problem.pass == FC_BACKWARD_WEIGHT;
+    const double vectors = ceil((double)w->written[1] / (double)plan->kernels->lanes), channels = (double)w->channels,
+                 filters = (double)w->filters, depth = channels * (double)w->across;
     const double of_point = (gradient ? gradient_cycles : forward_cycles)(filters, depth, vectors, channels);
     double points = 0;
     for (int pairs = 1; pairs <= CLASSES; pairs++)
         points += (double)rows->count[pairs - 1] * (2 * pairs + 2);
-    return (gradient ? 40000 : 12000) + (double)p->batch * points * of_point +
+    return (gradient ? 40000 : 12000) + (double)plan->problem.batch * points * of_point +
            filters * depth * SIDE * (gradient ? 10 : 1);
 }
 
 /* The segments that cost least. */
-static double choose(const fc_conv_plan *plan, axis *chosen)
+static double choose(const fc_conv_plan *plan, const view *w, axis *chosen)
 {
     axis candidates[AXES];
-    const int count = list_axes(plan->output[1], (int)plan->problem.kernel[1], candidates);
+    const int count = list_axes(w->written[0], (int)plan->problem.kernel[1], candidates);
     double least = INFINITY;
     for (int i = 0; i < count; i++) {
-        const double cycles = cycles_of(plan, &candidates[i]);
+        const double cycles = cycles_of(plan, w, &candidates[i]);
         if (cycles < least) {
             least = cycles;
             *chosen = candidates[i];
@@ -115,36 +142,43 @@ static ptrdiff_t spread_pitch(ptrdiff_t elements, ptrdiff_t element)
 static shape shape_of(const fc_conv_plan *plan)
 {
     const fc_conv_problem *p = &plan->problem;
+    const view w = view_of(plan);
     const ptrdiff_t element = (ptrdiff_t)fc_size_of(p->dtype), lanes = plan->kernels->lanes,
-                    line = FC_ALIGNMENT / element, across = p->kernel[2];
-    shape h = {.depth = p->in_channels * across, .vectors = plan->output[2] / lanes};
-    choose(plan, &h.rows);
+                    line = FC_ALIGNMENT / element;
+    shape h = {.view = w, .vectors = w.written[1] / lanes, .part = w.channels};
+    choose(plan, &w, &h.rows);
     h.points = 2 * h.rows.pairs + 2;
-    const ptrdiff_t most = fc_max(LINE_BYTES / (p->in_channels * SIDE * element * lanes), LEAST_VECTORS);
+    const ptrdiff_t most =
+        w.channels > FEW ? MOST_VECTORS : fc_max(LINE_BYTES / (w.channels * SIDE * element * lanes), LEAST_VECTORS);
     h.chunks = fc_ceil_div(h.vectors, most);
     /* the last has what does not fill a vector, too */
-    h.columns = (fc_ceil_div(h.vectors, h.chunks) + 1) * lanes + across - 1;
-    h.lead = (lanes - p->pad_before[2] % lanes) % lanes;
+    h.columns = (fc_ceil_div(h.vectors, h.chunks) + 1) * lanes + w.across - 1;
+    h.lead = (lanes - w.before[1] % lanes) % lanes;
     /* a vector more than is read may be written; an odd number of cache lines, so that points do not share sets */
     h.pitch = (fc_ceil_div(h.lead + h.columns + lanes, line) | 1) * line;
+    if (w.channels > FEW)
+        h.part = fc_min(fc_max(PART_BYTES / (SIDE * h.pitch * element), LEAST_PART), w.channels);
+    h.parts = fc_ceil_div(w.channels, h.part);
+    h.depth = h.part * w.across;
     h.strips = p->batch * h.rows.segments * h.chunks;
-    h.of_strip = fc_round_up(p->in_channels * SIDE * h.pitch * element, FC_ALIGNMENT);
+    h.of_strip = fc_round_up(h.part * SIDE * h.pitch * element, FC_ALIGNMENT);
     h.worker = fc_round_up(h.columns * element, FC_ALIGNMENT);
     h.shared = fc_round_up(h.depth * (ptrdiff_t)sizeof(ptrdiff_t), FC_ALIGNMENT);
-    if (p->pass == FC_FORWARD) {
+    if (p->pass != FC_BACKWARD_WEIGHT) {
         h.filters = plan->kernels->line_filters;
-        h.groups = fc_ceil_div(p->out_channels, h.filters);
-        h.worker += h.of_strip;
-        h.shared += fc_round_up(p->out_channels * h.depth * h.points * element, FC_ALIGNMENT);
+        h.groups = fc_ceil_div(w.filters, h.filters);
+        h.of_group = SIDE * h.filters * (h.columns / lanes) * lanes * element;
+        h.worker += h.of_strip + (h.parts > 1 ? h.groups : 1) * h.of_group;
+        h.shared += fc_round_up(w.filters * w.channels * w.across * h.points * element, FC_ALIGNMENT);
         return h;
     }
     h.filters = plan->kernels->line_sum_filters;
-    h.groups = fc_ceil_div(p->out_channels, h.filters);
+    h.groups = fc_ceil_div(w.filters, h.filters);
     h.splits = fc_min(fc_ceil_div(SUM_TASKS, h.groups), h.strips);
     h.sums = SIDE * h.depth * h.filters * lanes * element;
     h.round = fc_min(fc_max(ROUND_BYTES / h.of_strip, 1), h.strips);
     h.round = fc_ceil_div(h.strips, fc_ceil_div(h.strips, h.round));
-    h.together = fc_max(SUM_VECTORS / fc_ceil_div(fc_ceil_div(plan->output[2], lanes), h.chunks), 1);
+    h.together = fc_max(SUM_VECTORS / fc_ceil_div(fc_ceil_div(w.written[1], lanes), h.chunks), 1);
     h.worker += fc_round_up(SIDE * spread_pitch(h.together * h.filters * h.columns, element) * element, FC_ALIGNMENT);
     h.shared += h.round * h.of_strip + h.groups * h.splits * h.sums;
     return h;
@@ -166,22 +200,22 @@ static strip strip_at(const job *j, ptrdiff_t index)
                .row = segment_start(&h->rows, of_image),
                .first = chunk * h->vectors / h->chunks * lanes,
                .pairs = segment_pairs(&h->rows, of_image)};
-    s.columns = (chunk + 1 == h->chunks ? j->plan->output[2] : (chunk + 1) * h->vectors / h->chunks * lanes) - s.first;
+    s.columns = (chunk + 1 == h->chunks ? h->view.written[1] : (chunk + 1) * h->vectors / h->chunks * lanes) - s.first;
     return s;
 }
 
-/* The points of what a strip reads. */
-static void transform_rows(const job *j, const strip *s, char *v, char *zeros)
+/* The points of what a strip reads of some channels. */
+static void transform_rows(const job *j, const strip *s, ptrdiff_t first, ptrdiff_t channels, char *v, char *zeros)
 {
     const shape *h = j->shape;
-    const fc_conv_problem *p = &j->plan->problem;
-    const ptrdiff_t element = (ptrdiff_t)fc_size_of(p->dtype), height = p->input[1], width = p->input[2],
-                    row = s->row - p->pad_before[1], start = s->first - p->pad_before[2],
-                    reach = fc_round_up(s->columns, j->plan->kernels->lanes) + p->kernel[2] - 1,
+    const view *w = &h->view;
+    const ptrdiff_t element = (ptrdiff_t)fc_size_of(j->plan->problem.dtype), height = w->read[0], width = w->read[1],
+                    row = s->row - w->before[0], start = s->first - w->before[1],
+                    reach = fc_round_up(s->columns, j->plan->kernels->lanes) + w->across - 1,
                     low = fc_min(fc_max(-start, 0), reach), count = fc_max(fc_min(width - start, reach) - low, 0);
     memset(zeros, 0, (size_t)(h->columns * element));
-    for (ptrdiff_t c = 0; c < p->in_channels; c++) {
-        const char *plane = j->x + (s->image * p->in_channels + c) * height * width * element;
+    for (ptrdiff_t c = 0; c < channels; c++) {
+        const char *plane = j->in + (s->image * w->channels + first + c) * height * width * element;
         const void *rows[SIDE];
         for (int r = 0; r < 2 * s->pairs + 2; r++)
             rows[r] =
@@ -194,32 +228,53 @@ static void transform_rows(const job *j, const strip *s, char *v, char *zeros)
 /* Filters of a group. */
 static ptrdiff_t filters_of(const job *j, ptrdiff_t group)
 {
-    return fc_min(j->shape->filters, j->plan->problem.out_channels - group * j->shape->filters);
+    return fc_min(j->shape->filters, j->shape->view.filters - group * j->shape->filters);
 }
 
-/* Bytes of a group's weights. */
-static ptrdiff_t weight_bytes(const job *j)
+/* ---- forward, and the input gradient ------------------------------------------------------------------------ */
+
+/* Channels of a part. */
+static ptrdiff_t channels_of(const job *j, ptrdiff_t part)
 {
-    const fc_conv_problem *p = &j->plan->problem;
-    return j->shape->filters * p->in_channels * p->kernel[1] * p->kernel[2] * (ptrdiff_t)fc_size_of(p->dtype);
+    return fc_min(j->shape->part, j->shape->view.channels - part * j->shape->part);
 }
 
-/* ---- forward ----------------------------------------------------------------------------------------------- */
-
-/* Where a group's filters begin in u, those before being whole. */
-static char *group_at(const job *j, ptrdiff_t group)
+/* Where a group's filters begin in u, of a part of the channels; those before are whole, in either. */
+static char *filters_at(const job *j, ptrdiff_t group, ptrdiff_t part)
 {
-    const ptrdiff_t element = (ptrdiff_t)fc_size_of(j->plan->problem.dtype);
-    return j->u + group * j->shape->filters * j->shape->depth * j->shape->points * element;
+    const shape *h = j->shape;
+    const view *w = &h->view;
+    return j->u + (group * h->filters * w->channels + part * h->part * filters_of(j, group)) * w->across * h->points *
+                      (ptrdiff_t)fc_size_of(j->plan->problem.dtype);
 }
 
-static void transform_filters(void *context, ptrdiff_t group, int worker)
+static void transform_filters(void *context, ptrdiff_t index, int worker)
 {
     const job *j = context;
+    const shape *h = j->shape;
     const fc_conv_problem *p = &j->plan->problem;
-    j->plan->kernels->winograd_lines_filter(j->weight + group * weight_bytes(j), filters_of(j, group), p->in_channels,
-                                            j->shape->rows.taps, p->kernel[2], j->shape->rows.pairs,
-                                            group_at(j, group));
+    const ptrdiff_t part = index % h->parts, group = index / h->parts, kernel = p->kernel[1] * p->kernel[2];
+    fc_winograd_lines_filter f = {.filter_step = h->view.channels * kernel,
+                                  .channel_step = kernel,
+                                  .row_step = h->view.across,
+                                  .column_step = 1,
+                                  .filters = filters_of(j, group),
+                                  .channels = channels_of(j, part),
+                                  .across = h->view.across,
+                                  .taps = h->rows.taps,
+                                  .pairs = h->rows.pairs,
+                                  .to = filters_at(j, group, part)};
+    ptrdiff_t first = 0;
+    if (p->pass == FC_BACKWARD_INPUT) { /* kernels are turned: from the last tap to the first */
+        f.filter_step = kernel;
+        f.channel_step = h->view.filters * kernel;
+        f.row_step = -h->view.across;
+        f.column_step = -1;
+        first = kernel - 1;
+    }
+    f.from = j->weight + (first + group * h->filters * f.filter_step + part * h->part * f.channel_step) *
+                             (ptrdiff_t)fc_size_of(p->dtype);
+    j->plan->kernels->winograd_lines_filter(&f);
     (void)worker;
 }
 
@@ -227,31 +282,37 @@ static void run_strip(void *context, ptrdiff_t index, int worker)
 {
     const job *j = context;
     const shape *h = j->shape;
-    const fc_conv_problem *p = &j->plan->problem;
-    const ptrdiff_t element = (ptrdiff_t)fc_size_of(p->dtype), width = j->plan->output[2],
-                    plane = j->plan->output[1] * width, block = index % j->blocks;
+    const view *w = &h->view;
+    const ptrdiff_t element = (ptrdiff_t)fc_size_of(j->plan->problem.dtype), width = w->written[1],
+                    plane = w->written[0] * width, block = index % j->blocks;
     const strip s = strip_at(j, index / j->blocks);
     char *at = j->workspace + worker * h->worker;
-    char *v = fc_take(&at, h->of_strip), *zeros = fc_take(&at, 0);
-    transform_rows(j, &s, v, zeros);
+    char *v = fc_take(&at, h->of_strip), *zeros = fc_take(&at, h->columns * element), *sums = fc_take(&at, 0);
     fc_winograd_lines l = {.taps = h->rows.taps,
                            .pairs = s.pairs,
                            .v = v,
                            .pitch = h->pitch,
                            .offsets = j->offsets,
-                           .depth = h->depth,
                            .plane = plane,
                            .width = width,
-                           .rows = fc_min(outputs_of(h->rows.taps, s.pairs), j->plan->output[1] - s.row),
+                           .rows = fc_min(outputs_of(h->rows.taps, s.pairs), w->written[0] - s.row),
                            .columns = s.columns,
-                           .relu = p->relu};
-    for (ptrdiff_t g = block * h->groups / j->blocks; g < (block + 1) * h->groups / j->blocks; g++) {
-        const ptrdiff_t filter = g * h->filters;
-        l.u = group_at(j, g);
-        l.bias = j->bias ? j->bias + filter * element : NULL;
-        l.filters = filters_of(j, g);
-        l.to = j->y + ((s.image * p->out_channels + filter) * plane + s.row * width + s.first) * element;
-        j->plan->kernels->winograd_lines(&l);
+                           .relu = j->plan->problem.relu};
+    for (ptrdiff_t part = 0; part < h->parts; part++) {
+        const ptrdiff_t channels = channels_of(j, part);
+        transform_rows(j, &s, part * h->part, channels, v, zeros);
+        l.depth = channels * w->across;
+        l.later = part > 0;
+        l.sooner = part + 1 < h->parts;
+        for (ptrdiff_t g = block * h->groups / j->blocks; g < (block + 1) * h->groups / j->blocks; g++) {
+            const ptrdiff_t filter = g * h->filters;
+            l.u = filters_at(j, g, part);
+            l.bias = j->bias ? j->bias + filter * element : NULL;
+            l.filters = filters_of(j, g);
+            l.to = j->out + ((s.image * w->filters + filter) * plane + s.row * width + s.first) * element;
+            l.sums = sums + (h->parts > 1 ? g * h->of_group : 0);
+            j->plan->kernels->winograd_lines(&l);
+        }
     }
 }
 
@@ -261,7 +322,8 @@ static void transform_strip(void *context, ptrdiff_t index, int worker)
 {
     const job *j = context;
     const strip s = strip_at(j, j->first + index);
-    transform_rows(j, &s, j->v + index * j->shape->of_strip, j->workspace + worker * j->shape->worker);
+    transform_rows(j, &s, 0, j->shape->view.channels, j->v + index * j->shape->of_strip,
+                   j->workspace + worker * j->shape->worker);
 }
 
 /* What a strip's filters read of dy. */
@@ -359,7 +421,9 @@ static void put_weights(void *context, ptrdiff_t group, int worker)
     for (ptrdiff_t split = 1; split < h->splits; split++)
         j->plan->kernels->add(sums + split * h->groups * h->sums, sums, h->sums / (ptrdiff_t)fc_size_of(p->dtype));
     j->plan->kernels->winograd_lines_taps(sums, filters_of(j, group), p->in_channels, h->rows.taps, p->kernel[2],
-                                          h->rows.pairs, j->dweight + group * weight_bytes(j));
+                                          h->rows.pairs,
+                                          j->dweight + group * h->filters * h->view.channels * p->kernel[1] *
+                                                           p->kernel[2] * (ptrdiff_t)fc_size_of(p->dtype));
     (void)worker;
 }
 
@@ -379,7 +443,7 @@ static void run_weights(job *j, int threads)
 bool fc_winograd_lines_fit(const fc_conv_plan *plan)
 {
     const fc_conv_problem *p = &plan->problem;
-    if (p->pass == FC_BACKWARD_INPUT || p->layout != FC_CHANNELS_FIRST || p->groups != 1)
+    if (p->layout != FC_CHANNELS_FIRST || p->groups != 1)
         return false;
     if (p->kernel[0] != 1 || p->input[0] != 1 || plan->output[0] != 1 || p->pad_before[0] != 0)
         return false;
@@ -389,7 +453,9 @@ bool fc_winograd_lines_fit(const fc_conv_plan *plan)
     const ptrdiff_t taps = p->kernel[1];
     if (taps < 2 || taps > FC_WINOGRAD_TAPS || taps == 6 || p->kernel[2] > FC_WINOGRAD_TAPS)
         return false;
-    if (plan->output[2] < plan->kernels->lanes || p->in_channels > MOST_CHANNELS)
+    const view w = view_of(plan);
+    const ptrdiff_t few = p->pass == FC_BACKWARD_WEIGHT ? w.channels : fc_min(w.channels, w.filters);
+    if (w.written[1] < plan->kernels->lanes || few > FEW)
         return false;
     const shape h = shape_of(plan);
     return h.worker <= (ptrdiff_t)(plan->limit / 2) && h.shared <= (ptrdiff_t)(plan->limit / 2);
@@ -397,8 +463,9 @@ bool fc_winograd_lines_fit(const fc_conv_plan *plan)
 
 double fc_winograd_lines_cost(const fc_conv_plan *plan)
 {
+    const view w = view_of(plan);
     axis chosen;
-    return choose(plan, &chosen) / FC_NOMINAL_HERTZ;
+    return choose(plan, &w, &chosen) / FC_NOMINAL_HERTZ;
 }
 
 size_t fc_winograd_lines_workspace(const fc_conv_plan *plan, int threads)
@@ -409,14 +476,19 @@ size_t fc_winograd_lines_workspace(const fc_conv_plan *plan, int threads)
 
 void fc_winograd_lines_run(const fc_conv_plan *plan, const fc_conv_arrays *arrays, char *space, int threads)
 {
-    const fc_conv_problem *p = &plan->problem;
+    const bool back = plan->problem.pass == FC_BACKWARD_INPUT;
     const shape h = shape_of(plan);
     char *shared = space + threads * h.worker;
     ptrdiff_t *offsets = fc_take(&shared, h.depth * (ptrdiff_t)sizeof(ptrdiff_t));
     for (ptrdiff_t k = 0; k < h.depth; k++)
-        offsets[k] = h.lead + k / p->kernel[2] * SIDE * h.pitch + k % p->kernel[2];
-    job j = {.plan = plan, .shape = &h, .x = arrays->x, .workspace = space, .offsets = offsets, .blocks = 1};
-    if (p->pass == FC_BACKWARD_WEIGHT) {
+        offsets[k] = h.lead + k / h.view.across * SIDE * h.pitch + k % h.view.across;
+    job j = {.plan = plan,
+             .shape = &h,
+             .in = back ? arrays->y : arrays->x,
+             .workspace = space,
+             .offsets = offsets,
+             .blocks = 1};
+    if (plan->problem.pass == FC_BACKWARD_WEIGHT) {
         j.dy = arrays->y;
         j.dweight = arrays->weight;
         j.v = shared;
@@ -425,12 +497,12 @@ void fc_winograd_lines_run(const fc_conv_plan *plan, const fc_conv_arrays *array
         return;
     }
     j.weight = arrays->weight;
-    j.bias = arrays->bias;
-    j.y = arrays->y;
+    j.bias = back ? NULL : arrays->bias;
+    j.out = back ? arrays->x : arrays->y;
     j.u = shared;
     /* as many tasks for every thread, or several: the strips are nearly alike */
     while (j.blocks < h.groups && h.strips * j.blocks % threads && h.strips * j.blocks < TASKS_EACH * threads)
         j.blocks++;
-    fc_parallel(threads, h.groups, transform_filters, &j);
+    fc_parallel(threads, h.groups * h.parts, transform_filters, &j);
     fc_parallel(threads, h.strips * j.blocks, run_strip, &j);
 }
