@@ -23,7 +23,7 @@ enum {
     LINE_BYTES = 16 << 10, /* of v, about: the sums of a block want to lie beside it */
     LEAST_VECTORS = 8,     /* of columns in a strip, however many channels there are */
     FEW = 8, /* channels or filters; with more, what tiles save across is worth more than their transposition */
-    PART_BYTES = 32 << 10, /* of v of a part of the channels, about */
+    PART_BYTES = 64 << 10, /* of v of a part of the channels, about */
     LEAST_PART = 4,        /* channels */
     MOST_VECTORS = 16,     /* of columns in a strip, where channels come in parts */
     TASKS_EACH = 4,        /* of a thread, at least, where filters must be cut for it: each task makes v again */
@@ -75,10 +75,13 @@ typedef struct job {
 /* ---- planning --------------------------------------------------------------------------------------------- */
 
 /* Estimated cycles, as algo_winograd.c counts them: of vectors of sums and of points of the output (or of dy) and the input. The sums of
- * every point are stored once and loaded once; a single filter takes as long as two, since it uses once what it loads. */
+ * every point are stored once and loaded once; a single filter takes as long as two, since it uses once what it loads; few sums at once
+ * wait for one another. */
 static double forward_cycles(double filters, double depth, double vectors, double channels)
 {
-    return vectors * (depth * fmax(filters, 2) * 0.55 + filters * 3 + channels * 3);
+    const double at_once = fmin(filters, 4) * fmin(vectors, 4);
+    return vectors * (depth * fmax(filters, 2) * 0.55 * fmax(8 / at_once, 1) + filters * 3 + channels * 3) +
+           channels * 8;
 }
 
 /* The sums are loaded and stored once in some vectors of columns, and where there are many, do not stay in the first-level cache. */
@@ -165,8 +168,8 @@ static shape shape_of(const fc_conv_plan *plan)
     h.worker = fc_round_up(h.columns * element, FC_ALIGNMENT);
     h.shared = fc_round_up(h.depth * (ptrdiff_t)sizeof(ptrdiff_t), FC_ALIGNMENT);
     if (p->pass != FC_BACKWARD_WEIGHT) {
-        h.filters = plan->kernels->line_filters;
-        h.groups = fc_ceil_div(w.filters, h.filters);
+        h.groups = fc_ceil_div(w.filters, plan->kernels->line_filters);
+        h.filters = fc_ceil_div(w.filters, h.groups);
         h.of_group = SIDE * h.filters * (h.columns / lanes) * lanes * element;
         h.worker += h.of_strip + (h.parts > 1 ? h.groups : 1) * h.of_group;
         h.shared += fc_round_up(w.filters * w.channels * w.across * h.points * element, FC_ALIGNMENT);

@@ -408,7 +408,7 @@ def test_nan_and_infinity_stay_in_reach():
     assert np.isfinite(y[0, :, 8:, 8:]).all()
 
 
-# ---- lines: the transform down alone, for few channels --------------------------------------------------------------
+# ---- lines: the transform down alone, for few channels or filters ---------------------------------------------------
 
 LINES = [  # channels, filters, kernel
     (1, 1, (3, 3)),
@@ -420,6 +420,9 @@ LINES = [  # channels, filters, kernel
     (3, 3, (4, 6)),
     (4, 2, (7, 7)),
     (4, 9, (3, 3)),
+    (40, 1, (3, 3)),  # many channels come in parts
+    (61, 3, (5, 5)),
+    (33, 6, (2, 4)),
 ]
 
 
@@ -433,16 +436,19 @@ def near(got, expected):
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize(("channels", "filters", "kernel"), LINES)
-def test_lines_are_taken(channels, filters, kernel, dtype, isa):
+@pytest.mark.parametrize("which", ["forward", "backward_input"])
+def test_lines_are_taken(which, channels, filters, kernel, dtype, isa):
     """They alone spread a NaN down but not across: tiles do both, and plain sums neither."""
     x, w, bias, dy = arrays(
         np.random.default_rng(0), dtype, "NCHW", 1, channels, filters, 1, (40, 70), ((0, 0), (0, 0)), kernel
     )
-    x[0, 0, 22, 30] = np.nan
-    bad = np.isnan(compute("forward", "winograd", x, w, bias, dy))[0].any(axis=0)
+    read = x if which == "forward" else dy
+    read[0, 0, 22, 30] = np.nan
+    bad = np.isnan(compute(which, "winograd", x, w, bias, dy))[0].any(axis=0)
     down, across = bad.any(axis=1), bad.any(axis=0)
-    assert np.flatnonzero(across).tolist() == list(range(31 - kernel[1], 31))
-    assert down[23 - kernel[0] : 23].all()
+    top, left = (23 - kernel[0], 31 - kernel[1]) if which == "forward" else (22, 30)
+    assert np.flatnonzero(across).tolist() == list(range(left, left + kernel[1]))
+    assert down[top : top + kernel[0]].all()
     assert down.sum() > kernel[0] or kernel[0] == 7  # its segments of two rows are too short to show it
     assert down.sum() < 20
 
@@ -451,6 +457,10 @@ def test_auto_takes_lines_where_they_save():
     """The first layer of VGG, but none with channels enough for tiles: those spread a NaN across."""
     x, w = np.zeros((1, 3, 224, 224), "float32"), np.zeros((64, 3, 3, 3), "float32")
     assert fc.algorithms(x, w, padding=1)[0] == "winograd"
+    dy = np.zeros((1, 64, 224, 224), "float32")
+    dy[0, 0, 20, 20] = np.nan
+    dx = fc.conv2d_backward(dy, x, w, padding=1, needs=(True, False, False))[0]
+    assert np.isnan(dx)[0].any(axis=(0, 1)).sum() == 3
     x, w = np.ones((1, 64, 56, 56), "float32"), np.ones((64, 64, 3, 3), "float32")
     x[0, 0, 20, 20] = np.nan
     across = np.isnan(fc.conv2d(x, w, padding=1, algorithm="winograd"))[0].any(axis=(0, 1))
@@ -473,25 +483,42 @@ def test_lines_of_every_size(width, dtype, isa):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("width", [16, 17, 31, 32, 33, 64])
+def test_input_gradient_by_lines_of_every_size(width, dtype, isa):
+    """Padding of none to more than the kernel, of which the gradient leaves dy's edges out."""
+    rng = np.random.default_rng(width)
+    for height in range(1, 21):
+        channels, filters, kernel = LINES[height % len(LINES)]
+        padding = tuple((int(a), int(b)) for a, b in rng.integers(0, 10, (2, 2)))
+        size = [max(n, k - sum(p)) for n, k, p in zip((height, width), kernel, padding, strict=True)]
+        check("backward_input", dtype, "NCHW", 2, channels, filters, 1, size, padding, kernel, seed=height)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("batch", [1, 3])
 @pytest.mark.parametrize(("channels", "filters", "kernel"), LINES)
 def test_lines_on_any_number_of_threads(channels, filters, kernel, batch, dtype, isa):
-    """Wide enough to be cut, with and without a bias, and with ReLU."""
+    """Wide enough to be cut, with and without a bias, and with ReLU; and back."""
     padding = ((2, 0), (1, 3))
     x, w, bias, dy = arrays(
         np.random.default_rng(1), dtype, "NCHW", batch, channels, filters, 1, (13, 301), padding, kernel
     )
-    for options in ({}, {"relu": True}):
-        for b in (None, 100 * bias):
-            expected = compute("forward", "reference", x, w, b, dy, padding=padding, **options)
-            results = []
-            for threads in (1, 2, 5):
-                with runtime.threads(threads):
-                    results.append(compute("forward", "winograd", x, w, b, dy, padding=padding, **options))
-            assert near(results[0], expected)
-            assert not options or results[0].min() >= 0
-            for other in results[1:]:
-                np.testing.assert_array_equal(other, results[0])
+    for which, options, b in (
+        ("forward", {}, None),
+        ("forward", {}, 100 * bias),
+        ("forward", {"relu": True}, None),
+        ("forward", {"relu": True}, 100 * bias),
+        ("backward_input", {}, None),
+    ):
+        expected = compute(which, "reference", x, w, b, dy, padding=padding, **options)
+        results = []
+        for threads in (1, 2, 5):
+            with runtime.threads(threads):
+                results.append(compute(which, "winograd", x, w, b, dy, padding=padding, **options))
+        assert near(results[0], expected)
+        assert not options or results[0].min() >= 0
+        for other in results[1:]:
+            np.testing.assert_array_equal(other, results[0])
 
 
 def test_lines_of_a_filter_are_the_same_in_any_company(isa):
@@ -518,18 +545,21 @@ def test_lines_read_nothing_that_is_left_in_the_workspace():
     """Of segments of all sizes, in planes that are padding for the most part."""
     rng = np.random.default_rng(4)
     for padding in (0, 1, 9, 40):
-        x, w, bias, dy = arrays(rng, "float32", "NCHW", 1, 3, 6, 1, (11, 21), ((padding, padding),) * 2)
-        compute("forward", "winograd", np.full_like(x, np.nan), w, bias, dy, padding=padding)
-        y = compute("forward", "winograd", x, w, bias, dy, padding=padding)
-        assert near(y, compute("forward", "reference", x, w, bias, dy, padding=padding))
+        for which, channels in (("forward", 3), ("forward", 40), ("backward_input", 3)):
+            x, w, bias, dy = arrays(rng, "float32", "NCHW", 1, channels, 6, 1, (11, 21), ((padding, padding),) * 2)
+            compute(which, "winograd", np.full_like(x, np.nan), w, bias, np.full_like(dy, np.nan), padding=padding)
+            got = compute(which, "winograd", x, w, bias, dy, padding=padding)
+            assert near(got, compute(which, "reference", x, w, bias, dy, padding=padding))
 
 
 @pytest.mark.parametrize("dilation", [2, 3])
 def test_lines_of_dilated_kernels(dilation):
     x, w, bias, dy = arrays(np.random.default_rng(5), "float32", "NCHW", 2, 3, 6, 1, (40, 90), ((3, 3), (3, 3)))
     options = {"padding": 3, "dilation": dilation}
-    expected = compute("forward", "reference", x, w, bias, dy, **options)
-    assert near(compute("forward", "winograd", x, w, bias, dy, **options), expected)
+    dy = np.random.default_rng(6).standard_normal(fc.conv2d(x, w, **options).shape).astype("float32")
+    for which in ("forward", "backward_input"):
+        expected = compute(which, "reference", x, w, bias, dy, **options)
+        assert near(compute(which, "winograd", x, w, bias, dy, **options), expected)
 
 
 def test_lines_pass_nan_through_relu():
