@@ -224,28 +224,46 @@ static int team_size(int threads)
     return threads;
 }
 
+/* A stretch of the tasks, from which one worker begins. */
+typedef struct share {
+    _Alignas(64) atomic_ptrdiff_t next; /* written by all who take from it: on a line of its own */
+    ptrdiff_t end;
+} share;
+
+enum { MOST_SHARES = 64 };
+
 typedef struct job {
     fc_task *task;
     void *context;
-    ptrdiff_t tasks;
-    _Alignas(64) atomic_ptrdiff_t next; /* written by all: not on the line that all read */
+    ptrdiff_t shares;
+    share share[MOST_SHARES];
 } job;
 
+/* Each worker does its own share first, in order, and then what is left of the others'. Neighbouring tasks touch neighbouring memory, and
+ * those of one section often what the same ones of the section before wrote: it lies in the cache of whoever did them. */
 static void work(job *job, int worker)
 {
     inside = true;
-    for (;;) {
-        ptrdiff_t index = atomic_fetch_add_explicit(&job->next, 1, memory_order_relaxed);
-        if (index >= job->tasks)
-            break;
-        job->task(job->context, index, worker);
+    for (ptrdiff_t i = 0; i < job->shares; i++) {
+        share *s = &job->share[(worker + i) % job->shares];
+        while (atomic_load_explicit(&s->next, memory_order_relaxed) < s->end) {
+            const ptrdiff_t index = atomic_fetch_add_explicit(&s->next, 1, memory_order_relaxed);
+            if (index < s->end)
+                job->task(job->context, index, worker);
+        }
     }
     inside = false;
 }
 
 static void run_team(int threads, ptrdiff_t tasks, fc_task *task, void *context)
 {
-    job shared = {.task = task, .context = context, .tasks = tasks};
+    job shared = {.task = task, .context = context, .shares = fc_min(fc_min(threads, tasks), MOST_SHARES)};
+    const ptrdiff_t each = tasks / shared.shares,
+                    more = tasks % shared.shares; /* no product: any number of tasks will do */
+    for (ptrdiff_t i = 0; i < shared.shares; i++) {
+        atomic_init(&shared.share[i].next, i * each + fc_min(i, more));
+        shared.share[i].end = (i + 1) * each + fc_min(i + 1, more);
+    }
     /* All of them, even for fewer tasks: see team_size on changing sizes. */
 #pragma omp parallel num_threads(threads)
     {
