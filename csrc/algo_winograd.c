@@ -96,8 +96,9 @@ typedef struct job {
     char *out, *workspace, *shared;
     bool turned;
     ptrdiff_t group, first_block;
+    int threads;
+    ptrdiff_t blocks; /* of the round */
     /* of the weight gradient */
-    ptrdiff_t blocks;               /* of the round */
     ptrdiff_t range, range_vectors; /* first vector of filters, and how many */
 } job;
 
@@ -583,16 +584,16 @@ typedef struct stretch {
     ptrdiff_t pitch, rows, bytes;
 } stretch;
 
-/* About those of a panel from `first` of the depth on, or, past its end, of the next panel; none past the last. */
-static stretch weights_ahead(const job *j, ptrdiff_t panel, ptrdiff_t first, ptrdiff_t count)
+/* About those of a panel from `first` of the depth on, or, past its end, of the next panel, if there is one. */
+static stretch weights_ahead(const job *j, ptrdiff_t panel, ptrdiff_t next, ptrdiff_t first, ptrdiff_t count)
 {
     const view *w = j->view;
     const ptrdiff_t element = (ptrdiff_t)fc_size_of(j->plan->problem.dtype);
     if (first >= w->depth) {
         first = 0;
-        panel++;
+        panel = next;
     }
-    if (panel >= j->shape->panels || w->mixed) /* mixed ones are few, and every panel's the same */
+    if (panel < 0 || w->mixed) /* mixed ones are few, and every panel's the same */
         return (stretch){0};
     const ptrdiff_t filter = panel * j->shape->width / w->out_phases, channel = first / w->in_phases,
                     filters = fc_min(j->shape->width / w->out_phases, w->filters - filter),
@@ -1178,11 +1179,12 @@ static void run_panel(void *context, ptrdiff_t index, int worker)
     space s = space_of(j, worker);
     ptrdiff_t of_round = index / h->panels, panel = index % h->panels;
     ptrdiff_t width = panel_width(j, panel);
+    const ptrdiff_t tasks = j->blocks * h->panels, after = fc_task_after(j->threads, tasks, index);
     block b = block_at(j, j->first_block + of_round, h->vectors);
     for (ptrdiff_t c = 0; c < channels; c += h->chunk) {
         ptrdiff_t last = fc_min(c + h->chunk, channels), pitch = (last - c) * width + lanes;
         transform_filters(j, panel, c, last, s.taps, s.own, pitch);
-        const stretch ahead = weights_ahead(j, panel, last, last - c);
+        const stretch ahead = weights_ahead(j, panel, after < tasks ? after % h->panels : -1, last, last - c);
         multiply(j, &b, width, c, last, j->shared + of_round * h->v * element, s.own, pitch, &ahead, s.m);
     }
     finish(j, &b, panel, width, &s);
@@ -1597,6 +1599,7 @@ static void run(const fc_conv_plan *plan, const fc_conv_arrays *arrays, void *sp
              .out = forward ? arrays->y : arrays->x,
              .workspace = space,
              .shared = (char *)space + (size_t)threads * h.worker,
+             .threads = threads,
              .turned = !forward};
     for (j.group = 0; j.group < w.groups; j.group++) {
         if (h.kept) {
@@ -1605,9 +1608,9 @@ static void run(const fc_conv_plan *plan, const fc_conv_arrays *arrays, void *sp
             continue;
         }
         for (j.first_block = 0; j.first_block < h.blocks; j.first_block += h.round) {
-            ptrdiff_t blocks = fc_min(h.round, h.blocks - j.first_block);
-            fc_parallel(threads, blocks * fc_ceil_div(h.vectors, h.inputs), run_input, &j);
-            fc_parallel(threads, blocks * h.panels, run_panel, &j);
+            j.blocks = fc_min(h.round, h.blocks - j.first_block);
+            fc_parallel(threads, j.blocks * fc_ceil_div(h.vectors, h.inputs), run_input, &j);
+            fc_parallel(threads, j.blocks * h.panels, run_panel, &j);
         }
     }
 }

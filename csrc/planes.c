@@ -318,7 +318,8 @@ static desk set_up(const planes *p, ptrdiff_t index, int worker)
     const ptrdiff_t element = (ptrdiff_t)fc_size_of(p->plan->problem.dtype), plane = fc_sweep_input(s);
     desk d = {.p = p};
     /* neighbouring tasks share weights rather than images: images are staged again anyway */
-    const ptrdiff_t block = index / h->boxes.total % p->filter_blocks, next = index + p->threads; /* most likely */
+    const ptrdiff_t block = index / h->boxes.total % p->filter_blocks,
+                    next = fc_task_after(p->threads, p->groups * p->filter_blocks * h->boxes.total, index);
     const ptrdiff_t block_rows = fc_round_up(fc_ceil_div(p->filters, p->filter_blocks), h->panel_rows);
     d.group = index / h->boxes.total / p->filter_blocks;
     d.first = block * block_rows;

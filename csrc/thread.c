@@ -224,47 +224,63 @@ static int team_size(int threads)
     return threads;
 }
 
-/* A stretch of the tasks, from which one worker begins. */
+/* The tasks of which one worker begins: how many of them are taken. */
 typedef struct share {
-    _Alignas(64) atomic_ptrdiff_t next; /* written by all who take from it: on a line of its own */
-    ptrdiff_t end;
+    _Alignas(64) atomic_ptrdiff_t taken; /* written by all who take from it: on a line of its own */
 } share;
 
-enum { MOST_SHARES = 64 };
+enum { MOST_SHARES = 64, TURNS = 8 };
 
 typedef struct job {
     fc_task *task;
     void *context;
-    ptrdiff_t shares;
+    ptrdiff_t tasks;
+    ptrdiff_t shares, run; /* shares have so many tasks side by side, by turns */
     share share[MOST_SHARES];
 } job;
 
-/* Each worker does its own share first, in order, and then what is left of the others'. Neighbouring tasks touch neighbouring memory, and
- * those of one section often what the same ones of the section before wrote: it lies in the cache of whoever did them. */
+/* Each worker does its own share first, and then what is left of the others'. Neighbouring tasks touch neighbouring memory, and those of one
+ * section often what the same ones of the section before wrote: it lies in the cache of whoever did them. Turns make shares alike where
+ * tasks are not: the last ones are often smaller. */
 static void work(job *job, int worker)
 {
     inside = true;
+    const ptrdiff_t round = job->shares * job->run, most = (job->tasks + round - 1) / round * job->run;
     for (ptrdiff_t i = 0; i < job->shares; i++) {
-        share *s = &job->share[(worker + i) % job->shares];
-        while (atomic_load_explicit(&s->next, memory_order_relaxed) < s->end) {
-            const ptrdiff_t index = atomic_fetch_add_explicit(&s->next, 1, memory_order_relaxed);
-            if (index < s->end)
+        const ptrdiff_t own = (worker + i) % job->shares;
+        atomic_ptrdiff_t *taken = &job->share[own].taken;
+        while (atomic_load_explicit(taken, memory_order_relaxed) < most) {
+            const ptrdiff_t n = atomic_fetch_add_explicit(taken, 1, memory_order_relaxed),
+                            index = n / job->run * round + own * job->run + n % job->run;
+            if (n < most && index < job->tasks)
                 job->task(job->context, index, worker);
         }
     }
     inside = false;
 }
 
+/* Tasks side by side in a share. */
+static ptrdiff_t run_of(int threads, ptrdiff_t tasks)
+{
+    return fc_max(tasks / (TURNS * fc_min(threads, MOST_SHARES)), 1);
+}
+
+ptrdiff_t fc_task_after(int threads, ptrdiff_t tasks, ptrdiff_t index)
+{
+    const ptrdiff_t run = run_of(threads, tasks), next = index + 1;
+    return next % run ? next : next + (fc_min(threads, MOST_SHARES) - 1) * run;
+}
+
 static void run_team(int threads, ptrdiff_t tasks, fc_task *task, void *context)
 {
-    job shared = {.task = task, .context = context, .shares = fc_min(fc_min(threads, tasks), MOST_SHARES)};
-    const ptrdiff_t each = tasks / shared.shares,
-                    more = tasks % shared.shares; /* no product: any number of tasks will do */
-    for (ptrdiff_t i = 0; i < shared.shares; i++) {
-        atomic_init(&shared.share[i].next, i * each + fc_min(i, more));
-        shared.share[i].end = (i + 1) * each + fc_min(i + 1, more);
-    }
-    /* All of them, even for fewer tasks: see team_size on changing sizes. */
+    job shared = {.task = task,
+                  .context = context,
+                  .tasks = tasks,
+                  .shares = fc_min(threads, MOST_SHARES),
+                  .run = run_of(threads, tasks)};
+    for (ptrdiff_t i = 0; i < shared.shares; i++)
+        atomic_init(&shared.share[i].taken, 0);
+        /* All of them, even for fewer tasks: see team_size on changing sizes. */
 #pragma omp parallel num_threads(threads)
     {
         float_mode saved = flush_denormals();
@@ -303,6 +319,13 @@ void fc_parallel(int threads, ptrdiff_t tasks, fc_task *task, void *context)
 
 int fc_openmp(void) { return 0; }
 int fc_default_threads(void) { return 1; }
+
+ptrdiff_t fc_task_after(int threads, ptrdiff_t tasks, ptrdiff_t index)
+{
+    (void)threads;
+    (void)tasks;
+    return index + 1;
+}
 
 void fc_parallel(int threads, ptrdiff_t tasks, fc_task *task, void *context)
 {
