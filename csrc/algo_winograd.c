@@ -306,8 +306,10 @@ enum {
     KEPT_BLOCKS = 4,
     KEPT_CHANNELS = 32, /* of a task that transforms filters */
     KEPT_LEAST = 16,    /* tiles of a block: fewer would fetch all filters for little */
-    KEPT_TILES = 42     /* at most */
+    KEPT_TILES = 42,    /* at most */
+    MORE_BLOCKS = 3     /* than are needed, for threads to have as many of them */
 };
+#define LESS_EXCESS 0.9 /* than without, to make up for them */
 enum { CHUNK = 32, BLOCK_BYTES = 704 << 10, MOST_TILES = 128 };
 
 /* Whose transformed input fits into half of the workspace. */
@@ -361,7 +363,29 @@ static size_t worker_bytes(const shape *h, ptrdiff_t elements, ptrdiff_t element
                     fc_round_up(h->tiles * (ptrdiff_t)sizeof(place), FC_ALIGNMENT));
 }
 
-static shape shape_of(const fc_conv_plan *plan, const view *w)
+/* How well so many tasks are shared: the work of the busiest thread over its part. */
+static double excess(ptrdiff_t tasks, int threads)
+{
+    return (double)(fc_ceil_div(tasks, threads) * threads) / (double)tasks;
+}
+
+/* Cuts the tiles so that every thread has about as many blocks and panels to do; smaller blocks transform more filters. How they are cut
+ * does not change a bit of the result. */
+static void cut_evenly(const view *w, ptrdiff_t target, int threads, shape *h)
+{
+    cut(w, target, h);
+    shape best = *h;
+    for (ptrdiff_t blocks = h->blocks + 1; blocks <= h->blocks + MORE_BLOCKS; blocks++) {
+        shape other = *h;
+        cut(w, fc_max(w->batch * h->axis[0].segments * h->axis[1].segments / blocks, 1), &other);
+        if (other.tiles <= h->tiles && other.tiles >= KEPT_LEAST &&
+            excess(other.blocks * h->panels, threads) < LESS_EXCESS * excess(best.blocks * h->panels, threads))
+            best = other;
+    }
+    *h = best;
+}
+
+static shape shape_of(const fc_conv_plan *plan, const view *w, int threads)
 {
     const fc_kernels *kernels = plan->kernels;
     const ptrdiff_t element = (ptrdiff_t)fc_size_of(plan->problem.dtype), lanes = kernels->lanes;
@@ -376,10 +400,11 @@ static shape shape_of(const fc_conv_plan *plan, const view *w)
         h.kept = h.blocks >= KEPT_BLOCKS && h.tiles >= KEPT_LEAST; /* else panels make more tasks */
     }
     if (!h.kept)
-        cut(w,
+        cut_evenly(
+            w,
             fc_max(fc_min(fc_min(BLOCK_BYTES / (h.points * h.width * element), MOST_TILES), most_tiles(plan, w->depth)),
                    1),
-            &h);
+            threads, &h);
     h.chunk = h.kept ? w->depth : fc_min(w->depth, fc_max(CHUNK, lanes * (w->order == BLOCKED ? w->in_phases : 1)));
     h.v = POINTS * ((h.vectors * h.tiles) | 1) * lanes;
     h.m = POINTS * (h.tiles * h.width + lanes);
@@ -1468,7 +1493,8 @@ static void run_weights(const fc_conv_plan *plan, const fc_conv_arrays *arrays, 
 static size_t workspace_of_tiles(const fc_conv_plan *plan, int threads)
 {
     const view w = view_of(plan);
-    shape h = plan->problem.pass == FC_BACKWARD_WEIGHT ? shape_of_weights(plan, &w, threads) : shape_of(plan, &w);
+    shape h =
+        plan->problem.pass == FC_BACKWARD_WEIGHT ? shape_of_weights(plan, &w, threads) : shape_of(plan, &w, threads);
     return h.worker * (size_t)threads + h.shared;
 }
 
@@ -1588,7 +1614,7 @@ static void run(const fc_conv_plan *plan, const fc_conv_arrays *arrays, void *sp
         return;
     }
     const view w = view_of(plan);
-    shape h = shape_of(plan, &w);
+    shape h = shape_of(plan, &w, threads);
     bool forward = plan->problem.pass == FC_FORWARD;
     job j = {.plan = plan,
              .view = &w,
