@@ -396,8 +396,10 @@ static shape shape_of(const fc_conv_plan *plan, const view *w, int threads)
     h.points = (2 * h.axis[0].pairs + 2) * (2 * h.axis[1].pairs + 2);
     h.kept = h.points * (w->depth * h.width + lanes) * h.panels * element <= KEPT_BYTES;
     if (h.kept) {
-        cut(w, fc_max(fc_min(BLOCK_BYTES / (h.points * h.vectors * lanes * element), KEPT_TILES), 1), &h);
-        h.kept = h.blocks >= KEPT_BLOCKS && h.tiles >= KEPT_LEAST; /* else panels make more tasks */
+        const ptrdiff_t most = fc_max(fc_min(BLOCK_BYTES / (h.points * h.vectors * lanes * element), KEPT_TILES), 1),
+                        image = h.axis[0].segments * h.axis[1].segments;
+        cut(w, image > most && 4 * image <= 5 * most ? image : most, &h); /* a whole image, if it is little more */
+        h.kept = h.blocks >= KEPT_BLOCKS && h.tiles >= KEPT_LEAST;        /* else panels make more tasks */
     }
     if (!h.kept)
         cut_evenly(
