@@ -320,7 +320,7 @@ static desk set_up(const planes *p, ptrdiff_t index, int worker)
     /* neighbouring tasks share weights rather than images: images are staged again anyway */
     const ptrdiff_t block = index / h->boxes.total % p->filter_blocks,
                     next = fc_task_after(p->threads, p->groups * p->filter_blocks * h->boxes.total, index);
-    const ptrdiff_t block_rows = fc_round_up(fc_ceil_div(p->filters, p->filter_blocks), h->panel_rows);
+    const ptrdiff_t block_rows = fc_ceil_div(p->filters, p->filter_blocks);
     d.group = index / h->boxes.total / p->filter_blocks;
     d.first = block * block_rows;
     d.last = fc_min(d.first + block_rows, p->filters);
