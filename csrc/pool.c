@@ -106,7 +106,8 @@ static fc_status follow_switches(fc_scatter_kernel *const kernels[2], const fc_p
     if (fc_pool_elements(p, 0) < 0 || too_narrow(p))
         return FC_INVALID;
     const ptrdiff_t x = fc_pool_elements(p, 0), y = fc_pool_elements(p, 1);
-    pool_call call = {.job = {p, from, to, (void *)switches, 0, false}, .scatter = kernels[p->layout]};
+    const bool streamed = x >= FC_STREAMED / (ptrdiff_t)fc_size_of(p->dtype);
+    pool_call call = {.job = {p, from, to, (void *)switches, 0, streamed}, .scatter = kernels[p->layout]};
     const ptrdiff_t units =
         p->batch * (p->layout == FC_CHANNELS_FIRST ? p->channels : fc_ceil_div(p->channels, FC_SCATTER_CHANNELS));
     if (units > 0)

@@ -713,3 +713,58 @@ def test_short_rows(layout: str, dtype: str, isa: str) -> None:
         spread = np.zeros_like(nchw)
         spread[:, :, : height // 2 * 2, : width // 2 * 2] = (mean / 4).repeat(2, 2).repeat(2, 3)
         np.testing.assert_array_equal(dx, spread)
+
+
+# ---- the gradient where windows look like pairs ----------------------------------------------------------------------
+
+
+def scattered(dy, switches, shape):
+    """In float64 and in order, as the switches say."""
+    planes = np.zeros((shape[0] * shape[1], int(np.prod(shape[2:]))))
+    for plane, values, places in zip(
+        planes, dy.reshape(len(planes), -1), switches.reshape(len(planes), -1), strict=True
+    ):
+        np.add.at(plane, places[places >= 0], values[places >= 0].astype("float64"))
+    return planes.reshape(shape)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("streamed", [False, True])
+@pytest.mark.parametrize(
+    ("kernel", "stride", "padding"),
+    [((2, 2), (2, 2), 0), ((1, 2), (1, 2), 0), ((3, 3), (2, 2), 1), ((2, 3), (2, 2), 0)],
+)
+def test_gradient_of_windows_that_look_like_pairs(kernel, stride, padding, streamed, dtype, isa):
+    """Even and odd planes; overlapping windows, some of which are of shapes that pairs have, too."""
+    rng = np.random.default_rng(0)
+    for height, width in ((96, 96), (33, 39), (7, 112)):
+        planes = (17 << 20) // (height * width * np.dtype(dtype).itemsize) + 1 if streamed else 5
+        x = rng.integers(-9, 10, (1, planes, height, width)).astype(dtype)
+        y, switches = fc.max_pool2d(x, kernel, stride=stride, padding=padding, return_switches=True)
+        dy = rng.integers(-9, 10, y.shape).astype(dtype)
+        np.testing.assert_array_equal(fc.max_pool2d_backward(dy, switches, x.shape), scattered(dy, switches, x.shape))
+
+
+@pytest.mark.parametrize("planes", [6, 600])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_gradient_of_pairs_but_for_some_switches(planes, dtype, isa):
+    """One that points into another window, anywhere; and windows that are nowhere. 600 planes go past the caches."""
+    rng = np.random.default_rng(1)
+    x = rng.integers(-9, 10, (1, planes, 88, 100)).astype(dtype)
+    y, switches = fc.max_pool2d(x, 2, return_switches=True)
+    dy = rng.integers(-9, 10, y.shape).astype(dtype)
+    switches[0, 1, ::3] = -1
+    for row, column in ((0, 0), (20, 17), (43, 49)):
+        switches[0, 3, row, column] = 88 * 100 - 1 - switches[0, 3, row, column]
+        np.testing.assert_array_equal(fc.max_pool2d_backward(dy, switches, x.shape), scattered(dy, switches, x.shape))
+    switches[0, 4, 30, 30] = 88 * 100
+    with pytest.raises(ValueError, match="switches"):
+        fc.max_pool2d_backward(dy, switches, x.shape)
+
+
+def test_gradient_of_pairs_adds_to_zero():
+    """As everywhere: minus zero becomes zero."""
+    x = np.ones((1, 1, 40, 40), "float32")
+    y, switches = fc.max_pool2d(x, 2, return_switches=True)
+    dx = fc.max_pool2d_backward(np.full_like(y, -0.0), switches, x.shape)
+    assert not np.signbit(dx).any()
