@@ -75,13 +75,13 @@ typedef struct job {
 /* ---- planning --------------------------------------------------------------------------------------------- */
 
 /* Estimated cycles, as algo_winograd.c counts them: of vectors of sums and of points of the output (or of dy) and the input. The sums of
- * every point are stored once and loaded once; a single filter takes as long as two, since it uses once what it loads; few sums at once
- * wait for one another. */
+ * every point are stored once and loaded once, or more often where channels come in parts; a single filter takes as long as two, since it
+ * uses once what it loads; few sums at once wait for one another. */
 static double forward_cycles(double filters, double depth, double vectors, double channels)
 {
-    const double at_once = fmin(filters, 4) * fmin(vectors, 4);
-    return vectors * (depth * fmax(filters, 2) * 0.55 * fmax(8 / at_once, 1) + filters * 3 + channels * 3) +
-           channels * 8;
+    const double at_once = fmin(filters, 4) * fmin(vectors, 4), parts = channels > FEW ? 1.45 : 1;
+    return parts * (vectors * (depth * fmax(filters, 2) * 0.55 * fmax(8 / at_once, 1) + filters * 3 + channels * 3) +
+                    channels * 8);
 }
 
 /* The sums are loaded and stored once in some vectors of columns, and where there are many, do not stay in the first-level cache. */
