@@ -79,9 +79,10 @@ typedef struct job {
  * uses once what it loads; few sums at once wait for one another. */
 static double forward_cycles(double filters, double depth, double vectors, double channels)
 {
-    const double at_once = fmin(filters, 4) * fmin(vectors, 4), parts = channels > FEW ? 1.45 : 1;
-    return parts * (vectors * (depth * fmax(filters, 2) * 0.55 * fmax(8 / at_once, 1) + filters * 3 + channels * 3) +
-                    channels * 8);
+    const double of_load = fmax(filters, 2), at_once = fmin(of_load, 4) * fmin(vectors, 4),
+                 parts = channels > FEW ? 1.45 : 1;
+    return parts *
+           (vectors * (depth * of_load * 0.55 * fmax(8 / at_once, 1) + filters * 3 + channels * 3) + channels * 8);
 }
 
 /* The sums are loaded and stored once in some vectors of columns, and where there are many, do not stay in the first-level cache. */
