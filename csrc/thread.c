@@ -271,6 +271,7 @@ ptrdiff_t fc_task_after(int threads, ptrdiff_t tasks, ptrdiff_t index)
     return next % run ? next : next + (fc_min(threads, MOST_SHARES) - 1) * run;
 }
 
+/* All threads, even for fewer tasks: see team_size on changing sizes. */
 static void run_team(int threads, ptrdiff_t tasks, fc_task *task, void *context)
 {
     job shared = {.task = task,
@@ -280,7 +281,6 @@ static void run_team(int threads, ptrdiff_t tasks, fc_task *task, void *context)
                   .run = run_of(threads, tasks)};
     for (ptrdiff_t i = 0; i < shared.shares; i++)
         atomic_init(&shared.share[i].taken, 0);
-        /* All of them, even for fewer tasks: see team_size on changing sizes. */
 #pragma omp parallel num_threads(threads)
     {
         float_mode saved = flush_denormals();

@@ -304,6 +304,7 @@ def test_more_threads_than_a_plan_can_use():
         (1, 17, 20, (37, 100)),
         (2, 130, 40, (50, 31)),
         (40, 20, 33, (7, 7)),
+        (8, 200, 32, (28, 28)),  # three blocks, which two threads cut into four
     ],
 )
 def test_many_blocks_and_chunks_on_any_number_of_threads(which, batch, channels, filters, size):
