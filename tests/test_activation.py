@@ -163,6 +163,19 @@ def test_empty_and_scalar(shape: tuple[int, ...]) -> None:
 # ---- softmax ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_softmax_down_to_the_least_normal_number(dtype: str, isa: str) -> None:
+    """Results just above it are not zero."""
+    least = np.log(np.finfo(dtype).tiny.astype(np.float64))
+    x = np.zeros((500, 2), dtype)
+    x[:, 1] = np.linspace(least * (1 - 1e-6), least + 0.02, 500)
+    with instruction_set(isa):
+        y = fc.softmax(x)[:, 1]
+    expected = np.exp(x[:, 1].astype(np.longdouble))
+    assert np.abs(y / expected - 1).max() <= 8 * np.finfo(dtype).eps
+
+
 @settings(max_examples=120, deadline=None)
 @given(
     dtype=st.sampled_from(DTYPES),
