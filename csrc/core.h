@@ -326,8 +326,8 @@ typedef struct fc_winograd_lines {
     ptrdiff_t plane, width;  /* elements of a filter's output, and of a row */
     ptrdiff_t rows, columns; /* of the output; columns are a vector of them at least */
     bool relu;
-    /* whether channels came before these, and whether others follow: sums are kept for those, a vector for each of columns, filters, points */
-    bool later, sooner;
+    /* Other channels' sums are added to; others are to follow. Sums: a vector for each of columns, filters, points. */
+    bool continued, unfinished;
     void *sums;
 } fc_winograd_lines;
 

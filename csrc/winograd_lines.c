@@ -306,8 +306,8 @@ static void run_strip(void *context, ptrdiff_t index, int worker)
         const ptrdiff_t channels = channels_of(j, part);
         transform_rows(j, &s, part * h->part, channels, v, zeros);
         l.depth = channels * w->across;
-        l.later = part > 0;
-        l.sooner = part + 1 < h->parts;
+        l.continued = part > 0;
+        l.unfinished = part + 1 < h->parts;
         for (ptrdiff_t g = block * h->groups / j->blocks; g < (block + 1) * h->groups / j->blocks; g++) {
             const ptrdiff_t filter = g * h->filters;
             l.u = filters_at(j, g, part);
