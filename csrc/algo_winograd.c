@@ -84,7 +84,7 @@ typedef struct operand {
     ptrdiff_t first;     /* vector of channels that lies first in v */
     ptrdiff_t joined;    /* images that share a vector */
     ptrdiff_t apart;     /* or that do so in the other operand: each first of those lies first, then each second */
-    fc_winograd_in *transform;
+    fc_winograd_in *const *transform;
 } operand;
 
 typedef struct job {
@@ -94,7 +94,7 @@ typedef struct job {
     operand in, dy; /* dy: of the weight gradient */
     const char *weight, *bias;
     char *out, *workspace, *shared;
-    bool turned;
+    bool turned, past; /* past: what is shared is written past the caches */
     ptrdiff_t group, first_block;
     int threads;
     ptrdiff_t blocks; /* of the round */
@@ -358,9 +358,9 @@ static void stage_together(const fc_conv_plan *plan, const view *w, shape *h)
 /* Of a worker, which holds so many elements besides its lists. */
 static size_t worker_bytes(const shape *h, ptrdiff_t elements, ptrdiff_t element)
 {
-    return (size_t)(fc_round_up(elements * element, FC_ALIGNMENT) + 9 * FC_ALIGNMENT +
-                    fc_round_up(h->together * reach_of(h) * (ptrdiff_t)sizeof(ptrdiff_t), FC_ALIGNMENT) +
-                    fc_round_up(h->tiles * (ptrdiff_t)sizeof(place), FC_ALIGNMENT));
+    return fc_worker_pitch(fc_round_up(elements * element, FC_ALIGNMENT) + 9 * FC_ALIGNMENT +
+                           fc_round_up(h->together * reach_of(h) * (ptrdiff_t)sizeof(ptrdiff_t), FC_ALIGNMENT) +
+                           fc_round_up(h->tiles * (ptrdiff_t)sizeof(place), FC_ALIGNMENT));
 }
 
 /* How well so many tasks are shared: the work of the busiest thread over its part. */
@@ -424,6 +424,7 @@ enum {
     WAVE_BYTES = 16 << 20,
     LEAST_WAVE = 1 << 20,
     LEAST_TILES = 48,
+    FEW_INPUTS = 8, /* tasks of a thread */
     TASK_CHANNELS = 32,
     TASK_FILTERS = 64,
     MOST_TOGETHER = 4,       /* phases of a vector of channels in one task */
@@ -474,6 +475,8 @@ static shape shape_of_weights(const fc_conv_plan *plan, const view *w, int threa
         sums > WAVE_BYTES ? room : fc_min(room, fc_min(fc_max(4 * sums, LEAST_WAVE * threads), WAVE_BYTES));
     h.round = fc_max(fc_min(wave / ((h.v + h.d) * element), h.blocks), 1);
     h.range = h.round == h.blocks ? h.panels : fc_max(fc_min(room / panel_sums, h.panels), 1);
+    if (threads > 1 && h.round * fc_ceil_div(h.vectors + w->vectors, h.inputs) < FEW_INPUTS * threads)
+        h.inputs = h.together; /* for threads to have about as much to do */
     /* the phases of a vector of channels stay together, if they are few: their taps are written as one stretch */
     const ptrdiff_t unit = w->order == BLOCKED && w->in_phases <= MOST_TOGETHER ? w->in_phases : 1;
     h.task_vectors = fc_min(fc_max(TASK_CHANNELS / lanes / unit, 1) * unit, h.vectors);
@@ -652,7 +655,8 @@ static void filter_points(const job *j, const char *from, const ptrdiff_t *at, p
                                   .count = count,
                                   .to = to,
                                   .pitch = pitch,
-                                  .to_step = to_step};
+                                  .to_step = to_step,
+                                  .streamed = j->past && h->kept};
     j->plan->kernels->winograd_filter(&f);
 }
 
@@ -911,8 +915,9 @@ static void transform_input(const job *j, const operand *x, const block *b, ptrd
                 for (int p = 0; p < POINTS; p++)
                     table[p] = b->v[p] + ((c + k - x->first) * b->tiles[p] + first_tile(b, among, p)) * lanes;
                 for (const place *p = s->places; p < s->places + places; p++)
-                    x->transform(s->stage + k * area + (p->at[0] * at.length[1] + p->at[1]) * lanes * element,
-                                 at.length[1] * lanes, &p->size, v, table, p->slots);
+                    x->transform[j->past && !h->kept && !h->splits](
+                        s->stage + k * area + (p->at[0] * at.length[1] + p->at[1]) * lanes * element,
+                        at.length[1] * lanes, &p->size, v, table, p->slots);
             }
         }
 }
@@ -1468,6 +1473,7 @@ static void run_weights(const fc_conv_plan *plan, const fc_conv_arrays *arrays, 
                      .joined = 1,
                      .apart = h.joined,
                      .transform = plan->kernels->winograd_spread};
+    j.past = threads > 1;
     j.in.joined = h.joined;
     for (j.group = 0; j.group < w.groups; j.group++)
         for (j.range = 0; j.range < vectors; j.range += h.range * panel_vectors) {
@@ -1628,7 +1634,8 @@ static void run(const fc_conv_plan *plan, const fc_conv_arrays *arrays, void *sp
              .workspace = space,
              .shared = (char *)space + (size_t)threads * h.worker,
              .threads = threads,
-             .turned = !forward};
+             .turned = !forward,
+             .past = threads > 1};
     for (j.group = 0; j.group < w.groups; j.group++) {
         if (h.kept) {
             fc_parallel(threads, h.panels * fc_ceil_div(w.depth, KEPT_CHANNELS), keep_filters, &j);

@@ -190,6 +190,10 @@ void fc_pieces_gather(const fc_conv_plan *plan, const fc_sweep *sweep, const fc_
 /* Splits the reduction into `*blocks` parts of at most FC_DEPTH, whole channels where they fit; returns a part's length. */
 ptrdiff_t fc_depth_block(ptrdiff_t channels, ptrdiff_t taps, ptrdiff_t *blocks);
 
+/* Bytes from the workspace of one worker to the next one's, if each needs so many: processors fetch ahead of reads in strides, by up to
+ * eight of them, and what they fetch of another worker's has to be taken back from them before it is written. */
+static inline size_t fc_worker_pitch(ptrdiff_t bytes) { return (size_t)(bytes + fc_min(bytes, FC_BETWEEN)); }
+
 /* Takes `bytes` from the front of a workspace, keeping it aligned. */
 static inline void *fc_take(char **space, ptrdiff_t bytes)
 {

@@ -88,7 +88,8 @@ typedef struct fc_run {
 
 #define FC_SLACK 64 /* elements that a kernel may read or write past the end of a workspace array */
 
-#define FC_MAX_ROWS 16                           /* bounds every table's rows */
+#define FC_BETWEEN ((ptrdiff_t)512 << 10) /* bytes between the workspaces of workers, at most: see fc_worker_pitch */
+#define FC_MAX_ROWS 16                    /* bounds every table's rows */
 enum { FC_NARROW, FC_WIDE, FC_SLIM, FC_WIDTHS }; /* FC_SLIM: one vector; B by rows only */
 
 /* ---- pooling (kernels/pool.inc) ---------------------------------------------------------------------------- */
@@ -260,6 +261,7 @@ typedef struct fc_winograd_filter {
     ptrdiff_t from_step, count;
     void *to;
     ptrdiff_t pitch, to_step;
+    bool streamed; /* past the caches, where the kernel can */
 } fc_winograd_filter;
 
 /* A tile's output: from to, a row every `pitch`, a pixel every vector. */
@@ -477,7 +479,7 @@ typedef struct fc_kernels {     /* one real type on one instruction set */
     void (*planes_out)(const void *from, ptrdiff_t n, void *to, ptrdiff_t pitch, ptrdiff_t rows);
     void (*pixels_in)(const void *from, ptrdiff_t pitch, ptrdiff_t rows, ptrdiff_t n, void *to);
     void (*pixels_out)(const void *from, ptrdiff_t n, void *to, ptrdiff_t pitch, ptrdiff_t rows);
-    fc_winograd_in *winograd_input, *winograd_spread;
+    fc_winograd_in *winograd_input[2], *winograd_spread[2]; /* [past the caches, where the kernel can] */
     void (*winograd_output)(const void *from, const ptrdiff_t *table, const ptrdiff_t *slots,
                             const fc_winograd_size *size, const fc_winograd_out *out);
     void (*winograd_filter)(const fc_winograd_filter *filter);

@@ -271,6 +271,14 @@ ptrdiff_t fc_task_after(int threads, ptrdiff_t tasks, ptrdiff_t index)
     return next % run ? next : next + (fc_min(threads, MOST_SHARES) - 1) * run;
 }
 
+/* What went past the caches is in memory before others may read it. */
+static void fence(void)
+{
+#ifdef __SSE__
+    _mm_sfence();
+#endif
+}
+
 /* All threads, even for fewer tasks: see team_size on changing sizes. */
 static void run_team(int threads, ptrdiff_t tasks, fc_task *task, void *context)
 {
@@ -285,6 +293,7 @@ static void run_team(int threads, ptrdiff_t tasks, fc_task *task, void *context)
     {
         float_mode saved = flush_denormals();
         work(&shared, omp_get_thread_num());
+        fence();
         restore_denormals(saved);
     }
 }

@@ -50,6 +50,7 @@ typedef struct job {
     const shape *shape;
     const char *in, *weight, *bias;
     char *out, *workspace, *shared;
+    bool past; /* what is shared is written past the caches */
 } job;
 
 static view view_of(const fc_conv_plan *plan)
@@ -141,7 +142,8 @@ static shape shape_of(const fc_conv_plan *plan, const view *w)
     h.u = points * h.u_pitch;
     h.stage = area * lanes;
     h.taps = w->taps[0] * w->taps[1] * lanes;
-    h.worker = (size_t)(fc_round_up((points * (h.v_pitch + h.m_pitch) + h.stage + h.taps) * element, FC_ALIGNMENT) +
+    h.worker =
+        fc_worker_pitch(fc_round_up((points * (h.v_pitch + h.m_pitch) + h.stage + h.taps) * element, FC_ALIGNMENT) +
                         6 * FC_ALIGNMENT + fc_round_up(area * (ptrdiff_t)sizeof(ptrdiff_t), FC_ALIGNMENT) +
                         fc_round_up(h.tiles * (ptrdiff_t)sizeof(place), FC_ALIGNMENT));
     h.shared = (size_t)(plan->problem.groups * h.u * element);
@@ -176,7 +178,8 @@ static void transform_filters(void *context, ptrdiff_t index, int worker)
                                                .count = 1,
                                                .to =
                                                    j->shared + (group * h->u + (v * w->filters + f) * lanes) * element,
-                                               .pitch = h->u_pitch};
+                                               .pitch = h->u_pitch,
+                                               .streamed = j->past};
             kernels->winograd_filter(&filter);
         }
 }
@@ -286,8 +289,8 @@ static void transform_input(const job *j, const block *b, const space *s)
                                    to + r * length[1] * lanes * element, NULL);
         for (ptrdiff_t t = 0; t < b->places; t++) {
             const place *p = &s->places[t];
-            kernels->winograd_input(s->stage + (p->at[0] * length[1] + p->at[1]) * lanes * element, length[1] * lanes,
-                                    &p->size, s->v + 2 * c * lanes * element, table, p->slots[0]);
+            kernels->winograd_input[0](s->stage + (p->at[0] * length[1] + p->at[1]) * lanes * element,
+                                       length[1] * lanes, &p->size, s->v + 2 * c * lanes * element, table, p->slots[0]);
         }
     }
 }
@@ -415,7 +418,8 @@ void fc_winograd_images_run(const fc_conv_plan *plan, const fc_conv_arrays *arra
              .bias = w.turned ? NULL : arrays->bias,
              .out = w.turned ? arrays->x : arrays->y,
              .workspace = space,
-             .shared = space + (size_t)threads * h.worker};
+             .shared = space + (size_t)threads * h.worker,
+             .past = threads > 1};
     fc_parallel(threads, plan->problem.groups * fc_ceil_div(w.filters, FILTERS), transform_filters, &j);
     fc_parallel(threads, plan->problem.groups * w.sets * h.blocks, run_block, &j);
 }
