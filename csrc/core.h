@@ -53,6 +53,9 @@ static inline size_t fc_size_of(fc_dtype dtype) { return dtype == FC_FLOAT32 ? 4
  * no promised order. Tasks must not depend on which worker runs them: that is what keeps results bitwise the same. */
 typedef void fc_task(void *context, ptrdiff_t index, int worker);
 void fc_parallel(int threads, ptrdiff_t tasks, fc_task *task, void *context);
+/* The same for tasks that are alike and do little but move memory: each worker has a stretch of them, and leaves the last few of another's
+ * to it, since what they move lies in its cache. */
+void fc_parallel_alike(int threads, ptrdiff_t tasks, fc_task *task, void *context);
 /* Which of them most likely comes next on the same worker: what it reads can be fetched. It may be none, past the last. */
 ptrdiff_t fc_task_after(int threads, ptrdiff_t tasks, ptrdiff_t index);
 

@@ -29,7 +29,7 @@ static fc_status map(fc_map_kernel *kernel, size_t size, const void *a, const vo
     map_call call = {kernel, a, b, out, n, size};
     if (n < 0 || n > FC_LARGEST)
         return FC_INVALID;
-    fc_parallel(threads, fc_ceil_div(n, TASK), map_task, &call);
+    fc_parallel_alike(threads, fc_ceil_div(n, TASK), map_task, &call);
     return FC_OK;
 }
 
@@ -176,7 +176,7 @@ static fc_status softmax_run(softmax_call *call, fc_softmax_kernel *const kernel
     call->columns = fc_round_up(fc_max(1, TASK / p->classes), 64);
     const ptrdiff_t tasks =
         p->inner == 1 ? fc_ceil_div(p->outer, call->rows) : p->outer * fc_ceil_div(p->inner, call->columns);
-    fc_parallel(threads, tasks, softmax_task, call);
+    fc_parallel_alike(threads, tasks, softmax_task, call);
     return call->bad ? FC_INVALID : FC_OK;
 }
 
@@ -251,6 +251,6 @@ fc_status fc_sgd(const fc_sgd_step *step, fc_dtype dtype, void *value, const voi
     if (n < 0 || n > FC_LARGEST)
         return FC_INVALID;
     sgd_call call = {fc_kernels_of(dtype)->sgd, step, fc_size_of(dtype), value, velocity, grad, n};
-    fc_parallel(threads, fc_ceil_div(n, TASK), sgd_task, &call);
+    fc_parallel_alike(threads, fc_ceil_div(n, TASK), sgd_task, &call);
     return FC_OK;
 }

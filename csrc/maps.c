@@ -42,7 +42,7 @@ fc_status fc_map_elements(fc_map kind, fc_dtype dtype, const void *a, const void
                      .out = out,
                      .n = n,
                      .size = fc_size_of(dtype)};
-    fc_parallel(threads, fc_ceil_div(n, TASK), map_task, &call);
+    fc_parallel_alike(threads, fc_ceil_div(n, TASK), map_task, &call);
     return FC_OK;
 }
 
@@ -90,7 +90,7 @@ fc_status fc_prelu(const fc_norm_problem *p, const void *a, const void *b, const
                      .problem = p,
                      .weight = weight,
                      .chunk = fc_max(1, TASK / length)};
-    fc_parallel(threads, fc_ceil_div(n / length, call.chunk), prelu_task, &call);
+    fc_parallel_alike(threads, fc_ceil_div(n / length, call.chunk), prelu_task, &call);
     return FC_OK;
 }
 
@@ -110,7 +110,7 @@ static fc_status draw(map_call *call, fc_dtype dtype, int threads)
     if (call->n < 0 || call->n > FC_LARGEST)
         return FC_INVALID;
     call->size = fc_size_of(dtype);
-    fc_parallel(threads, fc_ceil_div(call->n, TASK), draw_task, call);
+    fc_parallel_alike(threads, fc_ceil_div(call->n, TASK), draw_task, call);
     return FC_OK;
 }
 
@@ -157,7 +157,7 @@ fc_status fc_squared_error(fc_dtype dtype, const void *a, const void *b, ptrdiff
     call.sums = fc_memory_acquire((size_t)(tasks + 1) * sizeof(double));
     if (call.sums == NULL)
         return FC_NOMEM;
-    fc_parallel(threads, tasks, error_task, &call);
+    fc_parallel_alike(threads, tasks, error_task, &call);
     *sum = 0;
     for (ptrdiff_t i = 0; i < tasks; i++)
         *sum += call.sums[i];

@@ -248,7 +248,7 @@ static void planes_task(void *context, ptrdiff_t index, int worker)
 static void run_tasks(norm_call *call, ptrdiff_t total, ptrdiff_t each, fc_task *task, int threads)
 { /* of `total` things of `each` elements */
     call->chunk = fc_max(1, TASK / fc_max(1, each));
-    fc_parallel(threads, fc_ceil_div(total, call->chunk), task, call);
+    fc_parallel_alike(threads, fc_ceil_div(total, call->chunk), task, call);
 }
 
 /* Vectors may go on from the last channels of a row to the first of the next one. */
@@ -311,12 +311,12 @@ static fc_status norm_run(norm_call *call, int threads)
     if (cached && p->inner * (ptrdiff_t)call->size <= SHORT_RUN) {
         const ptrdiff_t held = HELD / (ptrdiff_t)call->size / (backward ? 2 : 1), tasks = 8;
         call->chunk = fc_max(fc_max(fc_min(held / each, p->channels / tasks), TASK / each), 1);
-        fc_parallel(threads, fc_ceil_div(p->channels, call->chunk), planes_task, call);
+        fc_parallel_alike(threads, fc_ceil_div(p->channels, call->chunk), planes_task, call);
     } else if (cached) {
         run_tasks(call, p->channels, each, channel_task, threads);
     } else {
         if (sums) {
-            fc_parallel(threads, call->last ? parts : parts * p->channels, part_task, call);
+            fc_parallel_alike(threads, call->last ? parts : parts * p->channels, part_task, call);
             run_tasks(call, p->channels, parts * 4, merge_task, threads);
         }
         if (call->streamed && !call->at_once)
@@ -369,7 +369,7 @@ static fc_status plane_run(plane_call *call, int threads)
     if (call->planes < 0 || call->n < 1 || (call->planes > 0 && call->n > FC_LARGEST / call->planes))
         return FC_INVALID;
     call->chunk = fc_max(1, TASK / call->n);
-    fc_parallel(threads, fc_ceil_div(call->planes, call->chunk), plane_task, call);
+    fc_parallel_alike(threads, fc_ceil_div(call->planes, call->chunk), plane_task, call);
     return FC_OK;
 }
 
@@ -470,7 +470,7 @@ static fc_status lrn_run(lrn_call *call, int threads)
     call->scratch = fc_memory_acquire(call->own * (size_t)threads + FC_ALIGNMENT);
     if (call->scratch == NULL)
         return FC_NOMEM;
-    fc_parallel(threads, last ? call->parts : p->outer * call->parts, lrn_task, call);
+    fc_parallel_alike(threads, last ? call->parts : p->outer * call->parts, lrn_task, call);
     fc_memory_release(call->scratch);
     return FC_OK;
 }

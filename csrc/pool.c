@@ -54,7 +54,7 @@ static void pool_run(pool_call *call, ptrdiff_t units, ptrdiff_t plane, ptrdiff_
         chunk = fc_ceil_div(plane, fc_ceil_div(plane, chunk));
     call->units = units;
     call->chunk = chunk;
-    fc_parallel(threads, fc_ceil_div(units, chunk), pool_task, call);
+    fc_parallel_alike(threads, fc_ceil_div(units, chunk), pool_task, call);
 }
 
 /* Rows of the array that a kernel writes, which has these lengths. */

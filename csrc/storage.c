@@ -23,7 +23,7 @@ static fc_status convert(convert_call call, int threads)
 {
     if (call.n < 0 || call.n > FC_LARGEST)
         return FC_INVALID;
-    fc_parallel(threads, fc_ceil_div(call.n, TASK), convert_task, &call);
+    fc_parallel_alike(threads, fc_ceil_div(call.n, TASK), convert_task, &call);
     return FC_OK;
 }
 

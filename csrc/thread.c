@@ -229,19 +229,21 @@ typedef struct share {
     _Alignas(64) atomic_ptrdiff_t taken; /* written by all who take from it: on a line of its own */
 } share;
 
-enum { MOST_SHARES = 64, TURNS = 8 };
+enum { MOST_SHARES = 64, TURNS = 8, LEFT = 12 };
 
 typedef struct job {
     fc_task *task;
     void *context;
     ptrdiff_t tasks;
     ptrdiff_t shares, run; /* shares have so many tasks side by side, by turns */
+    ptrdiff_t left;        /* of a share, that only its own worker takes */
     share share[MOST_SHARES];
 } job;
 
 /* Each worker does its own share first, and then what is left of the others'. Neighbouring tasks touch neighbouring memory, and those of one
  * section often what the same ones of the section before wrote: it lies in the cache of whoever did them. Turns make shares alike where
- * tasks are not: the last ones are often smaller. */
+ * tasks are not: the last ones are often smaller. Where they are, shares are stretches: the processor fetches ahead, past a share's end, what
+ * lies in another's cache. */
 static void work(job *job, int worker)
 {
     inside = true;
@@ -249,7 +251,8 @@ static void work(job *job, int worker)
     for (ptrdiff_t i = 0; i < job->shares; i++) {
         const ptrdiff_t own = (worker + i) % job->shares;
         atomic_ptrdiff_t *taken = &job->share[own].taken;
-        while (atomic_load_explicit(taken, memory_order_relaxed) < most) {
+        const ptrdiff_t end = i > 0 ? most - job->left : most;
+        while (atomic_load_explicit(taken, memory_order_relaxed) < end) {
             const ptrdiff_t n = atomic_fetch_add_explicit(taken, 1, memory_order_relaxed),
                             index = n / job->run * round + own * job->run + n % job->run;
             if (n < most && index < job->tasks)
@@ -260,14 +263,15 @@ static void work(job *job, int worker)
 }
 
 /* Tasks side by side in a share. */
-static ptrdiff_t run_of(int threads, ptrdiff_t tasks)
+static ptrdiff_t run_of(int threads, ptrdiff_t tasks, bool alike)
 {
-    return fc_max(tasks / (TURNS * fc_min(threads, MOST_SHARES)), 1);
+    const ptrdiff_t shares = fc_min(threads, MOST_SHARES);
+    return alike ? fc_ceil_div(tasks, shares) : fc_max(tasks / (TURNS * shares), 1);
 }
 
 ptrdiff_t fc_task_after(int threads, ptrdiff_t tasks, ptrdiff_t index)
 {
-    const ptrdiff_t run = run_of(threads, tasks), next = index + 1;
+    const ptrdiff_t run = run_of(threads, tasks, false), next = index + 1;
     return next % run ? next : next + (fc_min(threads, MOST_SHARES) - 1) * run;
 }
 
@@ -280,13 +284,14 @@ static void fence(void)
 }
 
 /* All threads, even for fewer tasks: see team_size on changing sizes. */
-static void run_team(int threads, ptrdiff_t tasks, fc_task *task, void *context)
+static void run_team(int threads, ptrdiff_t tasks, fc_task *task, void *context, bool alike)
 {
     job shared = {.task = task,
                   .context = context,
                   .tasks = tasks,
                   .shares = fc_min(threads, MOST_SHARES),
-                  .run = run_of(threads, tasks)};
+                  .run = run_of(threads, tasks, alike)};
+    shared.left = alike ? shared.run / LEFT : 0;
     for (ptrdiff_t i = 0; i < shared.shares; i++)
         atomic_init(&shared.share[i].taken, 0);
 #pragma omp parallel num_threads(threads)
@@ -306,7 +311,7 @@ static void run_alone(ptrdiff_t tasks, fc_task *task, void *context)
     restore_denormals(saved);
 }
 
-void fc_parallel(int threads, ptrdiff_t tasks, fc_task *task, void *context)
+static void run_parallel(int threads, ptrdiff_t tasks, fc_task *task, void *context, bool alike)
 {
     if (inside) { /* a task's own call: its caller's worker is counted and set up */
         run_alone(tasks, task, context);
@@ -315,13 +320,23 @@ void fc_parallel(int threads, ptrdiff_t tasks, fc_task *task, void *context)
     int team = threads > 1 && tasks > 1 ? team_size(threads) : 1;
     atomic_fetch_add_explicit(&busy, team, memory_order_relaxed);
     if (team > 1) {
-        run_team(team, tasks, task, context);
+        run_team(team, tasks, task, context, alike);
     } else {
         inside = true;
         run_alone(tasks, task, context);
         inside = false;
     }
     atomic_fetch_sub_explicit(&busy, team, memory_order_relaxed);
+}
+
+void fc_parallel(int threads, ptrdiff_t tasks, fc_task *task, void *context)
+{
+    run_parallel(threads, tasks, task, context, false);
+}
+
+void fc_parallel_alike(int threads, ptrdiff_t tasks, fc_task *task, void *context)
+{
+    run_parallel(threads, tasks, task, context, true);
 }
 
 #else /* no OpenMP */
@@ -343,6 +358,11 @@ void fc_parallel(int threads, ptrdiff_t tasks, fc_task *task, void *context)
     for (ptrdiff_t i = 0; i < tasks; i++)
         task(context, i, 0);
     restore_denormals(saved);
+}
+
+void fc_parallel_alike(int threads, ptrdiff_t tasks, fc_task *task, void *context)
+{
+    fc_parallel(threads, tasks, task, context);
 }
 
 #endif
