@@ -479,6 +479,7 @@ typedef struct fc_kernels {     /* one real type on one instruction set */
     void (*planes_in)(const void *from, ptrdiff_t pitch, ptrdiff_t rows, ptrdiff_t n, bool over, void *to,
                       const ptrdiff_t *offsets);
     void (*nines_in)(const void *from, ptrdiff_t step, ptrdiff_t count, void *to);
+    void (*nines_apart)(const void *from, ptrdiff_t n, void *to, ptrdiff_t pitch, bool past);
     void (*planes_out)(const void *from, ptrdiff_t n, void *to, ptrdiff_t pitch, ptrdiff_t rows);
     void (*pixels_in)(const void *from, ptrdiff_t pitch, ptrdiff_t rows, ptrdiff_t n, void *to);
     void (*pixels_out)(const void *from, ptrdiff_t n, void *to, ptrdiff_t pitch, ptrdiff_t rows);

@@ -215,6 +215,7 @@ typedef struct sorted {
     char *to;
     bool back;      /* from (taps, out_channels, in_channels / groups) */
     ptrdiff_t only; /* the tap that is taken; -1: all */
+    bool past;      /* the caches: all threads read them next */
 } sorted;
 
 enum { SORTED = 16 }; /* filters of a task */
@@ -234,6 +235,8 @@ static void sort_filters(void *context, ptrdiff_t index, int worker)
         else if (s->only >= 0) /* one tap is all that lies in the input */
             s->plan->kernels->gather(s->from + filter + s->only * element, taps,
                                      s->to + s->only * tap_bytes(s->plan) + row, channels);
+        else if (taps == 9 && channels >= s->plan->kernels->lanes)
+            s->plan->kernels->nines_apart(s->from + filter, channels, s->to + row, p->out_channels * channels, s->past);
         else
             s->plan->kernels->transpose(s->from + filter, taps, s->to + row, p->out_channels * channels, channels,
                                         taps);
@@ -244,7 +247,7 @@ static const void *part_weights(const fc_conv_plan *plan, const void *weight, vo
 {
     if (!plan->apart)
         return weight;
-    sorted s = {.plan = plan, .from = weight, .to = space, .only = -1};
+    sorted s = {.plan = plan, .from = weight, .to = space, .only = -1, .past = threads > 1};
     if (fc_sweep_parts(plan) == 1) {
         ptrdiff_t offset;
         fc_sweep_part(plan, 0, &offset);
