@@ -458,6 +458,7 @@ typedef struct fc_kernels {     /* one real type on one instruction set */
     void (*gather)(const void *from, ptrdiff_t step, void *to, ptrdiff_t n);
     void (*zero)(void *to, ptrdiff_t n);
     void (*copy)(const void *from, void *to, ptrdiff_t n);
+    void (*copy_past)(const void *from, void *to, ptrdiff_t n); /* past the caches, as far as its lines are whole */
     /* to[k * width + i] = from[offsets[k] + i], k < depth, i < width, a multiple of lanes */
     void (*copy_rows)(const void *from, const ptrdiff_t *offsets, ptrdiff_t depth, ptrdiff_t width, void *to);
     /* to[t * pitch + i] = from[t * width + i], t < count, i < width; what lies at `ahead` is fetched meanwhile */

@@ -131,6 +131,7 @@ typedef struct copy {
     ptrdiff_t inner; /* planes of an image: its channels or, channels last, one */
     ptrdiff_t unit;  /* bytes of what moves as one: an element or, channels last, a pixel */
     bool scalar;     /* it is an element */
+    bool past;       /* parts are written past the caches: other threads read them next */
     char *array, *parts;
 } copy;
 
@@ -142,34 +143,48 @@ static char *part_row(const copy *c, ptrdiff_t plane, ptrdiff_t a, ptrdiff_t b, 
            ((((image * h->parts + a) * w->parts + b) * c->inner + channel) * h->length + i) * w->length * c->unit;
 }
 
+/* Row i of a part. */
+static void split_row(const copy *c, ptrdiff_t plane, ptrdiff_t a, ptrdiff_t b, ptrdiff_t i, char *to)
+{
+    const cut *h = &c->across[0], *w = &c->across[1];
+    const ptrdiff_t at = a + i * h->step - h->shift;
+    if (at < 0 || at >= h->size) {
+        memset(to, 0, (size_t)(w->length * c->unit));
+        return;
+    }
+    const char *row = c->array + (plane * h->size + at) * w->size * c->unit;
+    if (c->scalar) {
+        fc_stage_row(c->kernels, c->unit, row, b - w->shift, w->step, w->size, to, w->length);
+        return;
+    }
+    for (ptrdiff_t j = 0; j < w->length; j++, to += c->unit) {
+        const ptrdiff_t from = b + j * w->step - w->shift;
+        if (from < 0 || from >= w->size)
+            memset(to, 0, (size_t)c->unit);
+        else
+            memcpy(to, row + from * c->unit, (size_t)c->unit);
+    }
+}
+
 static void split_plane(void *context, ptrdiff_t plane, int worker)
 {
     (void)worker;
     const copy *c = context;
     const cut *h = &c->across[0], *w = &c->across[1];
+    _Alignas(FC_ALIGNMENT) char room[8 << 10]; /* a part is put together in, if it fits */
+    const ptrdiff_t row = w->length * c->unit;
+    const bool past = c->past && c->scalar && h->length <= (ptrdiff_t)sizeof room / row;
     for (ptrdiff_t a = 0; a < h->parts; a++)
-        for (ptrdiff_t i = 0; i < h->length; i++) {
-            const ptrdiff_t at = a + i * h->step - h->shift;
-            const char *row = c->array + (plane * h->size + at) * w->size * c->unit;
+        if (past)
             for (ptrdiff_t b = 0; b < w->parts; b++) {
-                char *to = part_row(c, plane, a, b, i);
-                if (at < 0 || at >= h->size) {
-                    memset(to, 0, (size_t)(w->length * c->unit));
-                    continue;
-                }
-                if (c->scalar) {
-                    fc_stage_row(c->kernels, c->unit, row, b - w->shift, w->step, w->size, to, w->length);
-                    continue;
-                }
-                for (ptrdiff_t j = 0; j < w->length; j++, to += c->unit) {
-                    const ptrdiff_t from = b + j * w->step - w->shift;
-                    if (from < 0 || from >= w->size)
-                        memset(to, 0, (size_t)c->unit);
-                    else
-                        memcpy(to, row + from * c->unit, (size_t)c->unit);
-                }
+                for (ptrdiff_t i = 0; i < h->length; i++)
+                    split_row(c, plane, a, b, i, room + i * row);
+                c->kernels->copy_past(room, part_row(c, plane, a, b, 0), h->length * w->length);
             }
-        }
+        else
+            for (ptrdiff_t i = 0; i < h->length; i++)
+                for (ptrdiff_t b = 0; b < w->parts; b++)
+                    split_row(c, plane, a, b, i, part_row(c, plane, a, b, i));
 }
 
 /* What no part holds is zero: the gradient of what no output reads. */
@@ -210,7 +225,8 @@ void fc_dilated_run(const fc_conv_plan *plan, const fc_conv_arrays *arrays, char
     const bool last = p->layout == FC_CHANNELS_LAST;
     size_t x_bytes, y_bytes;
     (void)bytes_of(plan, &c, images, &x_bytes, &y_bytes); /* they fit, or the plan would have been declined */
-    copy x = {.kernels = plan->kernels, .inner = last ? 1 : p->in_channels, .scalar = !last}, y = x;
+    copy x = {.kernels = plan->kernels, .inner = last ? 1 : p->in_channels, .scalar = !last, .past = threads > 1},
+         y = x;
     y.inner = last ? 1 : p->out_channels;
     x.unit = (last ? p->in_channels : 1) * element;
     y.unit = (last ? p->out_channels : 1) * element;
