@@ -207,6 +207,7 @@ SMALL = [
     Case(7, 129, (1, 1), 66, (1, 1)),
     # mostly padding: taps are taken apart
     Case(2, 97, (18, 17), 98, (3, 3), padding=_same(7), dilation=(7, 7)),
+    Case(1, 96, (12, 13), 34, (3, 3), padding=_same(7), dilation=(7, 7)),
     Case(1, 192, (6, 33), 194, (2, 5), padding=((0, 5), (14, 16)), dilation=(4, 8), groups=2),
     Case(2, 7, (3, 2), 5, (3, 3), padding=_same(4), dilation=(4, 4)),
     Case(2, 100, (4, 3), 130, (3, 3), padding=_same(1)),
@@ -219,6 +220,7 @@ SMALL = [
     Case(2, 5, (13, 15), 6, (3, 3), padding=_same(4), dilation=(4, 2)),
     Case(1, 6, (9, 20), 34, (3, 3), padding=((5, 4), (6, 5)), dilation=(2, 7), groups=2),
     Case(2, 4, (6, 5), 3, (3, 3), padding=_same(12), dilation=(12, 12)),
+    Case(1, 2, (96, 101), 3, (3, 3), padding=_same(2), dilation=(2, 2)),
     # a tile of two rows of a phase: as long as what lies between them in the output
     Case(1, 2, (28, 6), 33, (2, 3), stride=(2, 1), padding=((2, 1), (1, 1)), dilation=(1, 2)),
 ]

@@ -36,10 +36,12 @@ static void count(void *context, ptrdiff_t index, int worker)
         fc_parallel(c->threads, 5, nested, c);
 }
 
-static void check_parallel(int threads, ptrdiff_t tasks)
+typedef void parallel(int threads, ptrdiff_t tasks, fc_task *task, void *context);
+
+static void check_parallel(parallel *run, int threads, ptrdiff_t tasks)
 {
     counts c = {.threads = threads};
-    fc_parallel(threads, tasks, count, &c);
+    run(threads, tasks, count, &c);
     for (ptrdiff_t i = 0; i < TASKS; i++)
         CHECK(atomic_load(&c.calls[i]) == (i < tasks));
     CHECK(atomic_load(&c.wrong_worker) == 0);
@@ -49,10 +51,12 @@ static void check_parallel(int threads, ptrdiff_t tasks)
 static void check_all_parallel(void)
 {
     const int threads[] = {1, 2, 3, 7};
-    const ptrdiff_t tasks[] = {0, 1, 2, 5, TASKS};
+    const ptrdiff_t tasks[] = {0, 1, 2, 5, 25, TASKS};
     for (int i = 0; i < 4; i++)
-        for (int j = 0; j < 5; j++)
-            check_parallel(threads[i], tasks[j]);
+        for (int j = 0; j < 6; j++) {
+            check_parallel(fc_parallel, threads[i], tasks[j]);
+            check_parallel(fc_parallel_alike, threads[i], tasks[j]);
+        }
 }
 
 /* ---- denormals --------------------------------------------------------------------------------------------- */
@@ -195,7 +199,7 @@ static void *caller(void *argument)
         unsigned char *workspace = fc_memory_acquire(bytes);
         CHECK(workspace != NULL);
         memset(workspace, me, bytes);
-        check_parallel(1 + (me + round) % 3, 1 + round);
+        check_parallel(fc_parallel, 1 + (me + round) % 3, 1 + round);
         for (size_t i = 0; i < bytes; i++)
             CHECK(workspace[i] == me);
         fc_memory_release(workspace);
@@ -238,7 +242,7 @@ static void check_fork(void)
         if (child == 0) {
             alarm(30);
             fc_memory_release(fc_memory_acquire(5000));
-            check_parallel(3, 100);
+            check_parallel(fc_parallel, 3, 100);
             _exit(0);
         }
         int status;
