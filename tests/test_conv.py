@@ -471,6 +471,22 @@ def test_any_kind_of_array(kind: str, dtype: str) -> None:
         np.testing.assert_array_equal(getattr(argument, "array", argument), before)
 
 
+@pytest.mark.parametrize("offset", [0, 16, 32, 48])
+@each_dtype
+def test_where_a_large_image_begins(offset: int, dtype: str, isa: str) -> None:
+    """The same to the last bit wherever in a cache line it does, whether or not its columns are packed for that."""
+    x = np.random.default_rng(0).standard_normal((1, 230, 18, 16)).astype(dtype)
+    weight = np.random.default_rng(1).standard_normal((20, 230, 1, 1)).astype(dtype)
+    space = np.empty(x.nbytes + 128, np.uint8)
+    start = -space.ctypes.data % 64
+    there = [space[start + at :][: x.nbytes].view(dtype).reshape(x.shape) for at in (0, offset)]
+    there[0][...] = x
+    expected = fc.conv2d(there[0], weight, algorithm="im2col")
+    there[1][...] = x
+    np.testing.assert_array_equal(fc.conv2d(there[1], weight, algorithm="im2col"), expected)
+    np.testing.assert_allclose(expected, fc.conv2d(x, weight, algorithm="reference"), rtol=1e-5, atol=1e-4)
+
+
 def test_results_are_fresh_dense_arrays() -> None:
     x, weight = np.ones((1, 2, 4, 4), np.float32), np.ones((3, 2, 1, 1), np.float32)
     first, second = fc.conv2d(x, weight), fc.conv2d(x, weight)
