@@ -28,6 +28,10 @@ ratio   time of the fastest peer / time of fastconv: above 1 fastconv is faster.
 A training step's memory is the peak of two steps, from where the network is in place, each side in a fresh process;
 its ratio is PyTorch's over fastconv's, too.
 
+How long a cache line takes to another processor and back is measured at each cell of several threads: some 50 ns where
+they have a last-level cache in common, several times that where they do not, as in large servers, and at times on
+virtual machines, whose processors are moved. Then threads wait for what others wrote.
+
 Quote nothing from a machine that does other work at the same time. PyTorch is optional: without it, % peak remains.
 """
 
@@ -156,6 +160,7 @@ def main() -> int:
             "options": dataclasses.asdict(options),
             "machine_speed": harness.speeds,
             "disturbance": harness.disturbance,
+            "handover": [min(harness.handovers), max(harness.handovers)] if harness.handovers else None,
         }
     print(report.head(facts))
     for name in args.families:

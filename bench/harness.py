@@ -132,6 +132,7 @@ class Cell:
     wrong: bool
     peak: float | None  # work a second that the machine can do, measured in the same rounds
     rounds: int
+    handover: float | None = None  # seconds that a cache line takes to another processor and back; not of one thread
     memory: dict[str, int] = dataclasses.field(default_factory=dict)  # bytes by side, if these were measured, not time
 
     @property
@@ -209,6 +210,7 @@ class Harness:
             except SideError as error:
                 self.missing[side] = str(error)
         self.speeds: dict[str, float] = {}  # the machine's best over the run, by "bound, threads"
+        self.handovers: list[float] = []
         self._before = time.perf_counter(), self._foreign_time()
 
     def __enter__(self) -> Harness:
@@ -255,6 +257,18 @@ class Harness:
     def _machine_task(self, bound: str, threads: int) -> dict[str, Any]:
         return {"bound": bound, "isa": self.isa, "dtype": self.options.dtype, "threads": threads}
 
+    def _handover(self, threads: int) -> float | None:
+        """A virtual machine's processors are moved, at times to where they have no cache in common: then this grows."""
+        if threads < 2 or "machine" not in self.workers or machine.available_cores() < 2:
+            return None
+        worker = self.workers["machine"]
+        try:
+            worker.prepare(self._machine_task("handovers", 2))
+        except SideError:
+            return None
+        self.handovers.append(1 / worker.sample(0.001))
+        return self.handovers[-1]
+
     def _keep(self, bound: str, threads: int, speed: float) -> float:
         key = f"{bound}, {threads}"
         self.speeds[key] = max(self.speeds.get(key, 0.0), speed)
@@ -275,6 +289,7 @@ class Harness:
         if pass_ in getattr(family, "in_bytes", ()):
             return self._memory_cell(task, problem.name)
         errors: dict[str, str] = {}
+        before = self._handover(threads)
         turns: list[str] = []
         for side in ["fastconv", *family.peers, "machine"]:
             if side not in self.workers:
@@ -297,6 +312,7 @@ class Harness:
                     del samples[side]
             turns = turns[1:] + turns[:1]
             rounds += 1
+        after = self._handover(threads)
         speeds = samples.pop("machine", None)
         peak = self._keep(family.bound, threads, max(speeds)) if speeds else None
         seconds = {side: min(values) for side, values in samples.items()}
@@ -327,6 +343,7 @@ class Harness:
             wrong=any(value > family.tolerance[options.dtype] for value in difference.values()),
             peak=peak,
             rounds=rounds,
+            handover=max(before, after) if before and after else None,
         )
 
     def _memory_cell(self, task: dict[str, Any], row: str) -> Cell:

@@ -1,4 +1,5 @@
-/* peak.c -- the two speeds that every percentage of the bench is a percentage of: multiply-adds and memory copies.
+/* peak.c -- the two speeds that every percentage of the bench is a percentage of, multiply-adds and memory copies; and how far apart two
+ * processors are.
  * Built at run time by peak.py, once per instruction set: VECTOR is the register's size in bytes, REAL the type.
  * The vector length is spelled out, so that the compiler's own vectoriser has nothing to decide. */
 #include <stddef.h>
@@ -35,6 +36,16 @@ double peak_multiply_add(long iterations, double scale_value, double shift_value
     for (size_t lane = 0; lane < VECTOR / sizeof(REAL); lane++)
         result += (double)total[lane];
     return result;
+}
+
+/* Waits for its turn and gives it to the other thread, so many times. me: 0 or 1. */
+void peak_handover(int *turn, int me, long count)
+{
+    for (long n = 0; n < count; n++) {
+        while (__atomic_load_n(turn, __ATOMIC_ACQUIRE) != me)
+            continue;
+        __atomic_store_n(turn, !me, __ATOMIC_RELEASE);
+    }
 }
 
 void peak_copy(void *to, const void *from, size_t bytes) { memcpy(to, from, bytes); }

@@ -43,6 +43,8 @@ def library(real: str, width: int, flags: tuple[str, ...]) -> ctypes.CDLL:
     loaded.peak_multiply_add.restype = ctypes.c_double
     loaded.peak_copy.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t]
     loaded.peak_copy.restype = None
+    loaded.peak_handover.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_long]
+    loaded.peak_handover.restype = None
     return loaded
 
 
@@ -82,7 +84,8 @@ def _best(seconds: float, block: Callable[[int], float], size: int) -> float:
 
 
 def speed(bound: str, isa: str, dtype: str, threads: int) -> Callable[[float], float]:
-    """A function that measures for so many seconds and returns operations, or bytes read and written, a second."""
+    """A function that measures for so many seconds and returns what was done a second: operations, bytes read and
+    written, or ways of a cache line to another processor and back ("handovers")."""
     real = {"float32": "float", "float64": "double"}[dtype]
     widths = WIDTHS.get(isa, WIDTHS["generic"])
     libraries = [library(real, width, tuple(flags)) for width, flags in widths]
@@ -101,6 +104,14 @@ def speed(bound: str, isa: str, dtype: str, threads: int) -> Callable[[float], f
             return on_threads(threads, work)
 
         return lambda seconds: 2 * part * threads * _best(seconds, copy, 1)
+
+    if bound == "handovers":
+        turn = ctypes.c_int(0)
+
+        def hand_over(count: int) -> float:
+            return on_threads(2, lambda index: libraries[0].peak_handover(ctypes.byref(turn), index, count))
+
+        return lambda seconds: _best(seconds, hand_over, 100)
 
     def multiply_adds(seconds: float) -> float:
         best = 0.0

@@ -45,6 +45,9 @@ def head(facts: dict[str, Any]) -> str:
         bound, threads = key.split(", ")
         name = {"multiply-adds": "multiply-add peak", "bytes": "copy, read and written"}[bound]
         lines.append(f"{name}, {_threads(int(threads))}: {speed / 1e9:.1f} {UNIT[bound]}")
+    if facts.get("handover"):
+        low, high = (1e9 * seconds for seconds in facts["handover"])
+        lines.append(f"a cache line to another processor and back: {low:.0f} to {high:.0f} ns")
     if (facts["disturbance"] or 0) > DISTURBED:
         lines.append(f"DISTURBED: other processes kept {facts['disturbance']:.2f} processors busy. Do not quote this.")
     lines += [f"{side}: not measured ({reason})" for side, reason in facts["missing"].items()]

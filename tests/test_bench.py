@@ -49,7 +49,9 @@ class FakeWorker:
 RIGHT = np.linspace(-1, 1, 64, dtype=np.float32).reshape(1, 4, 4, 4)
 
 
-def measure(monkeypatch: pytest.MonkeyPatch, ours: np.ndarray, times: list[float] | None = None) -> harness.Cell:
+def measure(
+    monkeypatch: pytest.MonkeyPatch, ours: np.ndarray, times: list[float] | None = None, threads: int = 1
+) -> harness.Cell:
     sides = {
         "fastconv": FakeWorker(times or [0.001], [ours]),
         "torch-nchw": FakeWorker([0.003, 0.002], [RIGHT]),
@@ -58,7 +60,7 @@ def measure(monkeypatch: pytest.MonkeyPatch, ours: np.ndarray, times: list[float
     }
     monkeypatch.setattr(harness, "Worker", lambda side, isa="": sides[side])
     with harness.Harness(["torch-nchw", "torch-nhwc"], harness.Options(rounds=3)) as measured:
-        return measured.cell("conv2d", problems.load("classic", problems.Conv)[0], "forward", 1)
+        return measured.cell("conv2d", problems.load("classic", problems.Conv)[0], "forward", threads)
 
 
 def test_ratio_is_to_the_best_peer_and_share_to_the_best_peak(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -77,6 +79,16 @@ def test_noise_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     cell = measure(monkeypatch, RIGHT, [0.001 + 0.0001 * i for i in range(100)])
     assert cell.noisy
     assert cell.rounds == 12
+
+
+def test_how_far_apart_processors_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(harness.machine, "available_cores", lambda: 2)
+    assert measure(monkeypatch, RIGHT).handover is None
+    cell = measure(monkeypatch, RIGHT, threads=2)
+    assert cell.handover == pytest.approx(1 / 1e9)  # the longer way of the first and the last
+    assert "and back: 50 to 320 ns" in report.head(_facts() | {"handover": [5e-8, 3.2e-7]})
+    monkeypatch.setattr(harness.machine, "available_cores", lambda: 1)
+    assert measure(monkeypatch, RIGHT, threads=2).handover is None
 
 
 @pytest.mark.parametrize(
