@@ -475,16 +475,22 @@ def test_any_kind_of_array(kind: str, dtype: str) -> None:
 @each_dtype
 def test_where_a_large_image_begins(offset: int, dtype: str, isa: str) -> None:
     """The same to the last bit wherever in a cache line it does, whether or not its columns are packed for that."""
-    x = np.random.default_rng(0).standard_normal((1, 230, 18, 16)).astype(dtype)
+    x = np.random.default_rng(0).standard_normal((3, 230, 18, 16)).astype(dtype)
     weight = np.random.default_rng(1).standard_normal((20, 230, 1, 1)).astype(dtype)
+    turned = weight.reshape(230, 20, 1, 1)
     space = np.empty(x.nbytes + 128, np.uint8)
     start = -space.ctypes.data % 64
-    there = [space[start + at :][: x.nbytes].view(dtype).reshape(x.shape) for at in (0, offset)]
-    there[0][...] = x
-    expected = fc.conv2d(there[0], weight, algorithm="im2col")
-    there[1][...] = x
-    np.testing.assert_array_equal(fc.conv2d(there[1], weight, algorithm="im2col"), expected)
-    np.testing.assert_allclose(expected, fc.conv2d(x, weight, algorithm="reference"), rtol=1e-5, atol=1e-4)
+
+    def results(at: int) -> list[np.ndarray]:
+        there = space[start + at :][: x.nbytes].view(dtype).reshape(x.shape)
+        there[...] = x
+        y = fc.conv2d(there, weight, algorithm="im2col")
+        return [y, fc.conv2d_backward(there, y, turned, needs=(True, False, False), algorithm="im2col")[0]]
+
+    expected = results(0)
+    for ours, right in zip(results(offset), expected, strict=True):
+        np.testing.assert_array_equal(ours, right)
+    np.testing.assert_allclose(expected[0], fc.conv2d(x, weight, algorithm="reference"), rtol=1e-5, atol=1e-4)
 
 
 def test_results_are_fresh_dense_arrays() -> None:
