@@ -471,7 +471,7 @@ def test_any_kind_of_array(kind: str, dtype: str) -> None:
         np.testing.assert_array_equal(getattr(argument, "array", argument), before)
 
 
-@pytest.mark.parametrize("offset", [0, 16, 32, 48])
+@pytest.mark.parametrize("offset", [16, 32, 48])
 @each_dtype
 def test_where_a_large_image_begins(offset: int, dtype: str, isa: str) -> None:
     """The same to the last bit wherever in a cache line it does, whether or not its columns are packed for that."""
@@ -490,7 +490,9 @@ def test_where_a_large_image_begins(offset: int, dtype: str, isa: str) -> None:
     expected = results(0)
     for ours, right in zip(results(offset), expected, strict=True):
         np.testing.assert_array_equal(ours, right)
-    np.testing.assert_allclose(expected[0], fc.conv2d(x, weight, algorithm="reference"), rtol=1e-5, atol=1e-4)
+    right = fc.conv2d(x, weight, algorithm="reference")
+    bound = {"float32": 5e-7, "float64": 1e-15}[dtype]
+    assert np.linalg.norm(expected[0] - right) <= bound * np.linalg.norm(right)
 
 
 def test_results_are_fresh_dense_arrays() -> None:
