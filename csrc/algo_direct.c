@@ -1,5 +1,6 @@
-/* algo_direct.c -- direct convolution, channels first: tiles read the staged image in place, tap by tap, so that nothing is copied more
- * than once. For few filters, and for planes so wide that the few positions computed in vain between rows do not matter. */
+/* algo_direct.c -- direct convolution, channels first: tiles read the image in place, tap by tap, so that nothing is copied more
+ * than once. For few filters, for planes so wide that the few positions computed in vain between rows do not matter, and for planes so small
+ * that their places are better taken one by one. */
 #include "conv.h"
 
 static const char *decline(const fc_conv_plan *plan)
@@ -11,13 +12,29 @@ static const char *decline(const fc_conv_plan *plan)
     return NULL;
 }
 
-static double cost(const fc_conv_plan *plan) { return fc_planes_cost(plan, false); }
+enum { PLANES, POINTS };
 
-static size_t workspace(const fc_conv_plan *plan, int threads) { return fc_planes_workspace(plan, false, threads); }
+static int way(const fc_conv_plan *plan)
+{
+    return !fc_points_decline(plan) && fc_points_cost(plan) < fc_planes_cost(plan, false) ? POINTS : PLANES;
+}
+
+static double cost(const fc_conv_plan *plan)
+{
+    return way(plan) == POINTS ? fc_points_cost(plan) : fc_planes_cost(plan, false);
+}
+
+static size_t workspace(const fc_conv_plan *plan, int threads)
+{
+    return plan->way == POINTS ? fc_points_workspace(plan, threads) : fc_planes_workspace(plan, false, threads);
+}
 
 static void run(const fc_conv_plan *plan, const fc_conv_arrays *arrays, void *space, int threads)
 {
-    fc_planes_run(plan, false, arrays, space, threads);
+    if (plan->way == POINTS)
+        fc_points_run(plan, arrays, space, threads);
+    else
+        fc_planes_run(plan, false, arrays, space, threads);
 }
 
-const fc_conv_algorithm fc_algorithm_direct = {"direct", decline, cost, workspace, run, NULL, NULL};
+const fc_conv_algorithm fc_algorithm_direct = {"direct", decline, cost, workspace, run, NULL, way};

@@ -70,6 +70,8 @@ bool fc_takes_taps_apart(const fc_conv_plan *plan);
 ptrdiff_t fc_sweep_parts(const fc_conv_plan *plan);
 /* weight_offset: bytes from what fc_part_weights gives to the part's own. */
 fc_sweep fc_sweep_part(const fc_conv_plan *plan, ptrdiff_t part, ptrdiff_t *weight_offset);
+ptrdiff_t fc_part_tap(const fc_conv_plan *plan,
+                      ptrdiff_t weight_offset); /* the kernel index of a part's tap, taken apart */
 /* The weights of taps taken apart are a copy of so many bytes at the workspace's beginning, (taps, out_channels, in_channels /
  * groups); so much of the limit is left to compute in. */
 size_t fc_part_weight_bytes(const fc_conv_plan *plan);
@@ -231,6 +233,11 @@ void fc_dilated_run(const fc_conv_plan *plan, const fc_conv_arrays *arrays, char
 double fc_planes_cost(const fc_conv_plan *plan, bool packed); /* estimated seconds on one thread */
 size_t fc_planes_workspace(const fc_conv_plan *plan, bool packed, int threads);
 void fc_planes_run(const fc_conv_plan *plan, bool packed, const fc_conv_arrays *arrays, void *workspace, int threads);
+/* Channels first, forward and input gradient of stride 1, with small planes or taps that lie outside the input of many places. */
+const char *fc_points_decline(const fc_conv_plan *plan); /* NULL, or why not: then the others may not be called */
+double fc_points_cost(const fc_conv_plan *plan);
+size_t fc_points_workspace(const fc_conv_plan *plan, int threads);
+void fc_points_run(const fc_conv_plan *plan, const fc_conv_arrays *arrays, void *workspace, int threads);
 /* Channels last, forward and input gradient. */
 size_t fc_pixels_workspace(const fc_conv_plan *plan, int threads);
 void fc_pixels_run(const fc_conv_plan *plan, const fc_conv_arrays *arrays, void *workspace, int threads);

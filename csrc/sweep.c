@@ -199,6 +199,8 @@ fc_sweep fc_sweep_part(const fc_conv_plan *plan, ptrdiff_t part, ptrdiff_t *weig
     return s;
 }
 
+ptrdiff_t fc_part_tap(const fc_conv_plan *plan, ptrdiff_t weight_offset) { return weight_offset / tap_bytes(plan); }
+
 size_t fc_part_weight_bytes(const fc_conv_plan *plan)
 {
     const ptrdiff_t *kernel = plan->problem.kernel;
@@ -251,7 +253,7 @@ static const void *part_weights(const fc_conv_plan *plan, const void *weight, vo
     if (fc_sweep_parts(plan) == 1) {
         ptrdiff_t offset;
         fc_sweep_part(plan, 0, &offset);
-        s.only = offset / tap_bytes(plan);
+        s.only = fc_part_tap(plan, offset);
     }
     fc_parallel(threads, fc_ceil_div(plan->problem.out_channels, SORTED), sort_filters, &s);
     return space;
