@@ -14,6 +14,9 @@ enum {
     BLOCK_BYTES = 640 << 10, /* of v and m: they stay in the second-level cache */
     MOST_FILTERS = 8,        /* of a part */
     FILTERS = 16,            /* of a task that transforms them */
+    OWN_BYTES =
+        128
+        << 10, /* of a group's transformed filters, that every worker transforms for itself: others' come from afar */
     MOST_LANES = 16,
 };
 
@@ -34,6 +37,7 @@ typedef struct shape {
     ptrdiff_t u_pitch, u;          /* of a group */
     ptrdiff_t reach[2], stage;     /* positions of a block's input; elements */
     ptrdiff_t taps, offsets, list; /* elements, entries */
+    bool own;                      /* every worker has filters of its own, of one group at a time */
     size_t worker, shared;         /* bytes */
 } shape;
 
@@ -142,52 +146,20 @@ static shape shape_of(const fc_conv_plan *plan, const view *w)
     h.u = points * h.u_pitch;
     h.stage = area * lanes;
     h.taps = w->taps[0] * w->taps[1] * lanes;
-    h.worker =
-        fc_worker_pitch(fc_round_up((points * (h.v_pitch + h.m_pitch) + h.stage + h.taps) * element, FC_ALIGNMENT) +
-                        6 * FC_ALIGNMENT + fc_round_up(area * (ptrdiff_t)sizeof(ptrdiff_t), FC_ALIGNMENT) +
-                        fc_round_up(h.tiles * (ptrdiff_t)sizeof(place), FC_ALIGNMENT));
-    h.shared = (size_t)(plan->problem.groups * h.u * element);
+    h.own = h.u * element <= OWN_BYTES;
+    h.worker = fc_worker_pitch(
+        fc_round_up((points * (h.v_pitch + h.m_pitch) + h.stage + h.taps + (h.own ? h.u : 0)) * element, FC_ALIGNMENT) +
+        8 * FC_ALIGNMENT + fc_round_up(area * (ptrdiff_t)sizeof(ptrdiff_t), FC_ALIGNMENT) +
+        fc_round_up(h.tiles * (ptrdiff_t)sizeof(place), FC_ALIGNMENT));
+    h.shared = h.own ? 0 : (size_t)(plan->problem.groups * h.u * element);
     return h;
 }
 
-/* ---- the filters ------------------------------------------------------------------------------------------ */
-
-static void transform_filters(void *context, ptrdiff_t index, int worker)
-{
-    const job *j = context;
-    const view *w = j->view;
-    const shape *h = j->shape;
-    const fc_kernels *kernels = j->plan->kernels;
-    const ptrdiff_t element = (ptrdiff_t)fc_size_of(j->plan->problem.dtype), lanes = kernels->lanes,
-                    kernel = (ptrdiff_t)w->taps[0] * w->taps[1], blocks = fc_ceil_div(w->filters, FILTERS),
-                    group = index / blocks, first = index % blocks * FILTERS,
-                    pitch = (w->turned ? w->filters : 1) * kernel;
-    char *taps = j->workspace + (size_t)worker * h->worker;
-    ptrdiff_t at[FC_WINOGRAD_TAPS * FC_WINOGRAD_TAPS];
-    for (ptrdiff_t t = 0; t < kernel; t++)
-        at[t] = (w->turned ? kernel - 1 - t : t) * lanes;
-    for (ptrdiff_t f = first; f < fc_min(first + FILTERS, w->filters); f++)
-        for (ptrdiff_t v = 0; v < w->vectors; v++) {
-            const ptrdiff_t c = v * lanes, of = w->turned ? (group * w->channels + c) * w->filters + f
-                                                          : (group * w->filters + f) * w->channels + c;
-            kernels->planes_in(j->weight + of * kernel * element, pitch, fc_min(lanes, w->channels - c), kernel, false,
-                               taps, NULL);
-            const fc_winograd_filter filter = {.size = {{w->taps[0], w->taps[1]}, {h->axis[0].pairs, h->axis[1].pairs}},
-                                               .from = taps,
-                                               .at = at,
-                                               .count = 1,
-                                               .to =
-                                                   j->shared + (group * h->u + (v * w->filters + f) * lanes) * element,
-                                               .pitch = h->u_pitch,
-                                               .streamed = j->past};
-            kernels->winograd_filter(&filter);
-        }
-}
-
-/* ---- a block ---------------------------------------------------------------------------------------------- */
+/* ---- what a worker has ------------------------------------------------------------------------------------ */
 
 typedef struct space {
-    char *v, *m, *stage;
+    ptrdiff_t *group; /* whose filters are its own, or -1 */
+    char *v, *m, *stage, *taps, *own;
     ptrdiff_t *offsets;
     place *places;
 } space;
@@ -198,13 +170,58 @@ static space space_of(const job *j, int worker)
     const ptrdiff_t element = (ptrdiff_t)fc_size_of(j->plan->problem.dtype), points = h->points[0] * h->points[1];
     char *at = j->workspace + (size_t)worker * h->worker;
     space s;
+    s.group = fc_take(&at, sizeof *s.group);
     s.v = fc_take(&at, points * h->v_pitch * element);
     s.m = fc_take(&at, points * h->m_pitch * element);
     s.stage = fc_take(&at, h->stage * element);
+    s.taps = fc_take(&at, h->taps * element);
+    s.own = fc_take(&at, (h->own ? h->u : 0) * element);
     s.offsets = fc_take(&at, h->reach[0] * h->reach[1] * (ptrdiff_t)sizeof(ptrdiff_t));
     s.places = fc_take(&at, 0);
     return s;
 }
+
+/* ---- the filters ------------------------------------------------------------------------------------------ */
+
+/* Filters from first to last of a group, to where it has them; taps: room. */
+static void transform_filters(const job *j, ptrdiff_t group, ptrdiff_t first, ptrdiff_t last, char *taps, char *to)
+{
+    const view *w = j->view;
+    const shape *h = j->shape;
+    const fc_kernels *kernels = j->plan->kernels;
+    const ptrdiff_t element = (ptrdiff_t)fc_size_of(j->plan->problem.dtype), lanes = kernels->lanes,
+                    kernel = (ptrdiff_t)w->taps[0] * w->taps[1], pitch = (w->turned ? w->filters : 1) * kernel;
+    ptrdiff_t at[FC_WINOGRAD_TAPS * FC_WINOGRAD_TAPS];
+    for (ptrdiff_t t = 0; t < kernel; t++)
+        at[t] = (w->turned ? kernel - 1 - t : t) * lanes;
+    for (ptrdiff_t f = first; f < last; f++)
+        for (ptrdiff_t v = 0; v < w->vectors; v++) {
+            const ptrdiff_t c = v * lanes, of = w->turned ? (group * w->channels + c) * w->filters + f
+                                                          : (group * w->filters + f) * w->channels + c;
+            kernels->planes_in(j->weight + of * kernel * element, pitch, fc_min(lanes, w->channels - c), kernel, false,
+                               taps, NULL);
+            const fc_winograd_filter filter = {.size = {{w->taps[0], w->taps[1]}, {h->axis[0].pairs, h->axis[1].pairs}},
+                                               .from = taps,
+                                               .at = at,
+                                               .count = 1,
+                                               .to = to + (v * w->filters + f) * lanes * element,
+                                               .pitch = h->u_pitch,
+                                               .streamed = !h->own && j->past};
+            kernels->winograd_filter(&filter);
+        }
+}
+
+static void share_filters(void *context, ptrdiff_t index, int worker)
+{
+    const job *j = context;
+    const view *w = j->view;
+    const shape *h = j->shape;
+    const ptrdiff_t blocks = fc_ceil_div(w->filters, FILTERS), group = index / blocks, first = index % blocks * FILTERS;
+    transform_filters(j, group, first, fc_min(first + FILTERS, w->filters), space_of(j, worker).taps,
+                      j->shared + group * h->u * (ptrdiff_t)fc_size_of(j->plan->problem.dtype));
+}
+
+/* ---- a block ---------------------------------------------------------------------------------------------- */
 
 /* Where a set's block lies. */
 typedef struct block {
@@ -304,7 +321,7 @@ static void multiply(const job *j, const block *b, ptrdiff_t first, ptrdiff_t fi
     const shape *h = j->shape;
     const ptrdiff_t element = (ptrdiff_t)fc_size_of(j->plan->problem.dtype), lanes = j->plan->kernels->lanes;
     fc_winograd_tile_kernel *kernel = j->plan->kernels->winograd_tile[1][filters - 1];
-    const char *u = j->shared + (b->group * h->u + first * lanes) * element;
+    const char *u = (h->own ? s->own : j->shared + b->group * h->u * element) + first * lanes * element;
     for (int i = 0; i < h->points[0]; i++)
         for (int k = 0; k < h->points[1]; k++) {
             const ptrdiff_t point = i * h->points[1] + k, v_step = 2 * w->channels * lanes * element,
@@ -365,6 +382,9 @@ static void run_block(void *context, ptrdiff_t index, int worker)
     const shape *h = j->shape;
     const space s = space_of(j, worker);
     const block b = block_at(j, index, s.places);
+    if (h->own && *s.group != b.group)
+        transform_filters(j, b.group, 0, j->view->filters, s.taps, s.own);
+    *s.group = b.group;
     for (ptrdiff_t t = 0; t < b.places; t++) {
         list_slots(t, j->view->channels, j->plan->kernels->lanes, s.places[t].slots[0]);
         list_slots(t, h->part, j->plan->kernels->lanes, s.places[t].slots[1]);
@@ -420,6 +440,9 @@ void fc_winograd_images_run(const fc_conv_plan *plan, const fc_conv_arrays *arra
              .workspace = space,
              .shared = space + (size_t)threads * h.worker,
              .past = threads > 1};
-    fc_parallel(threads, plan->problem.groups * fc_ceil_div(w.filters, FILTERS), transform_filters, &j);
+    if (!h.own)
+        fc_parallel(threads, plan->problem.groups * fc_ceil_div(w.filters, FILTERS), share_filters, &j);
+    for (int i = 0; i < threads; i++)
+        *space_of(&j, i).group = -1;
     fc_parallel(threads, plan->problem.groups * w.sets * h.blocks, run_block, &j);
 }
