@@ -432,11 +432,11 @@ static void fetch_weights(const desk *d, ptrdiff_t m, ptrdiff_t rows, ptrdiff_t 
     if (h->turn_panels) {
         const char *turned =
             p->unturned + (((p->first_group + d->group) * s->channels + k0) * s->filters + m) * element;
-        for (ptrdiff_t k = i * depth / parts; k < (i + 1) * depth / parts; k++)
+        for (ptrdiff_t k = fc_quotient(i * depth, parts), end = fc_quotient((i + 1) * depth, parts); k < end; k++)
             fetch(turned + k * s->filters * element, rows * element);
     } else if (!p->unturned) {
         const char *weight = p->weight + ((d->group * p->filters + m) * total + k0) * element;
-        for (ptrdiff_t r = i * rows / parts; r < (i + 1) * rows / parts; r++)
+        for (ptrdiff_t r = fc_quotient(i * rows, parts), end = fc_quotient((i + 1) * rows, parts); r < end; r++)
             fetch(weight + r * total * element, depth * element);
     }
 }
@@ -449,7 +449,8 @@ static void look_ahead(const desk *d, fc_tile *t, ptrdiff_t m, ptrdiff_t b, ptrd
     const shape *h = d->p->shape;
     const ptrdiff_t element = (ptrdiff_t)fc_size_of(d->p->plan->problem.dtype), plane = fc_sweep_input(s);
     const bool inner = h->blocks == h->depth_blocks, same = !inner && b + 1 < h->depth_blocks, first = m == d->first;
-    const ptrdiff_t panel = (m - d->first) / h->panel_rows, panels = fc_ceil_div(d->last - d->first, h->panel_rows);
+    const ptrdiff_t panel = fc_quotient(m - d->first, h->panel_rows),
+                    panels = fc_quotient(d->last - d->first + h->panel_rows - 1, h->panel_rows);
     const ptrdiff_t from = d->in[d->tiles[i].first_run].from, k0 = b * h->depth,
                     k1 = same    ? k0 + h->depth
                          : inner ? k0
@@ -469,19 +470,19 @@ static void look_ahead(const desk *d, fc_tile *t, ptrdiff_t m, ptrdiff_t b, ptrd
         return;
     const char *image = d->image + (k1 * plane + (same ? 0 : d->next_place - d->first_place)) * element;
     if (d->images) { /* each tile a part of the same length */
-        const ptrdiff_t block = depth * plane, all = d->images * block, part = fc_ceil_div(all, panels * d->tile_count),
+        const ptrdiff_t block = depth * plane, all = d->images * block, part = fc_quotient(all - 1, panels * d->tile_count) + 1,
                         at = (panel * d->tile_count + i) * part, n = fc_quotient(at, block);
         if (at >= all)
             return;
         t->ahead = image + (d->first_place + n * s->groups * s->channels * plane + at - n * block) * element;
         t->ahead_step = h->width;
-        t->ahead_count = fc_ceil_div(part, h->width);
+        t->ahead_count = fc_quotient(part + h->width - 1, h->width);
     } else { /* the same columns: each panel its part of the rows; or, if they are packed, all of them late, since they need room */
         const bool unpacked = d->tiles[i].in_place, last = m + h->panel_rows >= d->last;
-        const ptrdiff_t r0 = unpacked ? panel * depth / panels
+        const ptrdiff_t r0 = unpacked ? fc_quotient(panel * depth, panels)
                              : last   ? 0
                                       : depth,
-                        r1 = unpacked ? (panel + 1) * depth / panels : depth;
+                        r1 = unpacked ? fc_quotient((panel + 1) * depth, panels) : depth;
         t->ahead = image + (from + r0 * plane) * element;
         t->ahead_count = r1 - r0;
     }
