@@ -1473,7 +1473,7 @@ static void run_weights(const fc_conv_plan *plan, const fc_conv_arrays *arrays, 
                      .joined = 1,
                      .apart = h.joined,
                      .transform = plan->kernels->winograd_spread};
-    j.past = threads > 1;
+    j.past = fc_threads_apart(threads);
     j.in.joined = h.joined;
     for (j.group = 0; j.group < w.groups; j.group++)
         for (j.range = 0; j.range < vectors; j.range += h.range * panel_vectors) {
@@ -1635,7 +1635,7 @@ static void run(const fc_conv_plan *plan, const fc_conv_arrays *arrays, void *sp
              .shared = (char *)space + (size_t)threads * h.worker,
              .threads = threads,
              .turned = !forward,
-             .past = threads > 1};
+             .past = fc_threads_apart(threads)};
     for (j.group = 0; j.group < w.groups; j.group++) {
         if (h.kept) {
             fc_parallel(threads, h.panels * fc_ceil_div(w.depth, KEPT_CHANNELS), keep_filters, &j);

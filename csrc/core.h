@@ -56,6 +56,9 @@ void fc_parallel(int threads, ptrdiff_t tasks, fc_task *task, void *context);
 /* The same for tasks that are alike and do little but move memory: each worker has a stretch of them, and leaves the last few of another's
  * to it, since what they move lies in its cache. */
 void fc_parallel_alike(int threads, ptrdiff_t tasks, fc_task *task, void *context);
+/* Whether threads have no cache in common: then what others read is better written past all of them. Measured, as it changes where a virtual
+ * machine's processors are moved; results do not depend on it. Not to be called by a task. */
+bool fc_threads_apart(int threads);
 /* Which of them most likely comes next on the same worker: what it reads can be fetched. It may be none, past the last. */
 ptrdiff_t fc_task_after(int threads, ptrdiff_t tasks, ptrdiff_t index);
 

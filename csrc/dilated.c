@@ -225,7 +225,10 @@ void fc_dilated_run(const fc_conv_plan *plan, const fc_conv_arrays *arrays, char
     const bool last = p->layout == FC_CHANNELS_LAST;
     size_t x_bytes, y_bytes;
     (void)bytes_of(plan, &c, images, &x_bytes, &y_bytes); /* they fit, or the plan would have been declined */
-    copy x = {.kernels = plan->kernels, .inner = last ? 1 : p->in_channels, .scalar = !last, .past = threads > 1},
+    copy x = {.kernels = plan->kernels,
+              .inner = last ? 1 : p->in_channels,
+              .scalar = !last,
+              .past = fc_threads_apart(threads)},
          y = x;
     y.inner = last ? 1 : p->out_channels;
     x.unit = (last ? p->in_channels : 1) * element;

@@ -249,7 +249,7 @@ static const void *part_weights(const fc_conv_plan *plan, const void *weight, vo
 {
     if (!plan->apart)
         return weight;
-    sorted s = {.plan = plan, .from = weight, .to = space, .only = -1, .past = threads > 1};
+    sorted s = {.plan = plan, .from = weight, .to = space, .only = -1, .past = fc_threads_apart(threads)};
     if (fc_sweep_parts(plan) == 1) {
         ptrdiff_t offset;
         fc_sweep_part(plan, 0, &offset);

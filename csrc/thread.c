@@ -334,6 +334,99 @@ void fc_parallel(int threads, ptrdiff_t tasks, fc_task *task, void *context)
     run_parallel(threads, tasks, task, context, false);
 }
 
+/* ---- how far threads are apart ----------------------------------------------------------------------------- */
+
+static atomic_int forced_apart = -1;
+
+void fc_threads_set_apart(int apart) { atomic_store(&forced_apart, apart); }
+
+#define APART_SECONDS                                                                                                  \
+    220e-9 /* of a cache line to another thread and back: 50 to 110 ns in a common cache, 320 to 390 without */
+#define APART_AGE 0.05        /* seconds that an answer is good for */
+#define APART_PATIENCE 100e-6 /* after which whoever does not answer has no processor now */
+enum { APART_ROUNDS = 8, APART_TRIES = 3, APART_SPINS = 256 /* between looks at the clock */ };
+
+typedef struct handover {
+    _Alignas(64) atomic_int line;  /* odd: sent to the other; even: back */
+    _Alignas(64) atomic_int other; /* whose turn it is; negative: nobody's any more */
+    double start;
+} handover;
+
+/* False if patience runs out first, or, where `stop` is given, it is negative. */
+static bool wait_for(atomic_int *value, int wanted, atomic_int *stop, double start)
+{
+    for (int spins = 0; atomic_load_explicit(value, memory_order_acquire) != wanted; spins++) {
+        if (stop && atomic_load_explicit(stop, memory_order_relaxed) < 0)
+            return false;
+        if (spins % APART_SPINS == APART_SPINS - 1 && omp_get_wtime() - start > APART_PATIENCE)
+            return false;
+    }
+    return true;
+}
+
+/* Seconds to the worker and back, or 0 if it does not answer. */
+static double handover_to(handover *h, int worker, int *sent)
+{
+    double best = 0;
+    atomic_store(&h->other, worker);
+    for (int t = 0; t < APART_TRIES; t++) {
+        const double start = omp_get_wtime();
+        for (int i = 0; i < APART_ROUNDS; i++, *sent += 2) {
+            atomic_store_explicit(&h->line, *sent + 1, memory_order_release);
+            if (!wait_for(&h->line, *sent + 2, NULL, h->start))
+                return 0;
+        }
+        const double seconds = (omp_get_wtime() - start) / APART_ROUNDS;
+        best = t == 0 || seconds < best ? seconds : best;
+    }
+    return best;
+}
+
+static void answer_handovers(handover *h, int worker)
+{
+    int sent = (worker - 1) * APART_TRIES * APART_ROUNDS * 2;
+    if (!wait_for(&h->other, worker, &h->other, h->start))
+        return;
+    for (int i = 0; i < APART_TRIES * APART_ROUNDS; i++, sent += 2) {
+        if (!wait_for(&h->line, sent + 1, &h->other, h->start))
+            return;
+        atomic_store_explicit(&h->line, sent + 2, memory_order_release);
+    }
+}
+
+bool fc_threads_apart(int threads)
+{
+    static atomic_bool apart = true;
+    static _Atomic(double) until;
+    const int forced = atomic_load_explicit(&forced_apart, memory_order_relaxed);
+    if (threads < 2 || forced >= 0)
+        return threads > 1 && forced;
+    const double now = omp_get_wtime();
+    double old = atomic_load_explicit(&until, memory_order_relaxed);
+    const int team = inside || now < old ? 1 : team_size(threads);
+    /* one of several callers measures */
+    if (team < 2 || !atomic_compare_exchange_strong(&until, &old, now + APART_AGE))
+        return atomic_load_explicit(&apart, memory_order_relaxed);
+    handover h = {.start = now};
+    atomic_fetch_add_explicit(&busy, team, memory_order_relaxed);
+#pragma omp parallel num_threads(team)
+    {
+        if (omp_get_thread_num() > 0) {
+            answer_handovers(&h, omp_get_thread_num());
+        } else {
+            double seconds = 1;
+            int sent = 0;
+            for (int i = 1; i < omp_get_num_threads() && seconds > 0 && (i == 1 || seconds < APART_SECONDS); i++)
+                seconds = handover_to(&h, i, &sent);
+            atomic_store(&h.other, -1);
+            if (seconds > 0)
+                atomic_store_explicit(&apart, seconds >= APART_SECONDS, memory_order_relaxed);
+        }
+    }
+    atomic_fetch_sub_explicit(&busy, team, memory_order_relaxed);
+    return atomic_load_explicit(&apart, memory_order_relaxed);
+}
+
 void fc_parallel_alike(int threads, ptrdiff_t tasks, fc_task *task, void *context)
 {
     run_parallel(threads, tasks, task, context, true);
@@ -343,6 +436,14 @@ void fc_parallel_alike(int threads, ptrdiff_t tasks, fc_task *task, void *contex
 
 int fc_openmp(void) { return 0; }
 int fc_default_threads(void) { return 1; }
+
+bool fc_threads_apart(int threads)
+{
+    (void)threads;
+    return false;
+}
+
+void fc_threads_set_apart(int apart) { (void)apart; }
 
 ptrdiff_t fc_task_after(int threads, ptrdiff_t tasks, ptrdiff_t index)
 {

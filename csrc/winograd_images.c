@@ -439,7 +439,7 @@ void fc_winograd_images_run(const fc_conv_plan *plan, const fc_conv_arrays *arra
              .out = w.turned ? arrays->x : arrays->y,
              .workspace = space,
              .shared = space + (size_t)threads * h.worker,
-             .past = threads > 1};
+             .past = fc_threads_apart(threads)};
     if (!h.own)
         fc_parallel(threads, plan->problem.groups * fc_ceil_div(w.filters, FILTERS), share_filters, &j);
     for (int i = 0; i < threads; i++)

@@ -105,6 +105,7 @@ cdef extern from "fastconv.h" nogil:
     fc_status fc_isa_select(const char *)
     int fc_openmp()
     int fc_default_threads()
+    void fc_threads_set_apart(int)
     const char *fc_compiler()
     void *fc_memory_acquire(size_t)
     void fc_memory_release(void *)
@@ -154,6 +155,11 @@ def openmp():
 def default_threads():
     """Number of threads that affinity, cgroup quota and OMP_NUM_THREADS allow."""
     return fc_default_threads()
+
+
+def set_apart(apart):
+    """For tests: write what threads share past the caches (True) or not (False), or as is measured to be better (None)."""
+    fc_threads_set_apart(-1 if apart is None else bool(apart))
 
 
 def compiler():

@@ -40,3 +40,11 @@ def isa(request: pytest.FixtureRequest) -> Iterator[str]:
     _native.isa_select(request.param)
     yield request.param
     _native.isa_select(before)
+
+
+@pytest.fixture(params=[False, True])
+def apart(request: pytest.FixtureRequest) -> Iterator[bool]:
+    """Runs the test as if threads had a cache in common, and as if they had none."""
+    _native.set_apart(request.param)
+    yield request.param
+    _native.set_apart(None)

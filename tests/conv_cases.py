@@ -221,6 +221,11 @@ SMALL = [
     Case(1, 6, (9, 20), 34, (3, 3), padding=((5, 4), (6, 5)), dilation=(2, 7), groups=2),
     Case(2, 4, (6, 5), 3, (3, 3), padding=_same(12), dilation=(12, 12)),
     Case(1, 2, (96, 101), 3, (3, 3), padding=_same(2), dilation=(2, 2)),
+    # small planes: places are multiplied one by one
+    Case(9, 300, (7, 7), 70, (1, 1)),
+    Case(2, 260, (9, 5), 134, (1, 1), groups=2),
+    Case(1, 70, (5, 40), 33, (1, 1)),
+    Case(3, 40, (6, 5), 41, (1, 1), padding=((2, 1), (0, 3))),
     # a tile of two rows of a phase: as long as what lies between them in the output
     Case(1, 2, (28, 6), 33, (2, 3), stride=(2, 1), padding=((2, 1), (1, 1)), dilation=(1, 2)),
 ]
@@ -235,4 +240,6 @@ LARGE = [
     Case(2, 72, (30, 29), 33, (3, 3), stride=(2, 2), padding=((1, 0), (0, 1)), dilation=(2, 1)),
     Case(64, 1, (32, 32), 6, (5, 5)),
     Case(3, 40, (33, 34), 48, (3, 3), padding=_same(6), dilation=(6, 6)),
+    Case(9, 280, (14, 14), 290, (1, 1)),
+    Case(2, 100, (20, 20), 70, (3, 3), padding=_same(9), dilation=(9, 9)),
 ]

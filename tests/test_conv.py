@@ -120,7 +120,8 @@ def test_rounding_and_threads(case: Case, layout: str, dtype: str, isa: str) -> 
                     results = compute(which, case, data, layout, algorithm)
                 for actual, expected in zip(results, data.expected[which], strict=True):
                     assert_right(actual, expected, dtype, algorithm, exact=False, what=(which, algorithm))
-                for count in (2, 3, 7):
+                for count, apart in ((2, False), (3, True), (7, None)):
+                    _native.set_apart(apart)
                     with fc.threads(count):
                         again = compute(which, case, data, layout, algorithm)
                     for first, second in zip(results, again, strict=True):

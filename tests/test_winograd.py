@@ -275,7 +275,7 @@ def test_input_gradient_of_few_channels_whose_phases_share_vectors(kernel, strid
 
 
 @pytest.mark.parametrize("threads", [2, 3])
-def test_phases_that_share_vectors_on_any_number_of_threads(threads, isa):
+def test_phases_that_share_vectors_on_any_number_of_threads(threads, isa, apart):
     size, padding = (61, 58), ((2, 2), (1, 3))
     data = arrays(np.random.default_rng(0), "float32", "NCHW", 3, 3, 40, 1, size, padding, (11, 11), (4, 4))
     results = []
@@ -307,7 +307,7 @@ def test_more_threads_than_a_plan_can_use():
         (8, 200, 32, (28, 28)),  # three blocks, which two threads cut into four
     ],
 )
-def test_many_blocks_and_chunks_on_any_number_of_threads(which, batch, channels, filters, size):
+def test_many_blocks_and_chunks_on_any_number_of_threads(which, batch, channels, filters, size, apart):
     padding = ((1, 1), (1, 1))
     with runtime.threads(1):
         data, options, alone = check(which, "float32", "NCHW", batch, channels, filters, 1, size, padding)
@@ -330,9 +330,10 @@ def test_many_blocks_and_chunks_on_any_number_of_threads(which, batch, channels,
         (8, 4, 4, 1, (2, 3), (4, 4)),
         (19, 5, 3, 1, (1, 33), (1, 3)),
         (3, 2, 9, 1, (11, 12), (3, 3)),  # fewer images than would share a vector
+        (32, 3, 70, 2, (12, 14), (5, 5)),  # so many filters that workers share them
     ],
 )
-def test_images_in_the_lanes(batch, channels, filters, groups, size, kernel, which, dtype, isa):
+def test_images_in_the_lanes(batch, channels, filters, groups, size, kernel, which, dtype, isa, apart):
     """Few channels and many images; on any number of threads, with a bias, and whatever the other images hold."""
     padding = ((kernel[0] - 1, kernel[0] // 2), (1, 0))
     with runtime.threads(1):

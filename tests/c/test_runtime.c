@@ -219,6 +219,48 @@ static void check_callers(void)
         CHECK(pthread_join(threads[i], NULL) == 0);
 }
 
+/* ---- how far threads are apart -------------------------------------------------------------------------------- */
+
+static void ask_apart(void *context, ptrdiff_t index, int worker)
+{
+    (void)index;
+    (void)worker;
+    atomic_fetch_add((atomic_int *)context, fc_threads_apart(4) ? 1 : 0); /* a task may not, but it must not hang */
+}
+
+static void *asker(void *threads)
+{
+    for (int i = 0; i < 20; i++) {
+        (void)fc_threads_apart((int)(intptr_t)threads);
+        usleep(5000);
+    }
+    return NULL;
+}
+
+/* It answers at once, for one thread and for many more than there are processors, and whoever else asks; it is what tests make it. */
+static void check_apart(void)
+{
+    CHECK(!fc_threads_apart(1));
+    for (int threads = 2; threads <= 40; threads += 19) {
+        (void)fc_threads_apart(threads);
+        usleep(60000); /* until the answer is too old */
+    }
+    pthread_t threads[CALLERS];
+    for (int i = 0; i < CALLERS; i++)
+        CHECK(pthread_create(&threads[i], NULL, asker, (void *)(intptr_t)(i + 2)) == 0);
+    for (int i = 0; i < CALLERS; i++)
+        CHECK(pthread_join(threads[i], NULL) == 0);
+    usleep(60000);
+    atomic_int count = 0;
+    fc_parallel(2, 50, ask_apart, &count);
+    CHECK(count == 0 || count == 50);
+    for (int apart = 0; apart < 2; apart++) {
+        fc_threads_set_apart(apart);
+        CHECK(fc_threads_apart(2) == (apart && fc_openmp()) && !fc_threads_apart(1));
+    }
+    fc_threads_set_apart(-1);
+}
+
 /* Takes and drops the memory's lock without a pause, so that a fork falls where it is held. */
 static void *hammer(void *stop)
 {
@@ -283,6 +325,7 @@ int main(int argc, char **argv)
     check_memory_is_kept();
     check_memory_at_random();
     check_callers();
+    check_apart();
     if (argc == 1) /* an argument: no fork, for sanitizers */
         check_fork();
     fc_memory_trim();
