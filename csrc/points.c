@@ -99,7 +99,7 @@ static void pack(const desk *d, const fc_sweep *s, ptrdiff_t k0, ptrdiff_t k1)
         for (ptrdiff_t k = k0; k < k1; k++, from += row, to += taps * width * element)
             if (taps == 1)
                 kernels->copy(from, to, columns);
-            else if (taps == 9)
+            else if (taps == 9 && columns >= kernels->lanes)
                 kernels->nines_apart(from, columns, to, width, false);
             else
                 kernels->transpose(from, taps, to, width, columns, taps);

@@ -330,7 +330,7 @@ def test_many_blocks_and_chunks_on_any_number_of_threads(which, batch, channels,
         (8, 4, 4, 1, (2, 3), (4, 4)),
         (19, 5, 3, 1, (1, 33), (1, 3)),
         (3, 2, 9, 1, (11, 12), (3, 3)),  # fewer images than would share a vector
-        (32, 3, 70, 2, (12, 14), (5, 5)),  # so many filters that workers share them
+        (32, 4, 70, 2, (12, 14), (5, 5)),  # so many filters that workers share them
     ],
 )
 def test_images_in_the_lanes(batch, channels, filters, groups, size, kernel, which, dtype, isa, apart):
