@@ -49,15 +49,17 @@ typedef struct planes {
 } planes;
 
 enum {
-    PACKED_BYTES = 768 << 10, /* of the image's block: it stays in the second-level cache beside the rest */
-    WHOLE_BYTES = 1 << 20,    /* the same of a whole reduction, */
-    WHOLE_TILES = 8,          /* if there is room for as many tiles */
-    UNPACKED_PANELS = 12,     /* at most, of filters, if the image is not packed: more meet a tile of it too often */
-    CROSSED_BYTES = 40 << 10, /* of a tile's columns, with the lines that they begin or end within, at most */
-    LATE_BYTES = 1 << 10,     /* of a plane, at most, if tiles are packed one by one, each when it is first needed */
-    TASKS_EACH = 2,           /* of a thread, at least, if some may take longer than others */
-    ROWS_AHEAD = 4,           /* that are fetched while longer ones are packed */
-    END_CYCLES = 50,          /* estimated, of a row's end that is copied to the output */
+    PACKED_BYTES = 768 << 10,  /* of the image's block: it stays in the second-level cache beside the rest */
+    WHOLE_BYTES = 1 << 20,     /* the same of a whole reduction, */
+    WHOLE_TILES = 8,           /* if there is room for as many tiles */
+    UNPACKED_PANELS = 12,      /* at most, of filters, if the image is not packed: more meet a tile of it too often, */
+    UNPACKED_BYTES = 16 << 10, /* unless its columns are so few that the first-level cache holds them and the filters */
+    CROSSED_BYTES = 40 << 10,  /* of a tile's columns, with the lines that they begin or end within, at most */
+    LATE_BYTES = 1 << 10,      /* of a plane, at most, if tiles are packed one by one, each when it is first needed */
+    TASKS_EACH = 2,            /* of a thread, at least, if some may take longer than others; */
+    EXCESS_PERCENT = 8,        /* that a thread may have to do beyond its part, if all take as long */
+    ROWS_AHEAD = 4,            /* that are fetched while longer ones are packed */
+    END_CYCLES = 50,           /* estimated, of a row's end that is copied to the output */
 };
 
 /* The input gradient of a kernel of one tap: filters lie side by side as they are. */
@@ -77,7 +79,8 @@ static shape shape_of(const fc_conv_plan *plan, const fc_sweep *s, bool packed)
     h.panel_rows = fc_ceil_div(s->filters, fc_ceil_div(s->filters, kernels->rows[h.kind]));
     h.depth = fc_depth_block(s->channels, taps, &h.depth_blocks);
     h.in_place = packed && fc_sweep_of_pixels(s);
-    h.unpacked = h.in_place && s->filters <= UNPACKED_PANELS * h.panel_rows;
+    h.unpacked = h.in_place && (s->filters <= UNPACKED_PANELS * h.panel_rows ||
+                                h.depth * (h.width * element + FC_ALIGNMENT) <= UNPACKED_BYTES);
     h.turn_panels = is_turned_by_panels(plan, s, packed);
     h.slim = packed && h.kind == FC_NARROW ? kernels->width[FC_SLIM] : 0;
     const bool whole = packed && h.depth_blocks * h.depth * element * h.width * WHOLE_TILES <= WHOLE_BYTES;
@@ -470,7 +473,8 @@ static void look_ahead(const desk *d, fc_tile *t, ptrdiff_t m, ptrdiff_t b, ptrd
         return;
     const char *image = d->image + (k1 * plane + (same ? 0 : d->next_place - d->first_place)) * element;
     if (d->images) { /* each tile a part of the same length */
-        const ptrdiff_t block = depth * plane, all = d->images * block, part = fc_quotient(all - 1, panels * d->tile_count) + 1,
+        const ptrdiff_t block = depth * plane, all = d->images * block,
+                        part = fc_quotient(all - 1, panels * d->tile_count) + 1,
                         at = (panel * d->tile_count + i) * part, n = fc_quotient(at, block);
         if (at >= all)
             return;
@@ -638,6 +642,12 @@ static bool crosses_lines(const fc_part *part, const shape *h)
            h->depth * (h->width * element + FC_ALIGNMENT) > CROSSED_BYTES;
 }
 
+/* Nobody has much more to do than the others. */
+static bool shared_evenly(ptrdiff_t tasks, int threads)
+{
+    return 100 * fc_round_up(tasks, threads) <= (100 + EXCESS_PERCENT) * tasks;
+}
+
 static void run_part(const fc_part *part, int threads)
 {
     const fc_conv_plan *plan = part->plan;
@@ -677,7 +687,8 @@ static void run_part(const fc_part *part, int threads)
             const ptrdiff_t *c = h.boxes.count, boxes = p.groups * h.boxes.total;
             const bool alike = h.boxes.total * c[0] * c[1] * c[2] * c[3] == s->batch * fc_sweep_places(s);
             ptrdiff_t wanted = 1;
-            while (threads > 1 && boxes * wanted < TASKS_EACH * threads && !(alike && boxes * wanted % threads == 0))
+            while (threads > 1 &&
+                   !(alike ? shared_evenly(boxes * wanted, threads) : boxes * wanted >= TASKS_EACH * threads))
                 wanted++;
             ptrdiff_t least = fc_ceil_div(p.filters, h.filters), most = fc_ceil_div(p.filters, h.panel_rows);
             p.filter_blocks = fc_max(fc_min(wanted, most), least);
