@@ -139,7 +139,7 @@ static shape shape_of(const fc_conv_plan *plan)
     h.direct = p->layout == FC_CHANNELS_FIRST && h.phases == 1;
     ptrdiff_t places = STAGE_BYTES / element;
     for (;; places = fc_max(places * 3 / 4, 1)) {
-        h.boxes = fc_boxes_of(&h.grid, places);
+        h.boxes = fc_boxes_of(&h.grid, places, 1);
         fc_box box = {.count = {h.boxes.count[0], h.boxes.count[1], h.boxes.count[2], h.boxes.count[3]}};
         fc_stage stage = fc_stage_of(&h.grid, &box);
         h.patches = subs_of(&stage) * stage.length[0];

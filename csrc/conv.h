@@ -126,6 +126,8 @@ static inline bool fc_sweep_in_place(const fc_sweep *s)
         whole = whole && s->axis[a].places == s->axis[a].input;
     return whole;
 }
+/* The same problem, of one row, if each place is a pixel and they are all. */
+fc_sweep fc_sweep_in_a_row(const fc_sweep *sweep);
 #define FC_ALIAS 4096 /* bytes; rows a multiple of this apart share cache sets */
 
 /* ---- stage.c: channels first ----------------------------------------------------------------------------- */
@@ -142,7 +144,8 @@ typedef struct fc_boxes {
     ptrdiff_t total;
 } fc_boxes;
 
-fc_boxes fc_boxes_of(const fc_sweep *sweep, ptrdiff_t places);
+/* Rows that are cut are cut to multiples of `unit`. */
+fc_boxes fc_boxes_of(const fc_sweep *sweep, ptrdiff_t places, ptrdiff_t unit);
 fc_box fc_box_at(const fc_sweep *sweep, const fc_boxes *boxes, ptrdiff_t index);
 static inline ptrdiff_t fc_box_places(const fc_box *b) { return b->count[0] * b->count[1] * b->count[2] * b->count[3]; }
 

@@ -80,6 +80,7 @@ typedef struct fc_tile {
     bool accumulate;                    /* add to what C holds */
     bool relu;
     bool streamed; /* C goes past the caches: its rows are whole lines */
+    void *kept;    /* B's rows are copied here side by side, by the kernels that keep them */
     /* memory that is needed soon: a tile's width is fetched in each of so many steps, ahead_step elements apart */
     const void *ahead;
     ptrdiff_t ahead_step, ahead_count;
@@ -454,6 +455,7 @@ typedef struct fc_kernels {     /* one real type on one instruction set */
     fc_tile_kernel *const *tile_rows[FC_WIDTHS];     /* A by rows, B packed   */
     fc_tile_kernel *const *tile_indirect[FC_WIDTHS]; /* A by rows, B indirect */
     fc_tile_kernel *const *tile_panel[FC_WIDTHS];    /* A panel,   B packed; none wide */
+    fc_tile_kernel *const *tile_kept[2];             /* B kept, narrow; A by rows, as a panel */
     /* to[j * to_pitch + i] = from[i * from_pitch + j] for i < rows, j < columns */
     void (*transpose)(const void *from, ptrdiff_t from_pitch, void *to, ptrdiff_t to_pitch, ptrdiff_t rows,
                       ptrdiff_t columns);

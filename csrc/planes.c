@@ -11,7 +11,7 @@
 typedef struct tile {
     ptrdiff_t first_run, runs, columns;
     ptrdiff_t slot; /* -1: it is written straight to the output; else where it is summed up until it is complete */
-    bool in_place;  /* its rows are read where they lie in the image */
+    bool whole;     /* its rows are whole ones of the image: they can be read where they lie */
 } tile;
 
 /* What a worker holds, as element and entry counts. */
@@ -23,7 +23,8 @@ typedef struct shape {
     ptrdiff_t panel_rows; /* of a panel of filters */
     ptrdiff_t depth, depth_blocks;
     bool in_place;         /* columns are packed from the image itself: each place is a pixel of its own */
-    bool unpacked;         /* of those, what fills a tile is multiplied where it lies */
+    bool unpacked;         /* of those, what fills a tile is multiplied where it lies; */
+    bool kept;             /* or there by the first panel of filters alone, which packs it on the way */
     bool turn_panels;      /* weights are turned a panel at a time, as [k][FC_MAX_ROWS] */
     ptrdiff_t blocks;      /* of the reduction that are packed together: all of them, or one */
     ptrdiff_t filters;     /* of a task, at most */
@@ -50,24 +51,27 @@ typedef struct planes {
 
 enum {
     PACKED_BYTES = 768 << 10,  /* of the image's block: it stays in the second-level cache beside the rest */
+    KEPT_BYTES = 320 << 10,    /* the same where the next one is fetched meanwhile, */
     WHOLE_BYTES = 1 << 20,     /* the same of a whole reduction, */
     WHOLE_TILES = 8,           /* if there is room for as many tiles */
     UNPACKED_PANELS = 12,      /* at most, of filters, if the image is not packed: more meet a tile of it too often, */
     UNPACKED_BYTES = 16 << 10, /* unless its columns are so few that the first-level cache holds them and the filters */
     CROSSED_BYTES = 40 << 10,  /* of a tile's columns, with the lines that they begin or end within, at most */
     LATE_BYTES = 1 << 10,      /* of a plane, at most, if tiles are packed one by one, each when it is first needed */
+    TURNED_BYTES = 512 << 10,  /* of a group's weights, that are turned once for all boxes, at most */
     TASKS_EACH = 2,            /* of a thread, at least, if some may take longer than others; */
     EXCESS_PERCENT = 8,        /* that a thread may have to do beyond its part, if all take as long */
     ROWS_AHEAD = 4,            /* that are fetched while longer ones are packed */
     END_CYCLES = 50,           /* estimated, of a row's end that is copied to the output */
 };
 
-/* The input gradient of a kernel of one tap: filters lie side by side as they are. */
+/* The input gradient of a kernel of one tap: filters lie side by side as they are, and, if they are many, are turned when a box needs them. */
 static bool is_turned_by_panels(const fc_conv_plan *plan, const fc_sweep *s, bool packed)
 {
     const fc_axis *ax = s->axis;
     return packed && plan->problem.pass != FC_FORWARD && ax[0].kernel * ax[1].kernel * ax[2].kernel == 1 &&
-           s->filters > plan->kernels->rows[FC_WIDE];
+           s->filters > plan->kernels->rows[FC_WIDE] &&
+           s->filters * s->channels * (ptrdiff_t)fc_size_of(plan->problem.dtype) > TURNED_BYTES;
 }
 
 static shape shape_of(const fc_conv_plan *plan, const fc_sweep *s, bool packed)
@@ -81,14 +85,15 @@ static shape shape_of(const fc_conv_plan *plan, const fc_sweep *s, bool packed)
     h.in_place = packed && fc_sweep_of_pixels(s);
     h.unpacked = h.in_place && (s->filters <= UNPACKED_PANELS * h.panel_rows ||
                                 h.depth * (h.width * element + FC_ALIGNMENT) <= UNPACKED_BYTES);
+    h.kept = h.in_place && !h.unpacked && h.kind == FC_NARROW && s->filters > h.panel_rows;
     h.turn_panels = is_turned_by_panels(plan, s, packed);
     h.slim = packed && h.kind == FC_NARROW ? kernels->width[FC_SLIM] : 0;
     const bool whole = packed && h.depth_blocks * h.depth * element * h.width * WHOLE_TILES <= WHOLE_BYTES;
     h.blocks = whole ? h.depth_blocks : 1;
-    ptrdiff_t places =
-        fc_min((h.blocks > 1 ? WHOLE_BYTES : PACKED_BYTES) / (fc_max(h.depth * h.blocks, 1) * element), 2048);
+    const ptrdiff_t block = h.kept ? KEPT_BYTES : h.blocks > 1 ? WHOLE_BYTES : PACKED_BYTES;
+    ptrdiff_t places = fc_min(block / (fc_max(h.depth * h.blocks, 1) * element), 2048);
     for (places = fc_max(places / h.width, 1) * h.width;; places = fc_max(places / 2, 1)) {
-        h.boxes = fc_boxes_of(s, places);
+        h.boxes = fc_boxes_of(s, places, h.in_place ? h.width : 1);
         fc_box box = {.count = {h.boxes.count[0], h.boxes.count[1], h.boxes.count[2], h.boxes.count[3]}};
         fc_stage stage = fc_stage_of(s, &box);
         ptrdiff_t channels = taps ? fc_min(fc_ceil_div(h.depth, taps) + (h.depth % taps != 0), s->channels) : 0;
@@ -175,7 +180,7 @@ static ptrdiff_t list_runs(const fc_sweep *s, const fc_stage *stage, bool packed
             length += run[i].length;
         const bool whole = (length == width || length == slim) && length == tiles[t].columns;
         tiles[t].slot = whole && ax[2].output_step == 1 ? -1 : slots++;
-        tiles[t].in_place = given->unpacked && tiles[t].runs == 1 && whole;
+        tiles[t].whole = in_place && tiles[t].runs == 1 && length == width;
     }
     return last + 1;
 }
@@ -247,7 +252,7 @@ static void pack(const planes *p, const tile *t, const fc_run *runs, ptrdiff_t d
     const ptrdiff_t element = (ptrdiff_t)fc_size_of(p->plan->problem.dtype),
                     width = t->columns <= p->shape->slim ? p->shape->slim : p->shape->width;
     const fc_run *first = runs + t->first_run, *last = first + t->runs - 1;
-    if (t->in_place)
+    if (t->whole && p->shape->unpacked)
         return;
     if (t->runs == 1 && first->length == width) {
         kernels->copy_rows(from + first->from * element, offsets, depth, width, to);
@@ -273,8 +278,9 @@ static void pack_all(const planes *p, const tile *tiles, ptrdiff_t tile_count, c
     for (ptrdiff_t t = 0; t < tile_count;) {
         const fc_run *first = runs + tiles[t].first_run;
         ptrdiff_t count = 0; /* tiles that are whole, and follow one another in the image */
-        while (t + count < tile_count && !tiles[t + count].in_place && tiles[t + count].runs == 1 &&
-               first[count].length == width && first[count].from == first->from + count * width)
+        while (t + count < tile_count && !(tiles[t + count].whole && p->shape->unpacked) &&
+               tiles[t + count].runs == 1 && first[count].length == width &&
+               first[count].from == first->from + count * width)
             count++;
         if (count == 0)
             pack(p, &tiles[t], runs, depth, offsets, from, end, to + t * pitch * element);
@@ -303,7 +309,7 @@ typedef struct desk {
     bool foreseen;                     /* what is read next is known: each place is a pixel, of all of them */
     ptrdiff_t images;                  /* of the box, if it is whole ones; else 0 */
     ptrdiff_t first_place, next_place; /* in the image: of the box, and of the worker's next one, or -1 */
-    bool late;                         /* tiles are packed when the first panel needs them */
+    bool late, close;                  /* tiles are packed when the first panel needs them; and fetched then */
     bool copied;                       /* rows of weights are copied */
 } desk;
 
@@ -348,7 +354,8 @@ static desk set_up(const planes *p, ptrdiff_t index, int worker)
     d.image_end = p->in + s->batch * s->groups * s->channels * plane * element;
     d.tile_bytes = (h->depth + 1) * h->width * element;
     d.block_bytes = h->tiles * d.tile_bytes;
-    d.late = h->in_place && plane * element <= LATE_BYTES;
+    d.close = h->in_place && !h->kept && plane * element <= LATE_BYTES;
+    d.late = d.close || h->kept;
     d.foreseen = fc_sweep_in_place(s) && h->in_place;
     d.images = fc_box_places(&box) == box.count[0] * fc_sweep_places(s) ? box.count[0] : 0;
     d.first_place = place_of(s, &box);
@@ -463,13 +470,13 @@ static void look_ahead(const desk *d, fc_tile *t, ptrdiff_t m, ptrdiff_t b, ptrd
     t->ahead_count = 0;
     if (!d->foreseen)
         return;
-    if (d->late && first) { /* tiles come in one after the other meanwhile */
+    if (d->close && first) { /* tiles come in one after the other meanwhile */
         const tile *next = &d->tiles[fc_min(i + 1, d->tile_count - 1)];
         t->ahead = d->image + (k0 * plane + d->in[next->first_run].from) * element;
         t->ahead_count = t->depth;
         return;
     }
-    if (d->late || (!same && d->next_place < 0))
+    if (d->close || (!same && d->next_place < 0))
         return;
     const char *image = d->image + (k1 * plane + (same ? 0 : d->next_place - d->first_place)) * element;
     if (d->images) { /* each tile a part of the same length */
@@ -482,7 +489,7 @@ static void look_ahead(const desk *d, fc_tile *t, ptrdiff_t m, ptrdiff_t b, ptrd
         t->ahead_step = h->width;
         t->ahead_count = fc_quotient(part + h->width - 1, h->width);
     } else { /* the same columns: each panel its part of the rows; or, if they are packed, all of them late, since they need room */
-        const bool unpacked = d->tiles[i].in_place, last = m + h->panel_rows >= d->last;
+        const bool unpacked = d->tiles[i].whole && (h->unpacked || h->kept), last = m + h->panel_rows >= d->last;
         const ptrdiff_t r0 = unpacked ? fc_quotient(panel * depth, panels)
                              : last   ? 0
                                       : depth,
@@ -508,6 +515,7 @@ static void run_panel(const desk *d, ptrdiff_t m, ptrdiff_t b, ptrdiff_t b0)
                                     : p->packed    ? kernels->tile_rows[h->kind]
                                                    : kernels->tile_indirect[h->kind];
     fc_tile_kernel *const *slim = h->turn_panels ? kernels->tile_panel[FC_SLIM] : kernels->tile_rows[FC_SLIM];
+    fc_tile_kernel *const *keeping = kernels->tile_kept[h->turn_panels];
     fc_tile t = panel_of(d, m, rows, b);
     for (ptrdiff_t k = 0; pack_now && k < t.depth; k++)
         d->offsets[k] = (k0 + k) * plane;
@@ -516,10 +524,12 @@ static void run_panel(const desk *d, ptrdiff_t m, ptrdiff_t b, ptrdiff_t b0)
         if (!at->runs) /* it lies between places */
             continue;
         const fc_run *out = d->out + at->first_run;
-        t.b = at->in_place ? d->image + (d->in[at->first_run].from + k0 * plane) * element
-              : p->packed  ? d->packed + (b - b0) * d->block_bytes + i * d->tile_bytes
-                           : d->staged + i * h->width * element;
-        t.ldb = at->in_place ? plane : at->columns <= h->slim ? h->slim : h->width;
+        const bool keep = pack_now && h->kept && at->whole, in_place = keep || (h->unpacked && at->whole);
+        char *columns =
+            p->packed ? d->packed + (b - b0) * d->block_bytes + i * d->tile_bytes : d->staged + i * h->width * element;
+        t.b = in_place ? d->image + (d->in[at->first_run].from + k0 * plane) * element : columns;
+        t.ldb = in_place ? plane : at->columns <= h->slim ? h->slim : h->width;
+        t.kept = columns;
         t.streamed = false;
         if (at->slot < 0) {
             t.c = p->out + (channel * output + out->to) * element;
@@ -533,13 +543,13 @@ static void run_panel(const desk *d, ptrdiff_t m, ptrdiff_t b, ptrdiff_t b0)
             t.c = d->slots + row * h->width * element;
             t.ldc = h->width;
         }
-        if (pack_now)
-            pack(p, at, d->in, t.depth, d->offsets, d->image, d->image_end, (char *)t.b);
+        if (pack_now && !keep)
+            pack(p, at, d->in, t.depth, d->offsets, d->image, d->image_end, columns);
         look_ahead(d, &t, m, b, i);
         for (ptrdiff_t r = 0; s->accumulate && b == 0 && at->slot >= 0 && r < rows; r++)
             get_row((size_t)element, out, at->runs, (char *)t.c + r * h->width * element,
                     p->out + (channel + r) * output * element);
-        (at->columns <= h->slim ? slim : kernel)[rows - 1](&t);
+        (keep ? keeping : at->columns <= h->slim ? slim : kernel)[rows - 1](&t);
         if (next)
             fetch_weights(d, m + rows, next, b, i);
         for (ptrdiff_t r = 0; finish && at->slot >= 0 && r < rows; r++)
@@ -651,9 +661,12 @@ static bool shared_evenly(ptrdiff_t tasks, int threads)
 static void run_part(const fc_part *part, int threads)
 {
     const fc_conv_plan *plan = part->plan;
-    const fc_sweep *s = part->sweep;
+    const fc_sweep row = fc_sweep_in_a_row(part->sweep), *s = &row;
     shape h = shape_of(plan, s, part->packed);
-    h.unpacked = h.unpacked && !crosses_lines(part, &h);
+    if (h.unpacked && crosses_lines(part, &h)) {
+        h.unpacked = false;
+        h.kept = h.kind == FC_NARROW && s->filters > h.panel_rows;
+    }
     ptrdiff_t groups, filters;
     bool turn = round_of(plan, s, part->packed, &groups, &filters);
     const ptrdiff_t written = s->batch * s->groups * s->filters * fc_sweep_output(s);
@@ -702,7 +715,7 @@ size_t fc_planes_workspace(const fc_conv_plan *plan, bool packed, int threads)
     size_t most = 0;
     for (ptrdiff_t i = 0; i < parts; i++) {
         ptrdiff_t offset;
-        const fc_sweep s = fc_sweep_part(plan, i, &offset);
+        const fc_sweep of_planes = fc_sweep_part(plan, i, &offset), s = fc_sweep_in_a_row(&of_planes);
         ptrdiff_t groups, filters;
         size_t size = shape_of(plan, &s, packed).worker * (size_t)threads;
         if (round_of(plan, &s, packed, &groups, &filters))
@@ -753,7 +766,7 @@ double fc_planes_cost(const fc_conv_plan *plan, bool packed)
     const ptrdiff_t parts = fc_sweep_parts(plan);
     for (ptrdiff_t i = 0; i < parts; i++) {
         ptrdiff_t offset;
-        const fc_sweep s = fc_sweep_part(plan, i, &offset);
+        const fc_sweep of_planes = fc_sweep_part(plan, i, &offset), s = fc_sweep_in_a_row(&of_planes);
         cycles += sweep_cost(plan, &s, packed);
     }
     return cycles / FC_NOMINAL_HERTZ;

@@ -6,7 +6,7 @@ static ptrdiff_t grid(const fc_sweep *sweep, int axis)
     return axis == 0 ? sweep->batch : sweep->axis[axis - 1].places;
 }
 
-fc_boxes fc_boxes_of(const fc_sweep *sweep, ptrdiff_t places)
+fc_boxes fc_boxes_of(const fc_sweep *sweep, ptrdiff_t places, ptrdiff_t unit)
 {
     fc_boxes b = {{1, 1, 1, 1}, {1, 1, 1, 1}, 1};
     ptrdiff_t room = fc_max(places, 1);
@@ -16,6 +16,8 @@ fc_boxes fc_boxes_of(const fc_sweep *sweep, ptrdiff_t places)
         if (whole) {
             ptrdiff_t most = fc_max(fc_min(room, n), 1);
             b.count[a] = fc_ceil_div(n, fc_ceil_div(n, most));
+            if (a == 3 && most >= unit)
+                b.count[a] = fc_min(fc_round_up(b.count[a], unit), n);
         }
         whole = whole && b.count[a] == n;
         room /= b.count[a];

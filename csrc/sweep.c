@@ -76,6 +76,21 @@ fc_sweep fc_sweep_backward_input(const fc_conv_plan *plan, ptrdiff_t phase)
     return s;
 }
 
+fc_sweep fc_sweep_in_a_row(const fc_sweep *sweep)
+{
+    fc_sweep s = *sweep;
+    bool dense = fc_sweep_in_place(sweep);
+    for (int a = 0; a < 3; a++)
+        dense = dense && s.axis[a].kernel == 1 && s.axis[a].places == s.axis[a].output;
+    for (int a = 0; dense && a < 2; a++) {
+        s.axis[2].places *= s.axis[a].places;
+        s.axis[a].places = s.axis[a].input = s.axis[a].output = 1;
+    }
+    if (dense)
+        s.axis[2].input = s.axis[2].output = s.axis[2].places;
+    return s;
+}
+
 /* ---- parts ------------------------------------------------------------------------------------------------------- */
 
 enum {

@@ -89,7 +89,7 @@ static shape shape_of(const fc_conv_plan *plan, const fc_sweep *s)
         h.a = fc_round_up(h.block_rows, h.panel_rows) * (h.direct ? FEW_LDA : FC_DEPTH);
         h.b = h.direct ? fc_min(places, FC_DEPTH) * h.block_columns : FC_DEPTH * h.width;
     } else {
-        h.boxes = fc_boxes_of(s, DEPTH);
+        h.boxes = fc_boxes_of(s, DEPTH, 1);
         h.chunks = h.boxes.total;
         fc_box box = {.count = {h.boxes.count[0], h.boxes.count[1], h.boxes.count[2], h.boxes.count[3]}};
         fc_stage stage = fc_stage_of(s, &box);
