@@ -50,19 +50,14 @@ typedef struct planes {
 } planes;
 
 enum {
-    PACKED_BYTES = 768 << 10,  /* of the image's block: it stays in the second-level cache beside the rest */
-    KEPT_BYTES = 320 << 10,    /* the same where the next one is fetched meanwhile, */
-    WHOLE_BYTES = 1 << 20,     /* the same of a whole reduction, */
-    WHOLE_TILES = 8,           /* if there is room for as many tiles */
-    UNPACKED_PANELS = 12,      /* at most, of filters, if the image is not packed: more meet a tile of it too often, */
-    UNPACKED_BYTES = 16 << 10, /* unless its columns are so few that the first-level cache holds them and the filters */
-    CROSSED_BYTES = 40 << 10,  /* of a tile's columns, with the lines that they begin or end within, at most */
-    LATE_BYTES = 1 << 10,      /* of a plane, at most, if tiles are packed one by one, each when it is first needed */
-    TURNED_BYTES = 512 << 10,  /* of a group's weights, that are turned once for all boxes, at most */
-    TASKS_EACH = 2,            /* of a thread, at least, if some may take longer than others; */
-    EXCESS_PERCENT = 8,        /* that a thread may have to do beyond its part, if all take as long */
-    ROWS_AHEAD = 4,            /* that are fetched while longer ones are packed */
-    END_CYCLES = 50,           /* estimated, of a row's end that is copied to the output */
+    PACKED_BYTES = 768 << 10, /* of the image's block: it stays in the second-level cache beside the rest */
+    KEPT_BYTES = 256 << 10,   /* the same where the next one is fetched meanwhile, */
+    WHOLE_BYTES = 1 << 20,    /* the same of a whole reduction, */
+    WHOLE_TILES = 8,          /* if there is room for as many tiles */
+    TURNED_BYTES = 512 << 10, /* of a group's weights, that are turned once for all boxes, at most */
+    TASKS_EACH = 2,           /* of a thread, at least, if some may take longer than others; */
+    EXCESS_PERCENT = 8,       /* that a thread may have to do beyond its part, if all take as long */
+    END_CYCLES = 50,          /* estimated, of a row's end that is copied to the output */
 };
 
 /* The input gradient of a kernel of one tap: filters lie side by side as they are, and, if they are many, are turned when a box needs them. */
@@ -83,9 +78,8 @@ static shape shape_of(const fc_conv_plan *plan, const fc_sweep *s, bool packed)
     h.panel_rows = fc_ceil_div(s->filters, fc_ceil_div(s->filters, kernels->rows[h.kind]));
     h.depth = fc_depth_block(s->channels, taps, &h.depth_blocks);
     h.in_place = packed && fc_sweep_of_pixels(s);
-    h.unpacked = h.in_place && (s->filters <= UNPACKED_PANELS * h.panel_rows ||
-                                h.depth * (h.width * element + FC_ALIGNMENT) <= UNPACKED_BYTES);
-    h.kept = h.in_place && !h.unpacked && h.kind == FC_NARROW && s->filters > h.panel_rows;
+    h.unpacked = h.in_place && s->filters <= h.panel_rows;
+    h.kept = h.in_place && !h.unpacked;
     h.turn_panels = is_turned_by_panels(plan, s, packed);
     h.slim = packed && h.kind == FC_NARROW ? kernels->width[FC_SLIM] : 0;
     const bool whole = packed && h.depth_blocks * h.depth * element * h.width * WHOLE_TILES <= WHOLE_BYTES;
@@ -268,32 +262,6 @@ static void pack(const planes *p, const tile *t, const fc_run *runs, ptrdiff_t d
     }
 }
 
-/* The same of all tiles, where rows are so long that each is better read in one go. */
-static void pack_all(const planes *p, const tile *tiles, ptrdiff_t tile_count, const fc_run *runs, ptrdiff_t depth,
-                     const ptrdiff_t *offsets, const char *from, const char *end, char *to)
-{
-    const fc_kernels *kernels = p->plan->kernels;
-    const ptrdiff_t element = (ptrdiff_t)fc_size_of(p->plan->problem.dtype), width = p->shape->width,
-                    pitch = (p->shape->depth + 1) * width;
-    for (ptrdiff_t t = 0; t < tile_count;) {
-        const fc_run *first = runs + tiles[t].first_run;
-        ptrdiff_t count = 0; /* tiles that are whole, and follow one another in the image */
-        while (t + count < tile_count && !(tiles[t + count].whole && p->shape->unpacked) &&
-               tiles[t + count].runs == 1 && first[count].length == width &&
-               first[count].from == first->from + count * width)
-            count++;
-        if (count == 0)
-            pack(p, &tiles[t], runs, depth, offsets, from, end, to + t * pitch * element);
-        for (ptrdiff_t k = 0; count && k < depth; k++) {
-            const char *row = from + first->from * element;
-            kernels->copy_columns(row + offsets[k] * element,
-                                  row + offsets[fc_min(k + ROWS_AHEAD, depth - 1)] * element, count, width,
-                                  to + (t * pitch + k * width) * element, pitch);
-        }
-        t += fc_max(count, 1);
-    }
-}
-
 /* What a worker has set up for one box. */
 typedef struct desk {
     const planes *p;
@@ -309,7 +277,6 @@ typedef struct desk {
     bool foreseen;                     /* what is read next is known: each place is a pixel, of all of them */
     ptrdiff_t images;                  /* of the box, if it is whole ones; else 0 */
     ptrdiff_t first_place, next_place; /* in the image: of the box, and of the worker's next one, or -1 */
-    bool late, close;                  /* tiles are packed when the first panel needs them; and fetched then */
     bool copied;                       /* rows of weights are copied */
 } desk;
 
@@ -354,8 +321,6 @@ static desk set_up(const planes *p, ptrdiff_t index, int worker)
     d.image_end = p->in + s->batch * s->groups * s->channels * plane * element;
     d.tile_bytes = (h->depth + 1) * h->width * element;
     d.block_bytes = h->tiles * d.tile_bytes;
-    d.close = h->in_place && !h->kept && plane * element <= LATE_BYTES;
-    d.late = d.close || h->kept;
     d.foreseen = fc_sweep_in_place(s) && h->in_place;
     d.images = fc_box_places(&box) == box.count[0] * fc_sweep_places(s) ? box.count[0] : 0;
     d.first_place = place_of(s, &box);
@@ -384,7 +349,8 @@ static void pack_block(const desk *d, ptrdiff_t b, ptrdiff_t b0)
     if (h->in_place) {
         for (ptrdiff_t k = 0; k < depth; k++)
             d->offsets[k] = (k0 + k) * plane;
-        pack_all(p, d->tiles, d->tile_count, d->in, depth, d->offsets, d->image, d->image_end, to);
+        for (ptrdiff_t i = 0; i < d->tile_count; i++)
+            pack(p, &d->tiles[i], d->in, depth, d->offsets, d->image, d->image_end, to + i * d->tile_bytes);
         return;
     }
     const ptrdiff_t c0 = k0 / taps, c1 = (k0 + depth - 1) / taps + 1;
@@ -458,7 +424,7 @@ static void look_ahead(const desk *d, fc_tile *t, ptrdiff_t m, ptrdiff_t b, ptrd
     const fc_sweep *s = d->p->sweep;
     const shape *h = d->p->shape;
     const ptrdiff_t element = (ptrdiff_t)fc_size_of(d->p->plan->problem.dtype), plane = fc_sweep_input(s);
-    const bool inner = h->blocks == h->depth_blocks, same = !inner && b + 1 < h->depth_blocks, first = m == d->first;
+    const bool inner = h->blocks == h->depth_blocks, same = !inner && b + 1 < h->depth_blocks;
     const ptrdiff_t panel = fc_quotient(m - d->first, h->panel_rows),
                     panels = fc_quotient(d->last - d->first + h->panel_rows - 1, h->panel_rows);
     const ptrdiff_t from = d->in[d->tiles[i].first_run].from, k0 = b * h->depth,
@@ -470,13 +436,7 @@ static void look_ahead(const desk *d, fc_tile *t, ptrdiff_t m, ptrdiff_t b, ptrd
     t->ahead_count = 0;
     if (!d->foreseen)
         return;
-    if (d->close && first) { /* tiles come in one after the other meanwhile */
-        const tile *next = &d->tiles[fc_min(i + 1, d->tile_count - 1)];
-        t->ahead = d->image + (k0 * plane + d->in[next->first_run].from) * element;
-        t->ahead_count = t->depth;
-        return;
-    }
-    if (d->close || (!same && d->next_place < 0))
+    if (!same && d->next_place < 0)
         return;
     const char *image = d->image + (k1 * plane + (same ? 0 : d->next_place - d->first_place)) * element;
     if (d->images) { /* each tile a part of the same length */
@@ -488,12 +448,8 @@ static void look_ahead(const desk *d, fc_tile *t, ptrdiff_t m, ptrdiff_t b, ptrd
         t->ahead = image + (d->first_place + n * s->groups * s->channels * plane + at - n * block) * element;
         t->ahead_step = h->width;
         t->ahead_count = fc_quotient(part + h->width - 1, h->width);
-    } else { /* the same columns: each panel its part of the rows; or, if they are packed, all of them late, since they need room */
-        const bool unpacked = d->tiles[i].whole && (h->unpacked || h->kept), last = m + h->panel_rows >= d->last;
-        const ptrdiff_t r0 = unpacked ? fc_quotient(panel * depth, panels)
-                             : last   ? 0
-                                      : depth,
-                        r1 = unpacked ? fc_quotient((panel + 1) * depth, panels) : depth;
+    } else { /* the same columns: each panel its part of the rows */
+        const ptrdiff_t r0 = fc_quotient(panel * depth, panels), r1 = fc_quotient((panel + 1) * depth, panels);
         t->ahead = image + (from + r0 * plane) * element;
         t->ahead_count = r1 - r0;
     }
@@ -510,7 +466,7 @@ static void run_panel(const desk *d, ptrdiff_t m, ptrdiff_t b, ptrdiff_t b0)
                     plane = fc_sweep_input(s), k0 = b * h->depth, step = s->axis[2].output_step;
     const ptrdiff_t rows = fc_min(h->panel_rows, d->last - m), next = fc_min(h->panel_rows, d->last - m - rows);
     const ptrdiff_t channel = (p->first_group + d->group) * s->filters + p->first_filter + m;
-    const bool finish = b == h->depth_blocks - 1, pack_now = d->late && m == d->first;
+    const bool finish = b == h->depth_blocks - 1, pack_now = h->kept && m == d->first;
     fc_tile_kernel *const *kernel = h->turn_panels ? kernels->tile_panel[h->kind]
                                     : p->packed    ? kernels->tile_rows[h->kind]
                                                    : kernels->tile_indirect[h->kind];
@@ -524,7 +480,7 @@ static void run_panel(const desk *d, ptrdiff_t m, ptrdiff_t b, ptrdiff_t b0)
         if (!at->runs) /* it lies between places */
             continue;
         const fc_run *out = d->out + at->first_run;
-        const bool keep = pack_now && h->kept && at->whole, in_place = keep || (h->unpacked && at->whole);
+        const bool keep = pack_now && at->whole, in_place = keep || (h->unpacked && at->whole);
         char *columns =
             p->packed ? d->packed + (b - b0) * d->block_bytes + i * d->tile_bytes : d->staged + i * h->width * element;
         t.b = in_place ? d->image + (d->in[at->first_run].from + k0 * plane) * element : columns;
@@ -564,7 +520,7 @@ static void run_box(void *context, ptrdiff_t index, int worker)
     const shape *h = p->shape;
     const desk d = set_up(p, index, worker);
     for (ptrdiff_t b0 = 0; b0 < h->depth_blocks; b0 += h->blocks) {
-        for (ptrdiff_t b = b0; !d.late && d.first < d.last && b < b0 + h->blocks; b++)
+        for (ptrdiff_t b = b0; !h->kept && d.first < d.last && b < b0 + h->blocks; b++)
             pack_block(&d, b, b - b0);
         for (ptrdiff_t m = d.first; m < d.last; m += h->panel_rows)
             for (ptrdiff_t b = b0; b < b0 + h->blocks; b++)
@@ -643,15 +599,6 @@ static bool round_of(const fc_conv_plan *plan, const fc_sweep *s, bool packed, p
     return true;
 }
 
-/* The image's vectors cross lines, and the first-level cache does not hold so many: each panel of filters would fetch three lines for two
- * vectors, which on Zen 4 took up to 1.7 times as long as packing them first (14.2 ms for 8.4, 256 channels of 56x56, 16 bytes past a line). */
-static bool crosses_lines(const fc_part *part, const shape *h)
-{
-    const ptrdiff_t element = (ptrdiff_t)fc_size_of(part->plan->problem.dtype);
-    return (uintptr_t)part->in % (FC_ALIGNMENT / 2) && fc_sweep_input(part->sweep) * element > LATE_BYTES &&
-           h->depth * (h->width * element + FC_ALIGNMENT) > CROSSED_BYTES;
-}
-
 /* Nobody has much more to do than the others. */
 static bool shared_evenly(ptrdiff_t tasks, int threads)
 {
@@ -662,11 +609,7 @@ static void run_part(const fc_part *part, int threads)
 {
     const fc_conv_plan *plan = part->plan;
     const fc_sweep row = fc_sweep_in_a_row(part->sweep), *s = &row;
-    shape h = shape_of(plan, s, part->packed);
-    if (h.unpacked && crosses_lines(part, &h)) {
-        h.unpacked = false;
-        h.kept = h.kind == FC_NARROW && s->filters > h.panel_rows;
-    }
+    const shape h = shape_of(plan, s, part->packed);
     ptrdiff_t groups, filters;
     bool turn = round_of(plan, s, part->packed, &groups, &filters);
     const ptrdiff_t written = s->batch * s->groups * s->filters * fc_sweep_output(s);
@@ -744,7 +687,7 @@ static double sweep_cost(const fc_conv_plan *plan, const fc_sweep *s, bool packe
     double step = rows * vectors / 2, loads = rows / 2 + vectors;
     double feed = packed ? 0 : vectors / 2; /* the second line of a load that crosses two */
     double cycles = panels * tiles * (step > loads + feed ? step : loads + feed) +
-                    (packed && !h.unpacked ? runs * 4 + tiles * vectors : 0);
+                    (packed && !h.unpacked && !h.kept ? runs * 4 + tiles * vectors : 0);
     double staged =
         h.in_place ? 0 : (double)stage.pitch / (double)fc_max(fc_sweep_taps(s), 1) / (double)plan->kernels->lanes * 3;
     /* tiles that hold ends of rows are copied, once their reduction is done: two stretches of each filter */
