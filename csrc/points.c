@@ -256,9 +256,10 @@ double fc_points_cost(const fc_conv_plan *plan)
         const fc_sweep reached = fc_sweep_part(plan, part, &offset);
         places += fc_sweep_places(&reached);
     }
-    const double products = (double)(s.batch * places) * (double)(s.channels * width / plan->kernels->lanes) / 2,
-                 packed = (double)h.panel * (plan->problem.pass == FC_FORWARD ? .2 : .1),
-                 turned = (double)(s.batch * h.sums) * .35;
+    const double lanes = (double)plan->kernels->lanes,
+                 products = (double)(s.batch * places) * (double)(s.channels * width) / lanes / 2,
+                 packed = (double)h.panel / lanes * (plan->problem.pass == FC_FORWARD ? 3.2 : 1.6),
+                 turned = (double)(s.batch * h.sums) / lanes * 5.6;
     return (double)(s.groups * fc_ceil_div(s.filters, width)) * (products + packed + turned) / FC_NOMINAL_HERTZ;
 }
 
