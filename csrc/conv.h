@@ -70,8 +70,8 @@ bool fc_takes_taps_apart(const fc_conv_plan *plan);
 ptrdiff_t fc_sweep_parts(const fc_conv_plan *plan);
 /* weight_offset: bytes from what fc_part_weights gives to the part's own. */
 fc_sweep fc_sweep_part(const fc_conv_plan *plan, ptrdiff_t part, ptrdiff_t *weight_offset);
-ptrdiff_t fc_part_tap(const fc_conv_plan *plan,
-                      ptrdiff_t weight_offset); /* the kernel index of a part's tap, taken apart */
+/* Taken apart: the kernel index of the tap whose weights begin there. */
+ptrdiff_t fc_part_tap(const fc_conv_plan *plan, ptrdiff_t weight_offset);
 /* The weights of taps taken apart are a copy of so many bytes at the workspace's beginning, (taps, out_channels, in_channels /
  * groups); so much of the limit is left to compute in. */
 size_t fc_part_weight_bytes(const fc_conv_plan *plan);

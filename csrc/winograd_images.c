@@ -4,7 +4,7 @@
  * A task takes a set of as many images as a vector has lanes, one group, and a block of tiles, from start to end.
  *
  * v, a block's transformed input:  [point][pair of tiles][channel][tile of the pair][image]
- * u, transformed filters:          [group][point][channels / lanes][filter][lanes]
+ * u, transformed filters:          [group][point][channels / lanes][filter][lanes]; few: of one group, by each worker for itself
  * m, their products:               [point][pair of tiles][filter][tile of the pair][image], of the filters of one part */
 #include "winograd.h"
 
@@ -14,9 +14,7 @@ enum {
     BLOCK_BYTES = 640 << 10, /* of v and m: they stay in the second-level cache */
     MOST_FILTERS = 8,        /* of a part */
     FILTERS = 16,            /* of a task that transforms them */
-    OWN_BYTES =
-        128
-        << 10, /* of a group's transformed filters, that every worker transforms for itself: others' come from afar */
+    OWN_BYTES = 128 << 10,   /* of a group's filters, transformed: each worker makes its own, others' are far */
     MOST_LANES = 16,
 };
 
