@@ -273,9 +273,9 @@ const char *fc_isa(void);                  /* the one in use; plans keep the one
 fc_status fc_isa_select(const char *name); /* NULL or "": the best. FC_INVALID if it is not available */
 int fc_openmp(void);                       /* 1 if compiled with OpenMP */
 int fc_default_threads(void);              /* from affinity, cgroup quota and OMP_NUM_THREADS */
-void fc_threads_set_apart(
-    int apart); /* for tests: as if threads had no cache in common (1), or one (0); -1: as is measured */
 const char *fc_compiler(void);
+/* For tests: as if threads had no cache in common (1), or one (0); -1: as is measured. */
+void fc_threads_set_apart(int apart);
 
 /* Memory for results and workspaces, which is kept when it is released, because fresh pages cost more than many a
  * convolution: never more than was in use at a time in the last seconds. Aligned to FC_ALIGNMENT. Thread-safe. */

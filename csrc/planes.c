@@ -2,7 +2,8 @@
  *
  * A task takes one box of places and a range of filters. Its part of the image is staged, a block of the reduction at a time; then
  * every panel of filters meets every tile of places. Places are the vector side of the tile: y is written as it lies in memory.
- * Where places are pixels, nothing is staged, and few filters read whole tiles from the image itself.
+ * Where places are pixels, nothing is staged: one panel of filters reads whole tiles from the image itself; of several, the first one packs
+ * them on its way.
  * Tiles number the places either densely (packed: panels are copied from the stage) or by their position in the stage (direct:
  * the tile reads the stage in place, and computes a few positions that are no places and are thrown away). */
 #include "conv.h"

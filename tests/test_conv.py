@@ -108,8 +108,9 @@ def test_exact_on_whole_numbers(case: Case, layout: str, dtype: str, isa: str) -
 @each_dtype
 @each_layout
 @pytest.mark.parametrize("case", LARGE, ids=str)
-def test_rounding_and_threads(case: Case, layout: str, dtype: str, isa: str) -> None:
+def test_rounding_and_threads(case: Case, layout: str, dtype: str, isa: str, request: pytest.FixtureRequest) -> None:
     """Within the stated error of float64, and the same to the last bit on 1, 2, 3 and 7 threads."""
+    request.addfinalizer(lambda: _native.set_apart(None))
     data = cached_data_for(case, dtype, layout, integers=False)
     with instruction_set(isa):
         for which in PASSES:
