@@ -24,11 +24,25 @@ typedef struct points {
 } points;
 
 enum {
-    PANELS = 8,            /* of a task, at most: a tile of places meets so many while it is close by */
-    ROWS_AHEAD = 4,        /* of weights, that are fetched while longer ones are packed */
-    TASKS_EACH = 4,        /* of a thread, unless all have as many */
-    SUMS_BYTES = 448 << 10 /* of a task: they stay in the second-level cache */
+    PANELS = 8,             /* of a task, at most: a tile of places meets so many while it is close by */
+    ROWS_AHEAD = 4,         /* of weights, that are fetched while longer ones are packed */
+    TASKS_EACH = 4,         /* of a thread, unless all have as many */
+    SUMS_BYTES = 448 << 10, /* of a task: they stay in the second-level cache */
+    CYCLE_BYTES = 24,       /* that the first-level cache gets from the second one without delay, about, */
+    NEAR_BYTES = 20 << 10,  /* and what a tile may read if it needs more: it stays there. Measured on Zen 3, as is */
+    CLOSE_BYTES = 4 * FC_ALIGNMENT, /* how far apart channels lie at the least, for the processor to foresee them */
 };
+
+/* Channels that a tile reduces over, at most. A small tile reads more in a cycle: lines of places, and columns of filters; places that
+ * lie closer are not foreseen. */
+static ptrdiff_t depth_of(const fc_kernels *kernels, const fc_sweep *s, ptrdiff_t element)
+{
+    const ptrdiff_t rows = kernels->rows[FC_NARROW], width = kernels->width[FC_NARROW],
+                    bytes = FC_ALIGNMENT + (rows - 1) * element + width * element,
+                    cycles = rows * (width / kernels->lanes) / 2;
+    const bool late = bytes > CYCLE_BYTES * cycles && fc_sweep_input(s) * element < CLOSE_BYTES;
+    return late ? NEAR_BYTES / bytes : FC_DEPTH;
+}
 
 static shape shape_of(const fc_conv_plan *plan, int threads)
 {
@@ -40,7 +54,7 @@ static shape shape_of(const fc_conv_plan *plan, int threads)
     shape h = {.parts = fc_sweep_parts(plan),
                .taps = p->kernel[0] * p->kernel[1] * p->kernel[2],
                .places = fc_sweep_output(&s)};
-    h.depth = fc_ceil_div(s.channels, fc_ceil_div(s.channels, FC_DEPTH));
+    h.depth = fc_ceil_div(s.channels, fc_ceil_div(s.channels, depth_of(plan->kernels, &s, element)));
     h.panel = s.channels * h.taps * width;
     h.sums = h.places * width;
     const ptrdiff_t room = fc_max(SUMS_BYTES / (h.sums * element), 1), /* images' panels of sums */
