@@ -205,13 +205,6 @@ static void get_row(size_t element, const fc_run *runs, ptrdiff_t count, char *r
                (size_t)runs[r].length * element);
 }
 
-/* Weights are read once a box and come from afar: the next panel's are fetched while the tiles of this one are computed. */
-static void fetch(const char *from, ptrdiff_t bytes)
-{
-    for (ptrdiff_t i = 0; i < bytes; i += FC_ALIGNMENT)
-        __builtin_prefetch(from + i, 0, 2);
-}
-
 /* The kernel index of a tap. */
 static ptrdiff_t kernel_index(const fc_sweep *s, ptrdiff_t tap)
 {
@@ -398,62 +391,95 @@ static fc_tile panel_of(const desk *d, ptrdiff_t m, ptrdiff_t rows, ptrdiff_t b)
     return t;
 }
 
-/* The i-th part of the weights of the next panel, `rows` rows from m on, that a tile's time is used to fetch. */
-static void fetch_weights(const desk *d, ptrdiff_t m, ptrdiff_t rows, ptrdiff_t b, ptrdiff_t i)
+/* What the time of a panel's tiles is used to fetch: they count it up, a tile is no place for divisions. */
+typedef struct foresight {
+    /* weights of the next panel: rows of them, of which each tile brings `rows` parts of tile_count closer */
+    const char *weight;
+    ptrdiff_t pitch, bytes, rows, due;
+    /* the image that is read next, that is the next block's or the next box's; NULL: unknown */
+    const char *image;
+    ptrdiff_t count; /* rows of it: each tile fetches its columns of them; */
+    ptrdiff_t part;  /* or, of whole images, so many elements of a stretch, those of an image in a row */
+    ptrdiff_t at, stretch, images;
+} foresight;
+
+/* For block b of the panel of filters from m on; the next one has `next` rows. */
+static foresight foresee(const desk *d, ptrdiff_t m, ptrdiff_t rows, ptrdiff_t next, ptrdiff_t b)
 {
     const planes *p = d->p;
     const fc_sweep *s = p->sweep;
     const shape *h = p->shape;
-    const ptrdiff_t element = (ptrdiff_t)fc_size_of(p->plan->problem.dtype), total = fc_sweep_depth(s);
-    const ptrdiff_t k0 = b * h->depth, depth = fc_min(h->depth, total - k0), parts = d->tile_count;
-    if (h->turn_panels) {
-        const char *turned =
-            p->unturned + (((p->first_group + d->group) * s->channels + k0) * s->filters + m) * element;
-        for (ptrdiff_t k = fc_quotient(i * depth, parts), end = fc_quotient((i + 1) * depth, parts); k < end; k++)
-            fetch(turned + k * s->filters * element, rows * element);
-    } else if (!p->unturned) {
-        const char *weight = p->weight + ((d->group * p->filters + m) * total + k0) * element;
-        for (ptrdiff_t r = fc_quotient(i * rows, parts), end = fc_quotient((i + 1) * rows, parts); r < end; r++)
-            fetch(weight + r * total * element, depth * element);
+    const ptrdiff_t element = (ptrdiff_t)fc_size_of(p->plan->problem.dtype), plane = fc_sweep_input(s),
+                    total = fc_sweep_depth(s), k0 = b * h->depth;
+    foresight f = {.count = 0};
+    if (next && h->turn_panels) {
+        f.weight = p->unturned + (((p->first_group + d->group) * s->channels + k0) * s->filters + m + rows) * element;
+        f.pitch = s->filters * element;
+        f.rows = fc_min(h->depth, total - k0);
+        f.bytes = next * element;
+    } else if (next && !p->unturned) {
+        f.weight = p->weight + ((d->group * p->filters + m + rows) * total + k0) * element;
+        f.pitch = total * element;
+        f.rows = next;
+        f.bytes = fc_min(h->depth, total - k0) * element;
     }
+
+    const bool inner = h->blocks == h->depth_blocks, same = !inner && b + 1 < h->depth_blocks;
+    if (!d->foreseen || (!same && d->next_place < 0))
+        return f;
+    const ptrdiff_t panel = fc_quotient(m - d->first, h->panel_rows),
+                    panels = fc_quotient(d->last - d->first + h->panel_rows - 1, h->panel_rows),
+                    k1 = same    ? k0 + h->depth
+                         : inner ? k0
+                                 : 0,
+                    depth = fc_min(h->depth, total - k1);
+    f.image = d->image + (k1 * plane + (same ? 0 : d->next_place - d->first_place)) * element;
+    if (d->images) { /* each tile a part of the same length */
+        f.stretch = depth * plane;
+        f.part = fc_quotient(d->images * f.stretch - 1, panels * d->tile_count) + 1;
+        f.at = panel * d->tile_count * f.part;
+        f.images = d->images - fc_quotient(f.at, f.stretch);
+        f.image += (d->first_place + (d->images - f.images) * s->groups * s->channels * plane) * element;
+        f.at -= (d->images - f.images) * f.stretch;
+        f.count = fc_quotient(f.part + h->width - 1, h->width);
+    } else { /* each panel a part of the rows */
+        const ptrdiff_t r0 = fc_quotient(panel * depth, panels);
+        f.image += r0 * plane * element;
+        f.count = fc_quotient((panel + 1) * depth, panels) - r0;
+    }
+    return f;
 }
 
-/* What the i-th tile's time is used to fetch, while it meets block b of the panel from m on: the image that is read next, that is the next block's
- * or the next box's. */
-static void look_ahead(const desk *d, fc_tile *t, ptrdiff_t m, ptrdiff_t b, ptrdiff_t i)
+/* The next tile's share, whose columns begin at `from`. */
+static void look_ahead(const desk *d, foresight *f, ptrdiff_t from, fc_tile *t)
 {
     const fc_sweep *s = d->p->sweep;
     const shape *h = d->p->shape;
     const ptrdiff_t element = (ptrdiff_t)fc_size_of(d->p->plan->problem.dtype), plane = fc_sweep_input(s);
-    const bool inner = h->blocks == h->depth_blocks, same = !inner && b + 1 < h->depth_blocks;
-    const ptrdiff_t panel = fc_quotient(m - d->first, h->panel_rows),
-                    panels = fc_quotient(d->last - d->first + h->panel_rows - 1, h->panel_rows);
-    const ptrdiff_t from = d->in[d->tiles[i].first_run].from, k0 = b * h->depth,
-                    k1 = same    ? k0 + h->depth
-                         : inner ? k0
-                                 : 0,
-                    depth = fc_min(h->depth, fc_sweep_depth(s) - k1);
-    t->ahead_step = plane;
     t->ahead_count = 0;
-    if (!d->foreseen)
+    if (!f->image)
         return;
-    if (!same && d->next_place < 0)
-        return;
-    const char *image = d->image + (k1 * plane + (same ? 0 : d->next_place - d->first_place)) * element;
-    if (d->images) { /* each tile a part of the same length */
-        const ptrdiff_t block = depth * plane, all = d->images * block,
-                        part = fc_quotient(all - 1, panels * d->tile_count) + 1,
-                        at = (panel * d->tile_count + i) * part, n = fc_quotient(at, block);
-        if (at >= all)
-            return;
-        t->ahead = image + (d->first_place + n * s->groups * s->channels * plane + at - n * block) * element;
+    if (!f->part) {
+        t->ahead = f->image + from * element;
+        t->ahead_step = plane;
+        t->ahead_count = f->count;
+    } else if (f->images > 0) {
+        t->ahead = f->image + f->at * element;
         t->ahead_step = h->width;
-        t->ahead_count = fc_quotient(part + h->width - 1, h->width);
-    } else { /* the same columns: each panel its part of the rows */
-        const ptrdiff_t r0 = fc_quotient(panel * depth, panels), r1 = fc_quotient((panel + 1) * depth, panels);
-        t->ahead = image + (from + r0 * plane) * element;
-        t->ahead_count = r1 - r0;
+        t->ahead_count = f->count;
+        for (f->at += f->part; f->images > 0 && f->at >= f->stretch; f->images--) {
+            f->at -= f->stretch;
+            f->image += s->groups * s->channels * plane * element;
+        }
     }
+}
+
+/* Weights are read once a box and come from afar: the next panel's are fetched while the tiles of this one are computed. */
+static void fetch_weights(const desk *d, foresight *f)
+{
+    for (f->due += f->rows; f->due >= d->tile_count; f->due -= d->tile_count, f->weight += f->pitch)
+        for (ptrdiff_t i = 0; i < f->bytes; i += FC_ALIGNMENT)
+            __builtin_prefetch(f->weight + i, 0, 2);
 }
 
 /* Block b of the panel of filters from m on meets every tile. */
@@ -473,45 +499,47 @@ static void run_panel(const desk *d, ptrdiff_t m, ptrdiff_t b, ptrdiff_t b0)
                                                    : kernels->tile_indirect[h->kind];
     fc_tile_kernel *const *slim = h->turn_panels ? kernels->tile_panel[FC_SLIM] : kernels->tile_rows[FC_SLIM];
     fc_tile_kernel *const *keeping = kernels->tile_kept[h->turn_panels];
+    foresight ahead = foresee(d, m, rows, next, b);
     fc_tile t = panel_of(d, m, rows, b);
+    const bool streamed = p->streamed && finish && !t.accumulate && output * element % FC_ALIGNMENT == 0;
+    char *const out_plane = p->out + channel * output * element, *const slots = d->slots,
+                *columns = p->packed ? d->packed + (b - b0) * d->block_bytes : d->staged;
+    const ptrdiff_t column_bytes = p->packed ? d->tile_bytes : h->width * element;
     for (ptrdiff_t k = 0; pack_now && k < t.depth; k++)
         d->offsets[k] = (k0 + k) * plane;
-    for (ptrdiff_t i = 0; i < d->tile_count; i++) {
+    for (ptrdiff_t i = 0; i < d->tile_count; i++, columns += column_bytes) {
         const tile *at = &d->tiles[i];
         if (!at->runs) /* it lies between places */
             continue;
-        const fc_run *out = d->out + at->first_run;
+        const fc_run *in = d->in + at->first_run, *out = d->out + at->first_run;
         const bool keep = pack_now && at->whole, in_place = keep || (h->unpacked && at->whole);
-        char *columns =
-            p->packed ? d->packed + (b - b0) * d->block_bytes + i * d->tile_bytes : d->staged + i * h->width * element;
-        t.b = in_place ? d->image + (d->in[at->first_run].from + k0 * plane) * element : columns;
+        t.b = in_place ? d->image + (in->from + k0 * plane) * element : columns;
         t.ldb = in_place ? plane : at->columns <= h->slim ? h->slim : h->width;
         t.kept = columns;
         t.streamed = false;
         if (at->slot < 0) {
-            t.c = p->out + (channel * output + out->to) * element;
-            t.streamed = p->streamed && finish && !t.accumulate && (uintptr_t)t.c % FC_ALIGNMENT == 0 &&
-                         output * element % FC_ALIGNMENT == 0;
+            t.c = out_plane + out->to * element;
+            t.streamed = streamed && (uintptr_t)t.c % FC_ALIGNMENT == 0;
             t.ldc = output;
         } else {
             ptrdiff_t row = h->depth_blocks == 1           ? 0
                             : h->blocks == h->depth_blocks ? at->slot * h->panel_rows
                                                            : at->slot * h->filters + m - d->first;
-            t.c = d->slots + row * h->width * element;
+            t.c = slots + row * h->width * element;
             t.ldc = h->width;
         }
         if (pack_now && !keep)
             pack(p, at, d->in, t.depth, d->offsets, d->image, d->image_end, columns);
-        look_ahead(d, &t, m, b, i);
+        look_ahead(d, &ahead, in->from, &t);
         for (ptrdiff_t r = 0; s->accumulate && b == 0 && at->slot >= 0 && r < rows; r++)
             get_row((size_t)element, out, at->runs, (char *)t.c + r * h->width * element,
-                    p->out + (channel + r) * output * element);
+                    out_plane + r * output * element);
         (keep ? keeping : at->columns <= h->slim ? slim : kernel)[rows - 1](&t);
-        if (next)
-            fetch_weights(d, m + rows, next, b, i);
+        if (ahead.weight)
+            fetch_weights(d, &ahead);
         for (ptrdiff_t r = 0; finish && at->slot >= 0 && r < rows; r++)
             put_row((size_t)element, out, at->runs, step, (char *)t.c + r * h->width * element,
-                    p->out + (channel + r) * output * element);
+                    out_plane + r * output * element);
     }
 }
 

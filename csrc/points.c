@@ -28,20 +28,29 @@ enum {
     ROWS_AHEAD = 4,         /* of weights, that are fetched while longer ones are packed */
     TASKS_EACH = 4,         /* of a thread, unless all have as many */
     SUMS_BYTES = 448 << 10, /* of a task: they stay in the second-level cache */
-    CYCLE_BYTES = 24,       /* that the first-level cache gets from the second one without delay, about, */
-    NEAR_BYTES = 20 << 10,  /* and what a tile may read if it needs more: it stays there. Measured on Zen 3, as is */
-    CLOSE_BYTES = 4 * FC_ALIGNMENT, /* how far apart channels lie at the least, for the processor to foresee them */
+    CYCLE_BYTES = 24,       /* that the first-level cache gets from the second one without delay, about */
+    /* of tiles whose steps read more, measured on Zen 3: */
+    NEAR_BYTES = 20 << 10,          /* what a tile may read at the most, to stay there, */
+    CLOSE_BYTES = 4 * FC_ALIGNMENT, /* unless channels lie as far apart as this: then the processor foresees them; */
+    FAR_BYTES = 1 << 10,            /* further apart than this, a step costs so much more */
+    FAR_PERCENT = 8,
 };
 
-/* Channels that a tile reduces over, at most. A small tile reads more in a cycle: lines of places, and columns of filters; places that
- * lie closer are not foreseen. */
-static ptrdiff_t depth_of(const fc_kernels *kernels, const fc_sweep *s, ptrdiff_t element)
+/* What a step of a tile reads, lines of places and columns of filters: more than comes from the second-level cache meanwhile? */
+static bool reads_much(const fc_kernels *kernels, ptrdiff_t element, ptrdiff_t *bytes)
 {
     const ptrdiff_t rows = kernels->rows[FC_NARROW], width = kernels->width[FC_NARROW],
-                    bytes = FC_ALIGNMENT + (rows - 1) * element + width * element,
                     cycles = rows * (width / kernels->lanes) / 2;
-    const bool late = bytes > CYCLE_BYTES * cycles && fc_sweep_input(s) * element < CLOSE_BYTES;
-    return late ? NEAR_BYTES / bytes : FC_DEPTH;
+    *bytes = FC_ALIGNMENT + (rows - 1) * element + width * element;
+    return *bytes > CYCLE_BYTES * cycles;
+}
+
+/* Channels that a tile reduces over, at most. */
+static ptrdiff_t depth_of(const fc_kernels *kernels, const fc_sweep *s, ptrdiff_t element)
+{
+    ptrdiff_t bytes;
+    const bool much = reads_much(kernels, element, &bytes);
+    return much && fc_sweep_input(s) * element < CLOSE_BYTES ? NEAR_BYTES / bytes : FC_DEPTH;
 }
 
 static shape shape_of(const fc_conv_plan *plan, int threads)
@@ -270,8 +279,12 @@ double fc_points_cost(const fc_conv_plan *plan)
         const fc_sweep reached = fc_sweep_part(plan, part, &offset);
         places += fc_sweep_places(&reached);
     }
+    const ptrdiff_t element = (ptrdiff_t)fc_size_of(plan->problem.dtype);
+    ptrdiff_t bytes;
+    const bool far = reads_much(plan->kernels, element, &bytes) && fc_sweep_input(&s) * element > FAR_BYTES;
     const double lanes = (double)plan->kernels->lanes,
-                 products = (double)(s.batch * places) * (double)(s.channels * width) / lanes / 2,
+                 products = (double)(s.batch * places) * (double)(s.channels * width) / lanes / 2 *
+                            (far ? 1 + FAR_PERCENT / 100. : 1),
                  packed = (double)h.panel / lanes * (plan->problem.pass == FC_FORWARD ? 3.2 : 1.6),
                  turned = (double)(s.batch * h.sums) / lanes * 5.6;
     return (double)(s.groups * fc_ceil_div(s.filters, width)) * (products + packed + turned) / FC_NOMINAL_HERTZ;
