@@ -8,6 +8,7 @@ import sys
 import numpy as np
 import pytest
 
+import fastconv as fc
 from fastconv.containers import Residual, Sequential
 from fastconv.layers import BatchNorm2d, Conv2d, Dropout, Flatten, Identity, Linear, MaxPool2d, ReLU
 from fastconv.models import googlenet, lenet5, resnet18, vgg11
