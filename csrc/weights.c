@@ -17,7 +17,7 @@ typedef struct shape {
     ptrdiff_t block_rows, block_columns; /* of a block */
     ptrdiff_t row_blocks, column_blocks, blocks, splits;
     ptrdiff_t panel_rows, width;       /* of a tile */
-    int kind;                          /* FC_NARROW, FC_SLIM or, if direct, FC_WIDE */
+    int kind;                          /* FC_NARROW, FC_SLIM or, if direct, perhaps FC_WIDE */
     fc_boxes boxes;                    /* channels first: each a block of the reduction */
     ptrdiff_t chunks;                  /* blocks of the reduction, either way */
     ptrdiff_t stage_rows, stage, runs; /* channels first: rows staged at once, elements, runs of a box */
@@ -40,6 +40,8 @@ enum {
     TASKS = 16,
     FEW_PLACES = 1024,
     FEW_BLOCKS = 4,
+    MANY_ROWS = 6,    /* of a wide tile; */
+    SHORT_DEPTH = 16, /* measured on Zen 3 with wide tiles of 3 */
     PIXELS_AHEAD = 4, /* that are fetched while one is packed */
     COMBINED = 4,     /* places, at most, whose pixels are summed row by row as they lie */
     STAGE_CHANNELS = 16,
@@ -66,8 +68,9 @@ static shape shape_of(const fc_conv_plan *plan, const fc_sweep *s)
     h.columns = h.filters_down ? depth : s->filters;
     const bool few = s->batch * fc_sweep_places(s) < FEW_PLACES;
     h.direct = h.last && taps == 1 && few;
-    /* of a wide tile, a row's columns are written together */
-    h.kind = h.direct ? FC_WIDE : !h.last && h.columns <= plan->kernels->width[FC_SLIM] ? FC_SLIM : FC_NARROW;
+    /* of a wide tile, a row's columns are written together; but one of few rows reads its columns often, if there are many */
+    const bool wide = plan->kernels->rows[FC_WIDE] >= MANY_ROWS || s->batch * fc_sweep_places(s) < SHORT_DEPTH;
+    h.kind = h.direct && wide ? FC_WIDE : !h.last && h.columns <= plan->kernels->width[FC_SLIM] ? FC_SLIM : FC_NARROW;
     h.width = plan->kernels->width[h.kind];
     h.panel_rows =
         fc_ceil_div(h.rows, fc_ceil_div(h.rows, plan->kernels->rows[h.kind == FC_SLIM ? FC_NARROW : h.kind]));
@@ -400,7 +403,7 @@ static void sum_few(const weights *p, const block *b, char *space, char *sums)
                                    .accumulate = first > 0};
                 for (ptrdiff_t r = 0; !whole && first && r < rows; r++)
                     kernels->copy(to + r * h->columns * element, sums + r * h->width * element, columns);
-                kernels->tile_rows[FC_WIDE][rows - 1](&t);
+                kernels->tile_rows[h->kind][rows - 1](&t);
                 for (ptrdiff_t r = 0; !whole && r < rows; r++)
                     kernels->copy(sums + r * h->width * element, to + r * h->columns * element, columns);
             }
