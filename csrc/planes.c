@@ -391,16 +391,18 @@ static fc_tile panel_of(const desk *d, ptrdiff_t m, ptrdiff_t rows, ptrdiff_t b)
     return t;
 }
 
-/* What the time of a panel's tiles is used to fetch: they count it up, a tile is no place for divisions. */
+/* What the time of a panel's tiles is used to fetch, by equal shares. What a share is, is worked out once: divisions would cost a tile of few
+ * products a tenth of its time. */
 typedef struct foresight {
-    /* weights of the next panel: rows of them, of which each tile brings `rows` parts of tile_count closer */
+    /* weights of the next panel: `rows` of them, shared out by counting up to what is due */
     const char *weight;
     ptrdiff_t pitch, bytes, rows, due;
     /* the image that is read next, that is the next block's or the next box's; NULL: unknown */
     const char *image;
-    ptrdiff_t count; /* rows of it: each tile fetches its columns of them; */
-    ptrdiff_t part;  /* or, of whole images, so many elements of a stretch, those of an image in a row */
-    ptrdiff_t at, stretch, images;
+    ptrdiff_t count; /* of its rows a tile fetches so many, its own columns of them; */
+    ptrdiff_t
+        part; /* or, of whole images, so many elements of a stretch, which is all that lies in a row there: from `at` on, */
+    ptrdiff_t at, stretch, images; /* of so many stretches that are left */
 } foresight;
 
 /* For block b of the panel of filters from m on; the next one has `next` rows. */
@@ -450,7 +452,7 @@ static foresight foresee(const desk *d, ptrdiff_t m, ptrdiff_t rows, ptrdiff_t n
     return f;
 }
 
-/* The next tile's share, whose columns begin at `from`. */
+/* The share of the next tile, whose columns begin at `from`. */
 static void look_ahead(const desk *d, foresight *f, ptrdiff_t from, fc_tile *t)
 {
     const fc_sweep *s = d->p->sweep;
