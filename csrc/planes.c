@@ -399,10 +399,10 @@ typedef struct foresight {
     ptrdiff_t pitch, bytes, rows, due;
     /* the image that is read next, that is the next block's or the next box's; NULL: unknown */
     const char *image;
-    ptrdiff_t count; /* of its rows a tile fetches so many, its own columns of them; */
-    ptrdiff_t
-        part; /* or, of whole images, so many elements of a stretch, which is all that lies in a row there: from `at` on, */
-    ptrdiff_t at, stretch, images; /* of so many stretches that are left */
+    ptrdiff_t count; /* steps of a tile in which it fetches: a row of its own columns in each, if `part` is 0 */
+    /* else a tile's width in each, and each tile so many elements of whole images: their channels lie in a row, a stretch; from `at` on, so many
+     * stretches are left */
+    ptrdiff_t part, at, stretch, images;
 } foresight;
 
 /* For block b of the panel of filters from m on; the next one has `next` rows. */

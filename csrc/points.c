@@ -36,21 +36,24 @@ enum {
     FAR_PERCENT = 8,
 };
 
-/* What a step of a tile reads, lines of places and columns of filters: more than comes from the second-level cache meanwhile? */
-static bool reads_much(const fc_kernels *kernels, ptrdiff_t element, ptrdiff_t *bytes)
+/* What a step of a tile reads: lines of places, and columns of filters. */
+static ptrdiff_t step_bytes(const fc_kernels *kernels, ptrdiff_t element)
 {
-    const ptrdiff_t rows = kernels->rows[FC_NARROW], width = kernels->width[FC_NARROW],
-                    cycles = rows * (width / kernels->lanes) / 2;
-    *bytes = FC_ALIGNMENT + (rows - 1) * element + width * element;
-    return *bytes > CYCLE_BYTES * cycles;
+    return FC_ALIGNMENT + (kernels->rows[FC_NARROW] - 1 + kernels->width[FC_NARROW]) * element;
+}
+
+/* More than comes from the second-level cache meanwhile, at two multiply-adds of vectors a cycle? */
+static bool reads_much(const fc_kernels *kernels, ptrdiff_t element)
+{
+    const ptrdiff_t cycles = kernels->rows[FC_NARROW] * (kernels->width[FC_NARROW] / kernels->lanes) / 2;
+    return step_bytes(kernels, element) > CYCLE_BYTES * cycles;
 }
 
 /* Channels that a tile reduces over, at most. */
 static ptrdiff_t depth_of(const fc_kernels *kernels, const fc_sweep *s, ptrdiff_t element)
 {
-    ptrdiff_t bytes;
-    const bool much = reads_much(kernels, element, &bytes);
-    return much && fc_sweep_input(s) * element < CLOSE_BYTES ? NEAR_BYTES / bytes : FC_DEPTH;
+    const bool unforeseen = fc_sweep_input(s) * element < CLOSE_BYTES;
+    return unforeseen && reads_much(kernels, element) ? NEAR_BYTES / step_bytes(kernels, element) : FC_DEPTH;
 }
 
 static shape shape_of(const fc_conv_plan *plan, int threads)
@@ -280,8 +283,7 @@ double fc_points_cost(const fc_conv_plan *plan)
         places += fc_sweep_places(&reached);
     }
     const ptrdiff_t element = (ptrdiff_t)fc_size_of(plan->problem.dtype);
-    ptrdiff_t bytes;
-    const bool far = reads_much(plan->kernels, element, &bytes) && fc_sweep_input(&s) * element > FAR_BYTES;
+    const bool far = reads_much(plan->kernels, element) && fc_sweep_input(&s) * element > FAR_BYTES;
     const double lanes = (double)plan->kernels->lanes,
                  products = (double)(s.batch * places) * (double)(s.channels * width) / lanes / 2 *
                             (far ? 1 + FAR_PERCENT / 100. : 1),

@@ -40,8 +40,8 @@ enum {
     TASKS = 16,
     FEW_PLACES = 1024,
     FEW_BLOCKS = 4,
-    MANY_ROWS = 6,    /* of a wide tile; */
-    SHORT_DEPTH = 16, /* measured on Zen 3 with wide tiles of 3 */
+    MANY_ROWS = 6,    /* of a wide tile: they are worth more than a line of columns in a step, */
+    SHORT_DEPTH = 16, /* and few steps are. Measured on Zen 3, AVX2 and the baseline */
     PIXELS_AHEAD = 4, /* that are fetched while one is packed */
     COMBINED = 4,     /* places, at most, whose pixels are summed row by row as they lie */
     STAGE_CHANNELS = 16,
@@ -68,8 +68,10 @@ static shape shape_of(const fc_conv_plan *plan, const fc_sweep *s)
     h.columns = h.filters_down ? depth : s->filters;
     const bool few = s->batch * fc_sweep_places(s) < FEW_PLACES;
     h.direct = h.last && taps == 1 && few;
-    /* of a wide tile, a row's columns are written together; but one of few rows reads its columns often, if there are many */
-    const bool wide = plan->kernels->rows[FC_WIDE] >= MANY_ROWS || s->batch * fc_sweep_places(s) < SHORT_DEPTH;
+    /* of a wide tile, a row's columns are written together; but its few rows may read more of them than they are worth */
+    const bool thirsty =
+                   plan->kernels->rows[FC_WIDE] < MANY_ROWS && plan->kernels->width[FC_WIDE] * element > FC_ALIGNMENT,
+               wide = !thirsty || s->batch * fc_sweep_places(s) < SHORT_DEPTH;
     h.kind = h.direct && wide ? FC_WIDE : !h.last && h.columns <= plan->kernels->width[FC_SLIM] ? FC_SLIM : FC_NARROW;
     h.width = plan->kernels->width[h.kind];
     h.panel_rows =

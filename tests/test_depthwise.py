@@ -112,6 +112,16 @@ def test_planes_of_every_width(isa: str, dtype: str, last: bool, kernel: int, st
 
 @pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("padding", [0, 2, ((1, 1), (0, 1)), ((1, 1), (1, 0)), ((0, 2), (1, 2)), ((2, 0), (2, 1))])
+def test_rows_of_two_vectors(isa: str, dtype: str, padding: Any) -> None:
+    """One or both of a row's ends are padded, by a column or by two: every width up to two vectors and beyond."""
+    with instruction_set(isa):
+        for n in (3, 4, 5, 6, 7, 8, 9, 10, 11, 14, 15, 16, 17, 18, 19, 30, 31, 32, 33, 34, 35):
+            assert_exact(Problem(2, 5, 1, (n % 9 + 3, n), (3, 3), 1, padding), dtype, seed=n)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("padding", [(0, 0), (1, 1), (2, 2), (0, 1), (2, 1), ((0, 1), (1, 0)), ((1, 2), (2, 0))])
 def test_input_gradient_at_stride_2(isa: str, dtype: str, padding: Any) -> None:
     """Rows of dy are spread over rows of dx: every width up to two vectors' pairs, both parities of every padding."""
