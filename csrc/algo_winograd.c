@@ -66,11 +66,11 @@ typedef struct shape {
     ptrdiff_t range;                     /* panels whose sums are held at once */
     ptrdiff_t task_vectors, task_panels; /* of a task: vectors of channels, panels of filters */
     ptrdiff_t tasks[2];                  /* of a range, along channels and panels */
-    ptrdiff_t parts;                     /* of a task, each some rows of points: more than one where tasks are few */
-    bool own;                            /* sums stay with the worker */
-    ptrdiff_t d, sums;                   /* elements: dy of a block, sums of a task, or of a split */
-    ptrdiff_t joined;                    /* images of x that share a vector of channels */
-    ptrdiff_t splits;                    /* of the blocks, where all sums are few: each with sums of its own; else 0 */
+    ptrdiff_t parts;   /* of a task or a split, each some rows of points: more than one where these are few */
+    bool own;          /* sums stay with the worker */
+    ptrdiff_t d, sums; /* elements: dy of a block, sums of a task, or of a split */
+    ptrdiff_t joined;  /* images of x that share a vector of channels */
+    ptrdiff_t splits;  /* of the blocks, where all sums are few: each with sums of its own; else 0 */
 } shape;
 
 /* What is transformed tile by tile: x, or dy. */
@@ -428,10 +428,32 @@ enum {
     TASK_CHANNELS = 32,
     TASK_FILTERS = 64,
     MOST_TOGETHER = 4,       /* phases of a vector of channels in one task */
-    SPLITS = 16,             /* at most: more threads than that wait, and every split's sums are added */
-    SPLIT_BLOCKS = 4,        /* of a split, at least */
-    SPLIT_BYTES = 288 << 10, /* of its sums, at most: they stay in the second-level cache */
+    SPLITS = 16,             /* at most: every split's sums are added */
+    SPLIT_BYTES = 288 << 10, /* of its sums, at most, to stay in the second-level cache, */
+    SPLIT_BLOCKS = 4,        /* and of its blocks, at least */
+    /* Where that is larger than LARGE_L2, it has the next one far away: what threads write for one another costs more than the sums'
+     * way there and back (Xeon of 2 MiB: 1.1 to 1.7 times as fast on two threads, 0.93 to 1.06 on one). */
+    LARGE_L2 = 1 << 20,
+    FAR_SPLIT_BYTES = 9 << 19,
+    FAR_SPLIT_BLOCKS = 2,
 };
+
+/* Into how many parts with sums of their own the blocks are split; 0: not at all. It depends on the number of threads only where the sum
+ * does not. */
+static ptrdiff_t splits_of(const fc_conv_plan *plan, const shape *h, ptrdiff_t sums, ptrdiff_t room, int threads)
+{
+    const bool far = sums > SPLIT_BYTES;
+    if (sums > (plan->l2 > LARGE_L2 ? FAR_SPLIT_BYTES : SPLIT_BYTES))
+        return 0;
+    const ptrdiff_t most = fc_min(SPLITS, room / sums);
+    ptrdiff_t splits = fc_min(most, h->blocks / (far ? FAR_SPLIT_BLOCKS : SPLIT_BLOCKS));
+    while (splits & (splits - 1)) /* a power of two, for threads to have as many of them */
+        splits &= splits - 1;
+    if (splits > 1)
+        return splits;
+    /* a single block each: their sums are added up one after another anyway */
+    return far && threads > 1 && h->joined == 1 && h->blocks > 1 && h->blocks <= most ? h->blocks : 0;
+}
 
 /* Elements for the finished taps of `depth` channels, and, if phases are brought together, for that, and a list of where they come from. */
 static ptrdiff_t taps_room(const view *w, ptrdiff_t depth, ptrdiff_t lanes, ptrdiff_t element)
@@ -461,9 +483,9 @@ static shape shape_of_weights(const fc_conv_plan *plan, const view *w, int threa
     h.d = POINTS * ((h.panels * h.width / lanes * h.tiles) | 1) * lanes;
     h.stage = h.together * reach_of(&h) * lanes;
     h.split = w->in_phases * w->out_phases == 1 ? 0 : split_pitch(reach_of(&h)) * lanes + FC_SLACK;
-    const ptrdiff_t splits = fc_min(SPLITS, h.blocks / SPLIT_BLOCKS);
-    if (sums <= SPLIT_BYTES && splits > 1) {
-        h.splits = splits;
+    h.splits = splits_of(plan, &h, sums, room, threads);
+    if (h.splits) {
+        h.parts = fc_min(fc_ceil_div(threads, h.splits), 2 * h.axis[0].pairs + 2);
         h.range = h.panels;
         h.sums = h.points * (h.vectors * lanes * w->vectors * lanes + lanes);
         h.taps = taps_room(w, lanes, lanes, element);
@@ -1402,7 +1424,7 @@ static void run_put(void *context, ptrdiff_t index, int worker)
         put_weights(j, &s, j->workspace + (size_t)worker * j->shape->worker);
 }
 
-/* Few sums: a split takes its blocks from start to end, and keeps sums of its own. */
+/* Few sums: a split takes its blocks from start to end, and keeps sums of its own. Each of its parts transforms all its tiles. */
 static share share_of_split(const job *j, ptrdiff_t split)
 {
     const shape *h = j->shape;
@@ -1417,16 +1439,17 @@ static void run_split(void *context, ptrdiff_t index, int worker)
 {
     const job *j = context;
     const shape *h = j->shape;
-    const ptrdiff_t element = (ptrdiff_t)fc_size_of(j->plan->problem.dtype), first = index * h->blocks / h->splits,
-                    last = (index + 1) * h->blocks / h->splits;
+    const ptrdiff_t element = (ptrdiff_t)fc_size_of(j->plan->problem.dtype), split = index / h->parts,
+                    part = index % h->parts, down = 2 * h->axis[0].pairs + 2, first = split * h->blocks / h->splits,
+                    last = (split + 1) * h->blocks / h->splits;
     const space s = space_of(j, worker);
     char *v = s.own, *dv = v + fc_round_up(h->v * element, FC_ALIGNMENT);
-    const share all = share_of_split(j, index);
+    const share all = share_of_split(j, split);
     for (ptrdiff_t n = first; n < last; n++) {
         const block b = block_at(j, n, h->vectors), d = block_at(j, n, all.f1);
         transform_input(j, &j->in, &b, 0, h->vectors, &s, v);
         transform_input(j, &j->dy, &d, 0, all.f1, &s, dv);
-        add_products(j, &all, &b, &d, v, dv, 0, 2 * h->axis[0].pairs + 2, n > first);
+        add_products(j, &all, &b, &d, v, dv, part * down / h->parts, (part + 1) * down / h->parts, n > first);
     }
 }
 
@@ -1480,7 +1503,7 @@ static void run_weights(const fc_conv_plan *plan, const fc_conv_arrays *arrays, 
             j.dy.first = j.range;
             j.range_vectors = fc_min(h.range * panel_vectors, vectors - j.range);
             if (h.splits) {
-                fc_parallel(threads, h.splits, run_split, &j);
+                fc_parallel(threads, h.splits * h.parts, run_split, &j);
                 fc_parallel(threads, h.vectors * vectors, add_splits, &j);
                 continue;
             }

@@ -58,8 +58,10 @@ static fc_status check(const fc_conv_problem *p, fc_conv_plan *plan, char *reaso
 static fc_status prepare(const fc_conv_problem *problem, size_t limit, fc_conv_plan *plan, char *reason,
                          size_t reason_size)
 {
-    *plan = (fc_conv_plan){
-        .problem = *problem, .limit = limit ? limit : (size_t)64 << 20, .kernels = fc_kernels_of(problem->dtype)};
+    *plan = (fc_conv_plan){.problem = *problem,
+                           .limit = limit ? limit : (size_t)64 << 20,
+                           .kernels = fc_kernels_of(problem->dtype),
+                           .l2 = fc_l2()};
     plan->problem.relu = problem->relu && problem->pass == FC_FORWARD;
     plan->empty = problem->batch == 0;
     if (plan->empty) /* algorithms plan for one image, and are not run */

@@ -13,10 +13,11 @@ struct fc_conv_plan {
     size_t limit; /* workspace bytes per thread */
     const fc_kernels *kernels;
     const fc_conv_algorithm *algorithm;
-    int threads; /* that it can keep busy */
-    bool empty;  /* no images: nothing to run */
-    bool apart;  /* fc_takes_taps_apart */
-    int way;     /* of the algorithm's, that it takes */
+    int threads;  /* that it can keep busy */
+    bool empty;   /* no images: nothing to run */
+    bool apart;   /* fc_takes_taps_apart */
+    int way;      /* of the algorithm's, that it takes */
+    ptrdiff_t l2; /* fc_l2() */
 };
 
 /* An algorithm looks at a plan whose problem is valid and whose algorithm is not yet set. */

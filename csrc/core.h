@@ -62,6 +62,11 @@ bool fc_threads_apart(int threads);
 /* Which of them most likely comes next on the same worker: what it reads can be fetched. It may be none, past the last. */
 ptrdiff_t fc_task_after(int threads, ptrdiff_t tasks, ptrdiff_t index);
 
+/* ---- cache.c ------------------------------------------------------------------------------------------------ */
+
+/* Bytes of a processor's second-level cache; where it is not known, 1 MiB. Results may depend on it, in their last bits. */
+ptrdiff_t fc_l2(void);
+
 /* ---- the matrix micro-kernel (kernels/product.inc) -------------------------------------------------------- */
 
 /* One register tile: C (rows x width) = or += A (rows x depth) B (depth x width), then bias and ReLU.

@@ -276,6 +276,8 @@ int fc_default_threads(void);              /* from affinity, cgroup quota and OM
 const char *fc_compiler(void);
 /* For tests: as if threads had no cache in common (1), or one (0); -1: as is measured. */
 void fc_threads_set_apart(int apart);
+/* For tests: plans that are made from now on are for second-level caches of so many bytes; 0: of those that there are. */
+void fc_l2_set(ptrdiff_t bytes);
 
 /* Memory for results and workspaces, which is kept when it is released, because fresh pages cost more than many a
  * convolution: never more than was in use at a time in the last seconds. Aligned to FC_ALIGNMENT. Thread-safe. */

@@ -106,6 +106,7 @@ cdef extern from "fastconv.h" nogil:
     int fc_openmp()
     int fc_default_threads()
     void fc_threads_set_apart(int)
+    void fc_l2_set(ptrdiff_t)
     const char *fc_compiler()
     void *fc_memory_acquire(size_t)
     void fc_memory_release(void *)
@@ -160,6 +161,13 @@ def default_threads():
 def set_apart(apart):
     """For tests: write what threads share past the caches (True) or not (False), or as is measured to be better (None)."""
     fc_threads_set_apart(-1 if apart is None else bool(apart))
+
+
+def set_l2(size):
+    """For tests: plan for second-level caches of `size` bytes, or for those that there are (None)."""
+    fc_l2_set(size or 0)
+    for forget in _isa_listeners:
+        forget()
 
 
 def compiler():

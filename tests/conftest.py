@@ -48,3 +48,11 @@ def apart(request: pytest.FixtureRequest) -> Iterator[bool]:
     _native.set_apart(request.param)
     yield request.param
     _native.set_apart(None)
+
+
+@pytest.fixture(params=[1 << 20, 1 << 21], ids=["1M", "2M"])
+def l2(request: pytest.FixtureRequest) -> Iterator[int]:
+    """Runs the test once as if second-level caches had either size."""
+    _native.set_l2(request.param)
+    yield request.param
+    _native.set_l2(None)
