@@ -431,9 +431,8 @@ enum {
     SPLITS = 16,             /* at most: every split's sums are added */
     SPLIT_BYTES = 288 << 10, /* of its sums, at most, to stay in the second-level cache, */
     SPLIT_BLOCKS = 4,        /* and of its blocks, at least */
-    /* Where that is larger than LARGE_L2, it has the next one far away: what threads write for one another costs more than the sums'
-     * way there and back (Xeon of 2 MiB: 1.1 to 1.7 times as fast on two threads, 0.93 to 1.06 on one). */
-    LARGE_L2 = 1 << 20,
+    /* where fc_l3_is_far, what threads write for one another costs more than the sums' way there and back (Xeon of 2 MiB: 1.1 to 1.7
+     * times as fast on two threads, 0.93 to 1.06 on one) */
     FAR_SPLIT_BYTES = 9 << 19,
     FAR_SPLIT_BLOCKS = 2,
 };
@@ -443,7 +442,7 @@ enum {
 static ptrdiff_t splits_of(const fc_conv_plan *plan, const shape *h, ptrdiff_t sums, ptrdiff_t room, int threads)
 {
     const bool far = sums > SPLIT_BYTES;
-    if (sums > (plan->l2 > LARGE_L2 ? FAR_SPLIT_BYTES : SPLIT_BYTES))
+    if (sums > (fc_l3_is_far(plan) ? FAR_SPLIT_BYTES : SPLIT_BYTES))
         return 0;
     const ptrdiff_t most = fc_min(SPLITS, room / sums);
     ptrdiff_t splits = fc_min(most, h->blocks / (far ? FAR_SPLIT_BLOCKS : SPLIT_BLOCKS));

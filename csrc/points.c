@@ -32,8 +32,9 @@ enum {
     /* of tiles whose steps read more, measured on Zen 3: */
     NEAR_BYTES = 20 << 10,          /* what a tile may read at the most, to stay there, */
     CLOSE_BYTES = 4 * FC_ALIGNMENT, /* unless channels lie as far apart as this: then the processor foresees them; */
-    FAR_BYTES = 1 << 10,            /* further apart than this, a step costs so much more */
+    FAR_BYTES = 1 << 10,            /* further apart than this, a step costs so much more; */
     FAR_PERCENT = 8,
+    LARGE_L2_PERCENT = 15, /* of any tile where fc_l3_is_far: 5 to 40 on a Xeon */
 };
 
 /* What a step of a tile reads: lines of places, and columns of filters. */
@@ -283,10 +284,13 @@ double fc_points_cost(const fc_conv_plan *plan)
         places += fc_sweep_places(&reached);
     }
     const ptrdiff_t element = (ptrdiff_t)fc_size_of(plan->problem.dtype);
-    const bool far = reads_much(plan->kernels, element) && fc_sweep_input(&s) * element > FAR_BYTES;
+    const int percent = fc_sweep_input(&s) * element <= FAR_BYTES ? 0
+                        : fc_l3_is_far(plan)                      ? LARGE_L2_PERCENT
+                        : reads_much(plan->kernels, element)      ? FAR_PERCENT
+                                                                  : 0;
     const double lanes = (double)plan->kernels->lanes,
-                 products = (double)(s.batch * places) * (double)(s.channels * width) / lanes / 2 *
-                            (far ? 1 + FAR_PERCENT / 100. : 1),
+                 products =
+                     (double)(s.batch * places) * (double)(s.channels * width) / lanes / 2 * (1 + percent / 100.),
                  packed = (double)h.panel / lanes * (plan->problem.pass == FC_FORWARD ? 3.2 : 1.6),
                  turned = (double)(s.batch * h.sums) / lanes * 5.6;
     return (double)(s.groups * fc_ceil_div(s.filters, width)) * (products + packed + turned) / FC_NOMINAL_HERTZ;
