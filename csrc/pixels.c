@@ -89,6 +89,7 @@ typedef struct pixels {
     char *out, *packed;                          /* packed: [panel][k][width], of the round */
     ptrdiff_t first_panel, panels, panel_blocks; /* of the round; panels are numbered through the groups */
     ptrdiff_t k0, k1;
+    ptrdiff_t columns; /* of a task of run_rows */
     char *workspace;
 } pixels;
 
@@ -104,7 +105,8 @@ enum {
     DOT_ROWS = 16,         /* but so many filters' at a time multiplied as they lie */
     ROW_PLACES = 4,        /* at most, nor are the input gradient's: */
     ROWS_TOGETHER = 8,     /* so many rows of so many columns are multiplied as they lie */
-    ROW_COLUMNS = 512,
+    ROW_SUMS = 8192, /* of all places together, at most: the longer rows are, the better the processor foresees them; */
+    LEAST_COLUMNS = 512, /* at least, for threads to have some each */
 };
 
 static bool is_dense(const fc_sweep *s)
@@ -404,23 +406,18 @@ static void run_rows(void *context, ptrdiff_t index, int worker)
     const fc_sweep *s = p->sweep;
     const fc_kernels *kernels = p->plan->kernels;
     const ptrdiff_t element = (ptrdiff_t)fc_size_of(p->plan->problem.dtype), all = s->groups * s->filters,
-                    blocks = fc_ceil_div(s->filters, ROW_COLUMNS), group = index / blocks,
-                    column = index % blocks * ROW_COLUMNS, places = s->batch * fc_sweep_places(s);
-    _Alignas(FC_ALIGNMENT) char
-        sums[ROW_PLACES * ROW_COLUMNS * sizeof(double)]; /* of FC_DEPTH rows at a time: more accurate than of all */
-    fc_combine row = {.step = 1, .pitch = s->filters, .length = fc_min(ROW_COLUMNS, s->filters - column)};
+                    blocks = fc_ceil_div(s->filters, p->columns), group = index / blocks,
+                    column = index % blocks * p->columns, places = s->batch * fc_sweep_places(s);
+    _Alignas(
+        FC_ALIGNMENT) char sums[ROW_SUMS * sizeof(double)]; /* of FC_DEPTH rows at a time: more accurate than of all */
+    fc_combine row = {.step = 1, .pitch = s->filters, .length = fc_min(p->columns, s->filters - column)};
     for (ptrdiff_t k = 0; k < s->channels; k += row.count) {
-        const char *weight = p->weight + ((group * s->channels + k) * s->filters + column) * element;
-        row.rows = weight;
+        row.rows = p->weight + ((group * s->channels + k) * s->filters + column) * element;
         row.count = fc_min(ROWS_TOGETHER, s->channels - k);
         row.accumulate = k % FC_DEPTH > 0;
-        /* rows are far apart: the hardware does not foresee them */
-        for (ptrdiff_t r = ROWS_TOGETHER; r < fc_min(2 * ROWS_TOGETHER, s->channels - k); r++)
-            for (ptrdiff_t i = 0; i < row.length * element; i += FC_ALIGNMENT)
-                __builtin_prefetch(weight + r * s->filters * element + i);
         for (ptrdiff_t i = 0; i < places; i++) {
             row.coefficients = p->in + ((i * s->groups + group) * s->channels + k) * element;
-            row.out = sums + i * ROW_COLUMNS * element;
+            row.out = sums + i * p->columns * element;
             kernels->combine(&row);
             if ((k + row.count) % FC_DEPTH == 0 || k + row.count == s->channels)
                 (k >= FC_DEPTH || s->accumulate ? kernels->add : kernels->copy)(
@@ -451,7 +448,11 @@ static void run_part(const fc_part *part, int threads)
         return;
     }
     if (takes_rows(part->plan, s, &h)) {
-        fc_parallel(threads, s->groups * fc_ceil_div(s->filters, ROW_COLUMNS), run_rows, &p);
+        const ptrdiff_t most =
+            fc_max(fc_min(fc_ceil_div(s->filters, threads), ROW_SUMS / (s->batch * fc_sweep_places(s))), LEAST_COLUMNS);
+        /* about as many each: a last task of less than a vector would round in another way */
+        p.columns = fc_ceil_div(s->filters, fc_ceil_div(s->filters, most));
+        fc_parallel(threads, s->groups * fc_ceil_div(s->filters, p.columns), run_rows, &p);
         return;
     }
     ptrdiff_t k = 0;
