@@ -316,18 +316,17 @@ def test_many_blocks_and_chunks_on_any_number_of_threads(which, batch, channels,
             np.testing.assert_array_equal(compute(which, "winograd", *data, **options), alone)
 
 
-@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
 @pytest.mark.parametrize(
-    ("batch", "channels", "filters", "groups", "size", "stride"),
+    ("batch", "channels", "filters", "groups", "size", "stride", "layout"),
     [
-        (8, 64, 64, 1, (28, 28), (1, 1)),  # two blocks
-        (3, 60, 48, 1, (65, 70), (1, 1)),  # several, of which more than one have sums in common
-        (2, 48, 120, 2, (80, 30), (1, 1)),
-        (4, 24, 70, 1, (50, 50), (2, 2)),
-        (7, 5, 160, 1, (50, 52), (1, 1)),  # so few channels that images share vectors
-        (3, 5, 160, 1, (31, 33), (1, 1)),
-        (2, 128, 130, 1, (60, 60), (1, 1)),  # more sums
-        (2, 200, 200, 1, (20, 20), (1, 1)),  # too many
+        (8, 64, 64, 1, (28, 28), (1, 1), "NHWC"),  # two blocks
+        (3, 60, 48, 1, (65, 70), (1, 1), "NCHW"),  # several, of which more than one have sums in common
+        (2, 48, 120, 2, (80, 30), (1, 1), "NHWC"),
+        (4, 24, 70, 1, (50, 50), (2, 2), "NCHW"),
+        (7, 5, 160, 1, (50, 52), (1, 1), "NCHW"),  # so few channels that images share vectors
+        (3, 5, 160, 1, (31, 33), (1, 1), "NCHW"),
+        (2, 128, 130, 1, (60, 60), (1, 1), "NCHW"),  # more sums
+        (2, 200, 200, 1, (20, 20), (1, 1), "NCHW"),  # too many
     ],
 )
 def test_weight_gradient_by_parts_of_the_images(batch, channels, filters, groups, size, stride, layout, l2, isa):
