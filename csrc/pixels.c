@@ -408,8 +408,8 @@ static void run_rows(void *context, ptrdiff_t index, int worker)
     const ptrdiff_t element = (ptrdiff_t)fc_size_of(p->plan->problem.dtype), all = s->groups * s->filters,
                     blocks = fc_ceil_div(s->filters, p->columns), group = index / blocks,
                     column = index % blocks * p->columns, places = s->batch * fc_sweep_places(s);
-    _Alignas(
-        FC_ALIGNMENT) char sums[ROW_SUMS * sizeof(double)]; /* of FC_DEPTH rows at a time: more accurate than of all */
+    /* of FC_DEPTH rows at a time: more accurate than of all */
+    _Alignas(FC_ALIGNMENT) char sums[ROW_SUMS * sizeof(double)];
     fc_combine row = {.step = 1, .pitch = s->filters, .length = fc_min(p->columns, s->filters - column)};
     for (ptrdiff_t k = 0; k < s->channels; k += row.count) {
         row.rows = p->weight + ((group * s->channels + k) * s->filters + column) * element;

@@ -34,7 +34,7 @@ enum {
     CLOSE_BYTES = 4 * FC_ALIGNMENT, /* unless channels lie as far apart as this: then the processor foresees them; */
     FAR_BYTES = 1 << 10,            /* further apart than this, a step costs so much more; */
     FAR_PERCENT = 8,
-    LARGE_L2_PERCENT = 15, /* of any tile where fc_l3_is_far: 5 to 40 on a Xeon */
+    L3_FAR_PERCENT = 15, /* the same of any tile, where fc_l3_is_far: -6 to 40 on a Xeon */
 };
 
 /* What a step of a tile reads: lines of places, and columns of filters. */
@@ -285,7 +285,7 @@ double fc_points_cost(const fc_conv_plan *plan)
     }
     const ptrdiff_t element = (ptrdiff_t)fc_size_of(plan->problem.dtype);
     const int percent = fc_sweep_input(&s) * element <= FAR_BYTES ? 0
-                        : fc_l3_is_far(plan)                      ? LARGE_L2_PERCENT
+                        : fc_l3_is_far(plan)                      ? L3_FAR_PERCENT
                         : reads_much(plan->kernels, element)      ? FAR_PERCENT
                                                                   : 0;
     const double lanes = (double)plan->kernels->lanes,

@@ -144,7 +144,7 @@ def isa_select(name):
 
 
 def on_isa_change(forget):
-    """Have `forget` called whenever the instruction set changes: who caches plans drops them there."""
+    """Have `forget` called whenever the instruction set, or what tests set, changes: who caches plans drops them there."""
     _isa_listeners.append(forget)
 
 

@@ -177,6 +177,22 @@ def test_explain_names_the_choice() -> None:
     assert "reference" in text
 
 
+def test_places_that_lie_far_apart_cost_more_where_the_second_level_cache_is_large(l2: int, isa: str) -> None:
+    """What reads them where they lie, not what packs them; planes of a kilobyte and less cost what they did."""
+    del isa
+
+    def estimates(size: int) -> list[float]:
+        said = fc.explain(np.zeros((8, 256, size, size), "float32"), np.zeros((64, 256, 1, 1), "float32"))
+        return [float(said.split(name)[1].split("estimated ")[1].split()[0]) for name in ("  direct ", "  im2col ")]
+
+    given = estimates(56), estimates(14)
+    _native.set_l2(1 << 20)
+    (direct, im2col), small = estimates(56), estimates(14)
+    assert given[1] == small
+    assert given[0][1] == im2col
+    assert (given[0][0] > 1.02 * direct) == (l2 > 1 << 20)
+
+
 # ---- gradients -----------------------------------------------------------------------------------------------
 
 

@@ -36,7 +36,7 @@ def test_against_numpy(inputs, outputs, dtype, isa):
 
 @pytest.mark.parametrize("threads", [2, 3, 7])
 @pytest.mark.parametrize("rows", [1, 3, 4, 5, 16, 300])
-def test_the_same_bits_on_any_number_of_threads(rows, threads):
+def test_the_same_bits_on_any_number_of_threads(rows, threads, isa):
     rng = np.random.default_rng(0)
     x, weight, dy = (rng.standard_normal(shape, "float32") for shape in ((rows, 1025), (700, 1025), (rows, 700)))
     results = []
