@@ -56,9 +56,10 @@ typedef struct shape {
     ptrdiff_t vectors; /* of channels */
     ptrdiff_t width, panels;
     bool kept;
-    ptrdiff_t chunk;                       /* channels whose filters are transformed at once */
-    ptrdiff_t together;                    /* vectors of channels that are staged at once: the phases of one */
-    ptrdiff_t inputs;                      /* vectors of channels of a task that transforms them */
+    ptrdiff_t chunk;    /* channels whose filters are transformed at once */
+    ptrdiff_t abreast;  /* vectors of filters that share cache lines: they are transformed together */
+    ptrdiff_t together; /* vectors of channels that are staged at once: the phases of one */
+    ptrdiff_t inputs;   /* vectors of channels of a task that transforms them */
     ptrdiff_t v, u, m, stage, taps, split; /* elements */
     ptrdiff_t round;                       /* blocks whose v is held at once, unless kept */
     size_t worker, shared;                 /* bytes */
@@ -235,8 +236,19 @@ static ptrdiff_t list_places(const shape *h, const block *b, ptrdiff_t step, pla
     return p - list;
 }
 
-/* Where an image of a block begins among the tiles of a point. */
-static ptrdiff_t first_tile(const block *b, ptrdiff_t image, int point) { return image * b->of_image[point]; }
+/* Where the tiles of an image of a block begin, of every point, after so many vectors; `begins`: b->v or b->m; `step` from tile to tile. */
+static void list_points(const block *b, const ptrdiff_t *begins, ptrdiff_t vectors, ptrdiff_t image, ptrdiff_t step,
+                        ptrdiff_t *table)
+{
+    for (int down = 0; down < CLASSES; down++)
+        for (int across = 0; across < CLASSES; across++) {
+            const int first = fc_winograd_first(down) * SIDE + fc_winograd_first(across);
+            const ptrdiff_t before = (vectors * b->tiles[first] + image * b->of_image[first]) * step;
+            for (int i = fc_winograd_first(down); i < fc_winograd_first(down + 1); i++)
+                for (int k = fc_winograd_first(across); k < fc_winograd_first(across + 1); k++)
+                    table[i * SIDE + k] = begins[i * SIDE + k] + before;
+        }
+}
 
 /* Of `images` of which `joined` share a vector, those that are the k-th there; and how many are earlier ones. */
 static ptrdiff_t joined_count(ptrdiff_t images, ptrdiff_t joined, ptrdiff_t k)
@@ -310,7 +322,13 @@ enum {
     MORE_BLOCKS = 3     /* than are needed, for threads to have as many of them */
 };
 #define LESS_EXCESS 0.9 /* than without, to make up for them */
-enum { CHUNK = 32, BLOCK_BYTES = 704 << 10, MOST_TILES = 128 };
+enum {
+    CHUNK = 32,
+    BLOCK_BYTES = 704 << 10,
+    MOST_TILES = 128,
+    MOST_ABREAST = 2,
+    NEAR_BYTES = 32 << 10 /* of all outputs that are staged at once */
+};
 
 /* Whose transformed input fits into half of the workspace. */
 static ptrdiff_t most_tiles(const fc_conv_plan *plan, ptrdiff_t channels)
@@ -408,12 +426,14 @@ static shape shape_of(const fc_conv_plan *plan, const view *w, int threads)
                    1),
             threads, &h);
     h.chunk = h.kept ? w->depth : fc_min(w->depth, fc_max(CHUNK, lanes * (w->order == BLOCKED ? w->in_phases : 1)));
+    h.abreast =
+        w->in_phases * w->out_phases == 1 && lanes * element < FC_ALIGNMENT ? fc_min(h.width / lanes, MOST_ABREAST) : 1;
     h.v = POINTS * ((h.vectors * h.tiles) | 1) * lanes;
     h.m = POINTS * (h.tiles * h.width + lanes);
     h.u = h.points * (h.chunk * h.width + lanes);
-    h.stage = fc_max(w->out_phases > 1 ? 2 : 1, h.together) * reach_of(&h) * lanes;
+    h.stage = fc_max(w->out_phases > 1 ? 2 : h.abreast, h.together) * reach_of(&h) * lanes;
     h.split = w->in_phases * w->out_phases == 1 ? 0 : 2 * split_pitch(reach_of(&h)) * lanes + FC_SLACK;
-    h.taps = h.kept ? fc_min(w->depth, KEPT_CHANNELS) * w->kernel * lanes : h.chunk * w->kernel * lanes;
+    h.taps = (h.kept ? fc_min(w->depth, KEPT_CHANNELS) : h.chunk) * w->kernel * h.abreast * lanes;
     h.round = h.kept ? h.blocks : fc_max(fc_min((ptrdiff_t)(plan->limit / 2) / (h.v * element), h.blocks), 1);
     h.worker = worker_bytes(&h, h.m + h.stage + h.split + h.taps + (h.kept ? h.v : h.u), element);
     h.shared = (size_t)((h.kept ? h.panels * h.u : h.round * h.v) * element);
@@ -664,21 +684,45 @@ static void fetch(const stretch *s, ptrdiff_t i, ptrdiff_t parts)
             __builtin_prefetch(s->at + r * s->pitch + k, 0, 2);
 }
 
-/* The points of one vector of filters, so many channels. */
+/* The points of so many channels' filters: of one vector, or of several whose taps lie `apart`. */
 static void filter_points(const job *j, const char *from, const ptrdiff_t *at, ptrdiff_t from_step, ptrdiff_t count,
-                          char *to, ptrdiff_t pitch, ptrdiff_t to_step)
+                          ptrdiff_t vectors, ptrdiff_t apart, char *to, ptrdiff_t pitch, ptrdiff_t to_step)
 {
     const shape *h = j->shape;
     const fc_winograd_filter f = {.size = {{h->axis[0].taps, h->axis[1].taps}, {h->axis[0].pairs, h->axis[1].pairs}},
                                   .from = from,
                                   .at = at,
                                   .from_step = from_step,
+                                  .from_vector = apart,
                                   .count = count,
+                                  .vectors = vectors,
                                   .to = to,
                                   .pitch = pitch,
                                   .to_step = to_step,
                                   .streamed = j->past && h->kept};
     j->plan->kernels->winograd_filter(&f);
+}
+
+/* transform_filters where there are no phases. */
+static void transform_unphased(const job *j, ptrdiff_t panel, ptrdiff_t first, ptrdiff_t last, char *taps, char *to,
+                               ptrdiff_t pitch)
+{
+    const view *w = j->view;
+    const shape *h = j->shape;
+    const ptrdiff_t element = (ptrdiff_t)fc_size_of(j->plan->problem.dtype), lanes = j->plan->kernels->lanes,
+                    width = panel_width(j, panel), apart = (last - first) * w->kernel * lanes;
+    ptrdiff_t at[TAPS];
+    list_taps(w, 0, j->turned, at);
+    for (ptrdiff_t t = 0; t < w->kernel; t++)
+        at[t] *= lanes;
+    for (ptrdiff_t i = 0; i < width; i += h->abreast * lanes) {
+        const ptrdiff_t vectors = fc_min(h->abreast, (width - i) / lanes);
+        for (ptrdiff_t v = 0; v < vectors; v++) {
+            const ptrdiff_t filter = panel * h->width + i + v * lanes;
+            load_taps(j, filter, fc_min(lanes, w->filters - filter), first, last - first, taps + v * apart * element);
+        }
+        filter_points(j, taps, at, w->kernel * lanes, last - first, vectors, apart, to + i * element, pitch, width);
+    }
 }
 
 /* Transforms the filters of a panel, channels from first to last; to: [point][channel][width], points `pitch` apart. */
@@ -690,6 +734,10 @@ static void transform_filters(const job *j, ptrdiff_t panel, ptrdiff_t first, pt
     const fc_kernels *kernels = j->plan->kernels;
     const ptrdiff_t element = (ptrdiff_t)fc_size_of(j->plan->problem.dtype), lanes = kernels->lanes;
     const ptrdiff_t width = panel_width(j, panel);
+    if (w->in_phases * w->out_phases == 1) {
+        transform_unphased(j, panel, first, last, taps, to, pitch);
+        return;
+    }
     const ptrdiff_t step = w->order == INNER ? w->in_phases : 1; /* between channels of a phase */
     for (ptrdiff_t i = 0; i < width; i += lanes) {
         const ptrdiff_t vector = (panel * h->width + i) / lanes, filter = vector / w->out_phases * lanes,
@@ -697,8 +745,8 @@ static void transform_filters(const job *j, ptrdiff_t panel, ptrdiff_t first, pt
         if (w->mixed) {
             ptrdiff_t at[TAPS];
             gather_taps(j, vector, first, last - first, taps, at);
-            filter_points(j, taps, at, h->axis[0].taps * h->axis[1].taps * lanes, last - first, to + i * element, pitch,
-                          width);
+            filter_points(j, taps, at, h->axis[0].taps * h->axis[1].taps * lanes, last - first, 1, 0, to + i * element,
+                          pitch, width);
             continue;
         }
         ptrdiff_t loaded = -1, loaded_count = 0;
@@ -723,7 +771,8 @@ static void transform_filters(const job *j, ptrdiff_t panel, ptrdiff_t first, pt
                 for (int t = 0; t < h->axis[0].taps * h->axis[1].taps; t++)
                     at[t] *= lanes;
                 filter_points(j, taps + (own - channel) * w->kernel * lanes * element, at, w->kernel * lanes,
-                              fc_ceil_div(c1 - n, step), to + (i + (n - first) * width) * element, pitch, step * width);
+                              fc_ceil_div(c1 - n, step), 1, 0, to + (i + (n - first) * width) * element, pitch,
+                              step * width);
             }
         }
     }
@@ -933,8 +982,7 @@ static void transform_input(const job *j, const operand *x, const block *b, ptrd
                 x->apart > 1 ? joined_before(b->images, x->apart, n % x->apart) + n / x->apart : n / x->joined;
             for (ptrdiff_t k = 0; k < together; k++) {
                 ptrdiff_t table[POINTS];
-                for (int p = 0; p < POINTS; p++)
-                    table[p] = b->v[p] + ((c + k - x->first) * b->tiles[p] + first_tile(b, among, p)) * lanes;
+                list_points(b, b->v, c + k - x->first, among, lanes, table);
                 for (const place *p = s->places; p < s->places + places; p++)
                     x->transform[j->past && !h->kept && !h->splits](
                         s->stage + k * area + (p->at[0] * at.length[1] + p->at[1]) * lanes * element,
@@ -983,8 +1031,10 @@ static void multiply(const job *j, const block *b, ptrdiff_t panel_width, ptrdif
             /* what comes from afar, for the next point: u if it is kept, else v */
             const ptrdiff_t next = k + 1 < across ? p + 1 : fc_min(i + 1, SIDE - 1) * SIDE;
             t.next_pitch = h->kept ? lanes * lanes : b->tiles[next] * lanes;
+            const ptrdiff_t least = tiles / fc_max(parts, 1),
+                            larger = tiles - parts * least; /* the last ones have a row more */
             for (ptrdiff_t part = 0, tile = 0; part < parts; part++) {
-                ptrdiff_t rows = (tiles - tile) / (parts - part);
+                const ptrdiff_t rows = least + (part >= parts - larger);
                 t.v = v + (b->v[p] + (first / lanes * tiles + tile) * lanes) * element;
                 t.m = m + (b->m[p] + tile * panel_width) * element;
                 t.next = h->kept ? (const char *)t.u + (pitch + part * t.depth * lanes) * element
@@ -1135,21 +1185,24 @@ static void put(const job *j, const region *at, ptrdiff_t image, ptrdiff_t filte
     }
 }
 
-/* The outputs of one vector of filters of a panel, from m to [row][column][lanes]. */
+/* The outputs of so many vectors of filters of a panel, the first from `column` on, each from m to its [row][column][lanes]; bias: theirs. */
 static void stage_output(const job *j, const block *b, const region *r, ptrdiff_t image, ptrdiff_t column,
-                         ptrdiff_t panel_width, const place *list, ptrdiff_t places, const void *bias, const char *m,
-                         char *stage)
+                         ptrdiff_t vectors, ptrdiff_t panel_width, const place *list, ptrdiff_t places,
+                         const char *bias, const char *m, char *stage)
 {
-    const ptrdiff_t element = (ptrdiff_t)fc_size_of(j->plan->problem.dtype), lanes = j->plan->kernels->lanes;
-    fc_winograd_out o = {.pitch = r->length[1] * lanes, .bias = bias, .relu = j->plan->problem.relu};
+    const ptrdiff_t element = (ptrdiff_t)fc_size_of(j->plan->problem.dtype), lanes = j->plan->kernels->lanes,
+                    area = r->length[0] * r->length[1];
+    fc_winograd_out o = {.pitch = r->length[1] * lanes, .relu = j->plan->problem.relu};
     ptrdiff_t table[POINTS];
-    for (int p = 0; p < POINTS; p++)
-        table[p] = b->m[p] + first_tile(b, image, p) * panel_width + column;
+    list_points(b, b->m, 0, image, panel_width, table);
     for (const place *p = list; p < list + places; p++) {
-        o.to = stage + (p->at[0] * r->length[1] + p->at[1]) * lanes * element;
         o.rows = fc_min(outputs_of(p->size.taps[0], p->size.pairs[0]), r->length[0] - p->at[0]);
         o.columns = fc_min(outputs_of(p->size.taps[1], p->size.pairs[1]), r->length[1] - p->at[1]);
-        j->plan->kernels->winograd_output(m, table, p->slots, &p->size, &o);
+        for (ptrdiff_t v = 0; v < vectors; v++) { /* they share cache lines */
+            o.bias = bias + v * lanes * element;
+            o.to = stage + (v * area + p->at[0] * r->length[1] + p->at[1]) * lanes * element;
+            j->plan->kernels->winograd_output(m + (column + v * lanes) * element, table, p->slots, &p->size, &o);
+        }
     }
 }
 
@@ -1158,33 +1211,35 @@ static void finish(const job *j, const block *b, ptrdiff_t panel, ptrdiff_t pane
     const view *w = j->view;
     const ptrdiff_t element = (ptrdiff_t)fc_size_of(j->plan->problem.dtype), lanes = j->plan->kernels->lanes;
     const bool pixels = j->plan->problem.layout == FC_CHANNELS_LAST, phased = w->out_phases > 1;
-    /* phases across lie side by side: pairs of them make whole rows of the output */
-    const int together = phased && !w->mixed && !pixels && w->side[1].phases == 2 ? 2 : 1;
     region r;
     for (int a = 0; a < 2; a++) {
         r.begin[a] = segment_start(&j->shape->axis[a], b->first[a]);
         r.length[a] = fc_min(segment_start(&j->shape->axis[a], b->last[a]), j->shape->axis[a].length) - r.begin[a];
     }
     const ptrdiff_t area = r.length[0] * r.length[1], places = list_places(j->shape, b, panel_width, s->places);
+    const bool near = area * lanes * element * j->shape->abreast <= NEAR_BYTES;
+    /* phases across lie side by side: pairs of them make whole rows of the output */
+    const bool paired = phased && !w->mixed && !pixels && w->side[1].phases == 2;
+    const ptrdiff_t together = paired ? 2 : !phased && near ? j->shape->abreast : 1;
     for (ptrdiff_t n = 0; n < b->images; n++)
         for (ptrdiff_t i = 0; i < panel_width; i += together * lanes) {
-            const ptrdiff_t vector = (panel * j->shape->width + i) / lanes;
-            double bias[MOST_LANES] = {0};
+            const ptrdiff_t vector = (panel * j->shape->width + i) / lanes, filter = vector * lanes,
+                            vectors = fc_min(together, (panel_width - i) / lanes);
+            char bias[MOST_ABREAST * MOST_LANES * sizeof(double)] = {0};
             if (j->bias)
-                j->plan->kernels->copy(j->bias + (j->group * w->filters + vector * lanes) * element, bias,
-                                       fc_min(lanes, w->filters - vector * lanes));
-            for (int k = 0; k < together; k++)
-                stage_output(j, b, &r, n, i + k * lanes, panel_width, s->places, places, bias, s->m,
-                             s->stage + k * area * lanes * element);
+                j->plan->kernels->copy(j->bias + (j->group * w->filters + filter) * element, bias,
+                                       fc_min(vectors * lanes, w->filters - filter));
+            stage_output(j, b, &r, n, i, vectors, panel_width, s->places, places, bias, s->m, s->stage);
             if (!phased)
-                put(j, &r, b->image + n, j->group * w->filters + vector * lanes,
-                    fc_min(lanes, w->filters - vector * lanes), s->stage);
+                for (ptrdiff_t v = 0; v < vectors; v++)
+                    put(j, &r, b->image + n, j->group * w->filters + filter + v * lanes,
+                        fc_min(lanes, w->filters - filter - v * lanes), s->stage + v * area * lanes * element);
             else if (w->mixed)
                 put_mixed(j, &r, b->image + n, vector, s->stage, s->split);
             else if (pixels)
                 put_phase_pixels(j, &r, b->image + n, vector, s->stage);
             else
-                put_phases(j, &r, b->image + n, vector, together, s->stage, s->split);
+                put_phases(j, &r, b->image + n, vector, (int)together, s->stage, s->split);
         }
 }
 

@@ -259,18 +259,20 @@ typedef void fc_lrn_kernel(const fc_lrn_job *job);
 #define FC_WINOGRAD_TAPS 7 /* most of them; there are no transforms for 6 */
 #define FC_WINOGRAD_CLASSES 3
 static inline int fc_winograd_class(int point) { return point < 4 ? 0 : point / 2 - 1; }
+static inline int fc_winograd_first(int class) { return class ? 2 * class + 2 : 0; } /* point */
 
 /* Of a tile, down and across. */
 typedef struct fc_winograd_size {
     int taps[2], pairs[2];
 } fc_winograd_size;
 
-/* Filters' transforms: point (i, j) of the n-th to[(i * points across + j) * pitch + n * to_step]. */
+/* Filters' transforms: point (i, j) of vector v of the n-th to[(i * points across + j) * pitch + n * to_step + v * lanes]. */
 typedef struct fc_winograd_filter {
     fc_winograd_size size;
     const void *from;
-    const ptrdiff_t *at; /* tap (i, j) of the n-th at from[at[i * taps across + j] + n * from_step]; negative: zero */
-    ptrdiff_t from_step, count;
+    const ptrdiff_t
+        *at; /* tap (i, j) at from[at[i * taps across + j] + n * from_step + v * from_vector]; negative: zero */
+    ptrdiff_t from_step, from_vector, count, vectors;
     void *to;
     ptrdiff_t pitch, to_step;
     bool streamed; /* past the caches, where the kernel can */

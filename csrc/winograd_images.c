@@ -202,6 +202,7 @@ static void transform_filters(const job *j, ptrdiff_t group, ptrdiff_t first, pt
                                                .from = taps,
                                                .at = at,
                                                .count = 1,
+                                               .vectors = 1,
                                                .to = to + (v * w->filters + f) * lanes * element,
                                                .pitch = h->u_pitch,
                                                .streamed = !h->own && j->past};
