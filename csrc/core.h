@@ -259,7 +259,7 @@ typedef void fc_lrn_kernel(const fc_lrn_job *job);
 #define FC_WINOGRAD_TAPS 7 /* most of them; there are no transforms for 6 */
 #define FC_WINOGRAD_CLASSES 3
 static inline int fc_winograd_class(int point) { return point < 4 ? 0 : point / 2 - 1; }
-static inline int fc_winograd_first(int class) { return class ? 2 * class + 2 : 0; } /* point */
+static inline int fc_winograd_first(int class) { return class ? 2 * class + 2 : 0; } /* of its points */
 
 /* Of a tile, down and across. */
 typedef struct fc_winograd_size {
@@ -270,8 +270,7 @@ typedef struct fc_winograd_size {
 typedef struct fc_winograd_filter {
     fc_winograd_size size;
     const void *from;
-    const ptrdiff_t
-        *at; /* tap (i, j) at from[at[i * taps across + j] + n * from_step + v * from_vector]; negative: zero */
+    const ptrdiff_t *at; /* tap (i, j) at from[at[i * taps across + j] + n * from_step + v * from_vector], or < 0: 0 */
     ptrdiff_t from_step, from_vector, count, vectors;
     void *to;
     ptrdiff_t pitch, to_step;
