@@ -237,7 +237,7 @@ static ptrdiff_t list_places(const shape *h, const block *b, ptrdiff_t step, pla
 }
 
 /* Where the tiles of an image of a block begin, of every point, after so many vectors; `begins`: b->v or b->m; `step` from tile to tile. */
-static void list_points(const block *b, const ptrdiff_t *begins, ptrdiff_t vectors, ptrdiff_t image, ptrdiff_t step,
+static void find_points(const block *b, const ptrdiff_t *begins, ptrdiff_t vectors, ptrdiff_t image, ptrdiff_t step,
                         ptrdiff_t *table)
 {
     for (int down = 0; down < CLASSES; down++)
@@ -703,28 +703,6 @@ static void filter_points(const job *j, const char *from, const ptrdiff_t *at, p
     j->plan->kernels->winograd_filter(&f);
 }
 
-/* transform_filters where there are no phases. */
-static void transform_unphased(const job *j, ptrdiff_t panel, ptrdiff_t first, ptrdiff_t last, char *taps, char *to,
-                               ptrdiff_t pitch)
-{
-    const view *w = j->view;
-    const shape *h = j->shape;
-    const ptrdiff_t element = (ptrdiff_t)fc_size_of(j->plan->problem.dtype), lanes = j->plan->kernels->lanes,
-                    width = panel_width(j, panel), apart = (last - first) * w->kernel * lanes;
-    ptrdiff_t at[TAPS];
-    list_taps(w, 0, j->turned, at);
-    for (ptrdiff_t t = 0; t < w->kernel; t++)
-        at[t] *= lanes;
-    for (ptrdiff_t i = 0; i < width; i += h->abreast * lanes) {
-        const ptrdiff_t vectors = fc_min(h->abreast, (width - i) / lanes);
-        for (ptrdiff_t v = 0; v < vectors; v++) {
-            const ptrdiff_t filter = panel * h->width + i + v * lanes;
-            load_taps(j, filter, fc_min(lanes, w->filters - filter), first, last - first, taps + v * apart * element);
-        }
-        filter_points(j, taps, at, w->kernel * lanes, last - first, vectors, apart, to + i * element, pitch, width);
-    }
-}
-
 /* Transforms the filters of a panel, channels from first to last; to: [point][channel][width], points `pitch` apart. */
 static void transform_filters(const job *j, ptrdiff_t panel, ptrdiff_t first, ptrdiff_t last, char *taps, char *to,
                               ptrdiff_t pitch)
@@ -734,14 +712,9 @@ static void transform_filters(const job *j, ptrdiff_t panel, ptrdiff_t first, pt
     const fc_kernels *kernels = j->plan->kernels;
     const ptrdiff_t element = (ptrdiff_t)fc_size_of(j->plan->problem.dtype), lanes = kernels->lanes;
     const ptrdiff_t width = panel_width(j, panel);
-    if (w->in_phases * w->out_phases == 1) {
-        transform_unphased(j, panel, first, last, taps, to, pitch);
-        return;
-    }
     const ptrdiff_t step = w->order == INNER ? w->in_phases : 1; /* between channels of a phase */
-    for (ptrdiff_t i = 0; i < width; i += lanes) {
-        const ptrdiff_t vector = (panel * h->width + i) / lanes, filter = vector / w->out_phases * lanes,
-                        filters = fc_min(lanes, w->filters - filter);
+    for (ptrdiff_t i = 0; i < width; i += h->abreast * lanes) {
+        const ptrdiff_t vector = (panel * h->width + i) / lanes, vectors = fc_min(h->abreast, (width - i) / lanes);
         if (w->mixed) {
             ptrdiff_t at[TAPS];
             gather_taps(j, vector, first, last - first, taps, at);
@@ -759,9 +732,12 @@ static void transform_filters(const job *j, ptrdiff_t panel, ptrdiff_t first, pt
                 c1 = fc_min(last, c + lanes - c % lanes);
             else
                 c1 = fc_min(last, c + w->channels - channel);
-            const ptrdiff_t count = w->order == INNER ? fc_ceil_div(c1, step) - channel : c1 - c;
-            if (channel != loaded || count != loaded_count)
-                load_taps(j, filter, filters, channel, count, taps);
+            const ptrdiff_t count = w->order == INNER ? fc_ceil_div(c1, step) - channel : c1 - c,
+                            apart = count * w->kernel * lanes;
+            for (ptrdiff_t v = 0; v < vectors && (channel != loaded || count != loaded_count); v++) {
+                const ptrdiff_t filter = (vector + v) / w->out_phases * lanes;
+                load_taps(j, filter, fc_min(lanes, w->filters - filter), channel, count, taps + v * apart * element);
+            }
             loaded = channel;
             loaded_count = count;
             for (ptrdiff_t n = c; n < fc_min(c + step, c1); n++) { /* the first channel of each phase */
@@ -771,8 +747,8 @@ static void transform_filters(const job *j, ptrdiff_t panel, ptrdiff_t first, pt
                 for (int t = 0; t < h->axis[0].taps * h->axis[1].taps; t++)
                     at[t] *= lanes;
                 filter_points(j, taps + (own - channel) * w->kernel * lanes * element, at, w->kernel * lanes,
-                              fc_ceil_div(c1 - n, step), 1, 0, to + (i + (n - first) * width) * element, pitch,
-                              step * width);
+                              fc_ceil_div(c1 - n, step), vectors, apart, to + (i + (n - first) * width) * element,
+                              pitch, step * width);
             }
         }
     }
@@ -982,7 +958,7 @@ static void transform_input(const job *j, const operand *x, const block *b, ptrd
                 x->apart > 1 ? joined_before(b->images, x->apart, n % x->apart) + n / x->apart : n / x->joined;
             for (ptrdiff_t k = 0; k < together; k++) {
                 ptrdiff_t table[POINTS];
-                list_points(b, b->v, c + k - x->first, among, lanes, table);
+                find_points(b, b->v, c + k - x->first, among, lanes, table);
                 for (const place *p = s->places; p < s->places + places; p++)
                     x->transform[j->past && !h->kept && !h->splits](
                         s->stage + k * area + (p->at[0] * at.length[1] + p->at[1]) * lanes * element,
@@ -1194,7 +1170,7 @@ static void stage_output(const job *j, const block *b, const region *r, ptrdiff_
                     area = r->length[0] * r->length[1];
     fc_winograd_out o = {.pitch = r->length[1] * lanes, .relu = j->plan->problem.relu};
     ptrdiff_t table[POINTS];
-    list_points(b, b->m, 0, image, panel_width, table);
+    find_points(b, b->m, 0, image, panel_width, table);
     for (const place *p = list; p < list + places; p++) {
         o.rows = fc_min(outputs_of(p->size.taps[0], p->size.pairs[0]), r->length[0] - p->at[0]);
         o.columns = fc_min(outputs_of(p->size.taps[1], p->size.pairs[1]), r->length[1] - p->at[1]);
