@@ -5,7 +5,7 @@
  * In the input gradient it makes phases of the output, so many more filters. A vector of filters belongs to one phase, and the phases follow one
  * another; or, where that would leave lanes empty, filters and their phases share vectors, all phases of a filter side by side.
  *
- * Each axis of the output is covered by segments of three sizes, so that few places are computed in vain; a tile is one segment down
+ * Each axis of the output is covered by segments of some sizes, so that few places are computed in vain; a tile is one segment down
  * by one across, and uses only its own points of the filter. A block is a rectangle of tiles of one image, or all tiles of several.
  *
  * v, a block's transformed input:  [point][channels / lanes][tile][lanes]
@@ -172,8 +172,9 @@ static void split_depth(const job *j, ptrdiff_t c, ptrdiff_t *channel, ptrdiff_t
 
 static fc_winograd_size size_of(const shape *h, ptrdiff_t down, ptrdiff_t across)
 {
-    return (fc_winograd_size){{h->axis[0].taps, h->axis[1].taps},
-                              {segment_pairs(&h->axis[0], down), segment_pairs(&h->axis[1], across)}};
+    return (fc_winograd_size){.taps = {h->axis[0].taps, h->axis[1].taps},
+                              .points = {segment_points(&h->axis[0], down), segment_points(&h->axis[1], across)},
+                              .alike = {LEAST, has_pairs(&h->axis[0]) ? 2 : 1}};
 }
 
 typedef struct block {
@@ -216,8 +217,8 @@ static block block_at(const job *j, ptrdiff_t index, ptrdiff_t vectors)
 /* A tile of every image of a block. */
 typedef struct place {
     fc_winograd_size size;
-    ptrdiff_t at[2];        /* of its outputs, from the block's first */
-    ptrdiff_t slots[SLOTS]; /* where it lies within each class of points, of the first image */
+    ptrdiff_t at[2];          /* of its outputs, from the block's first */
+    ptrdiff_t slots[CLASSES]; /* where it lies among the tiles of a point, by its class across, of the first image */
 } place;
 
 /* Lists the tiles of an image; `step` elements lie between tiles of a point. Returns how many. */
@@ -229,9 +230,8 @@ static ptrdiff_t list_places(const shape *h, const block *b, ptrdiff_t step, pla
             p->size = size_of(h, down, across);
             p->at[0] = segment_start(&h->axis[0], down) - segment_start(&h->axis[0], b->first[0]);
             p->at[1] = segment_start(&h->axis[1], across) - segment_start(&h->axis[1], b->first[1]);
-            for (int i = 0; i < CLASSES; i++)
-                for (int k = 0; k < CLASSES; k++)
-                    p->slots[i * CLASSES + k] = ((down - b->first[0]) * b->users[1][k] + across - b->first[1]) * step;
+            for (int k = 0; k < CLASSES; k++)
+                p->slots[k] = ((down - b->first[0]) * b->users[1][k] + across - b->first[1]) * step;
         }
     return p - list;
 }
@@ -240,14 +240,15 @@ static ptrdiff_t list_places(const shape *h, const block *b, ptrdiff_t step, pla
 static void find_points(const block *b, const ptrdiff_t *begins, ptrdiff_t vectors, ptrdiff_t image, ptrdiff_t step,
                         ptrdiff_t *table)
 {
-    for (int down = 0; down < CLASSES; down++)
-        for (int across = 0; across < CLASSES; across++) {
-            const int first = fc_winograd_first(down) * SIDE + fc_winograd_first(across);
-            const ptrdiff_t before = (vectors * b->tiles[first] + image * b->of_image[first]) * step;
-            for (int i = fc_winograd_first(down); i < fc_winograd_first(down + 1); i++)
-                for (int k = fc_winograd_first(across); k < fc_winograd_first(across + 1); k++)
-                    table[i * SIDE + k] = begins[i * SIDE + k] + before;
+    for (int down = 0, i = 0; down < CLASSES; down++) {
+        ptrdiff_t before[CLASSES];
+        for (int c = 0; c < CLASSES; c++) {
+            const int first = i * SIDE + fc_winograd_first(c);
+            before[c] = (vectors * b->tiles[first] + image * b->of_image[first]) * step;
         }
+        for (; i < fc_winograd_first(down + 1); i++, begins += SIDE, table += SIDE)
+            FC_UNROLL for (int k = 0; k < SIDE; k++) table[k] = begins[k] + before[fc_winograd_class(k)];
+    }
 }
 
 /* Of `images` of which `joined` share a vector, those that are the k-th there; and how many are earlier ones. */
@@ -279,15 +280,16 @@ static double cycles_of(const fc_conv_plan *plan, const view *w, const axis *dow
     /* the gradient's product has vectors of channels on one side, the others' has single ones */
     const double depth = gradient ? in * lanes : (double)w->depth;
     double product = 0, points = 0, tiles = batch * (double)(down->segments * across->segments);
-    for (int i = 0; i < down->pairs; i++)
-        for (int k = 0; k < across->pairs; k++) {
-            double class_points = (i ? 2 : 4) * (k ? 2 : 4),
+    for (int i = 0; i < CLASSES; i++)
+        for (int k = 0; k < CLASSES; k++) {
+            double class_points = points_in(i) * points_in(k),
                    users = batch * (double)segments_in(down, 0, down->segments, i) *
                            (double)segments_in(across, 0, across->segments, k);
             points += class_points * users;
-            product += class_points * (users > 5 || gradient ? users : 5) / 2; /* fewer rows wait for their own sums */
+            if (users > 0) /* few rows wait for their own sums */
+                product += class_points * (gradient ? users : fmax(users, 5)) / 2;
         }
-    double filter = (3.5 * (2 * down->pairs + 2) * (2 * across->pairs + 2) + 75) * (gradient ? 1 : ceil(tiles / 256));
+    double filter = (3.5 * down->points * across->points + 75) * (gradient ? 1 : ceil(tiles / 256));
     double pixels = batch * (double)(down->length * across->length);
     return 4000 + depth * out * ((gradient ? 1.25 : 1.08) * product + filter) +
            in / joined * (5 * points + 10 * pixels) + out * (4.5 * points + 8 * pixels);
@@ -359,7 +361,7 @@ static ptrdiff_t reach_of(const shape *h)
 {
     ptrdiff_t reach = 1;
     for (int a = 0; a < 2; a++)
-        reach *= h->axis[a].block * outputs_of(h->axis[a].taps, h->axis[a].pairs) + h->axis[a].taps - 1;
+        reach *= h->axis[a].block * outputs_of(h->axis[a].taps, h->axis[a].points) + h->axis[a].taps - 1;
     return reach;
 }
 
@@ -411,7 +413,7 @@ static shape shape_of(const fc_conv_plan *plan, const view *w, int threads)
     h.panels = fc_ceil_div(w->vectors * lanes, h.width);
     stage_together(plan, w, &h);
     choose(plan, w, h.axis);
-    h.points = (2 * h.axis[0].pairs + 2) * (2 * h.axis[1].pairs + 2);
+    h.points = h.axis[0].points * h.axis[1].points;
     h.kept = h.points * (w->depth * h.width + lanes) * h.panels * element <= KEPT_BYTES;
     if (h.kept) {
         const ptrdiff_t most = fc_max(fc_min(BLOCK_BYTES / (h.points * h.vectors * lanes * element), KEPT_TILES), 1),
@@ -491,7 +493,7 @@ static shape shape_of_weights(const fc_conv_plan *plan, const view *w, int threa
     stage_together(plan, w, &h);
     choose(plan, w, h.axis);
     h.joined = joined_images(plan, w);
-    h.points = (2 * h.axis[0].pairs + 2) * (2 * h.axis[1].pairs + 2);
+    h.points = h.axis[0].points * h.axis[1].points;
     const ptrdiff_t tile = h.points * (h.vectors * lanes + h.panels * h.width) * element,
                     panel_sums = h.points * (h.vectors * lanes + 1) * h.width * element, sums = h.panels * panel_sums;
     /* what is summed up stays in the second-level cache: so may what it is summed up from */
@@ -504,7 +506,7 @@ static shape shape_of_weights(const fc_conv_plan *plan, const view *w, int threa
     h.split = w->in_phases * w->out_phases == 1 ? 0 : split_pitch(reach_of(&h)) * lanes + FC_SLACK;
     h.splits = splits_of(plan, &h, sums, room, threads);
     if (h.splits) {
-        h.parts = fc_min(fc_ceil_div(threads, h.splits), 2 * h.axis[0].pairs + 2);
+        h.parts = fc_min(fc_ceil_div(threads, h.splits), h.axis[0].points);
         h.range = h.panels;
         h.sums = h.points * (h.vectors * lanes * w->vectors * lanes + lanes);
         h.taps = taps_room(w, lanes, lanes, element);
@@ -534,7 +536,7 @@ static shape shape_of_weights(const fc_conv_plan *plan, const view *w, int threa
             h.task_vectors = fc_ceil_div(h.task_vectors / unit, 2) * unit;
     }
     const ptrdiff_t tasks = h.tasks[0] * h.tasks[1];
-    h.parts = threads > tasks ? fc_min(fc_ceil_div(2 * threads, tasks), 2 * h.axis[0].pairs + 2) : 1;
+    h.parts = threads > tasks ? fc_min(fc_ceil_div(2 * threads, tasks), h.axis[0].points) : 1;
     h.own = h.round == h.blocks && h.parts == 1;
     h.sums = h.points * (h.task_vectors * lanes * h.task_panels * h.width + lanes);
     h.taps = taps_room(w, h.task_vectors * lanes, lanes, element);
@@ -689,17 +691,18 @@ static void filter_points(const job *j, const char *from, const ptrdiff_t *at, p
                           ptrdiff_t vectors, ptrdiff_t apart, char *to, ptrdiff_t pitch, ptrdiff_t to_step)
 {
     const shape *h = j->shape;
-    const fc_winograd_filter f = {.size = {{h->axis[0].taps, h->axis[1].taps}, {h->axis[0].pairs, h->axis[1].pairs}},
-                                  .from = from,
-                                  .at = at,
-                                  .from_step = from_step,
-                                  .from_vector = apart,
-                                  .count = count,
-                                  .vectors = vectors,
-                                  .to = to,
-                                  .pitch = pitch,
-                                  .to_step = to_step,
-                                  .streamed = j->past && h->kept};
+    const fc_winograd_filter f = {
+        .size = {.taps = {h->axis[0].taps, h->axis[1].taps}, .points = {h->axis[0].points, h->axis[1].points}},
+        .from = from,
+        .at = at,
+        .from_step = from_step,
+        .from_vector = apart,
+        .count = count,
+        .vectors = vectors,
+        .to = to,
+        .pitch = pitch,
+        .to_step = to_step,
+        .streamed = j->past && h->kept};
     j->plan->kernels->winograd_filter(&f);
 }
 
@@ -995,9 +998,9 @@ static void multiply(const job *j, const block *b, ptrdiff_t panel_width, ptrdif
     const shape *h = j->shape;
     const fc_kernels *kernels = j->plan->kernels;
     const ptrdiff_t element = (ptrdiff_t)fc_size_of(j->plan->problem.dtype), lanes = kernels->lanes;
-    const ptrdiff_t across = 2 * h->axis[1].pairs + 2;
+    const ptrdiff_t across = h->axis[1].points;
     fc_winograd_tile_kernel *const *kernel = kernels->winograd_tile[panel_width / lanes - 1];
-    for (ptrdiff_t i = 0; i < 2 * h->axis[0].pairs + 2; i++)
+    for (ptrdiff_t i = 0; i < h->axis[0].points; i++)
         for (ptrdiff_t k = 0; k < across; k++) {
             ptrdiff_t p = i * SIDE + k, tiles = b->tiles[p], parts = fc_ceil_div(tiles, kernels->rows[FC_NARROW]);
             fc_winograd_tile t = {.u = u + (i * across + k) * pitch * element,
@@ -1172,8 +1175,8 @@ static void stage_output(const job *j, const block *b, const region *r, ptrdiff_
     ptrdiff_t table[POINTS];
     find_points(b, b->m, 0, image, panel_width, table);
     for (const place *p = list; p < list + places; p++) {
-        o.rows = fc_min(outputs_of(p->size.taps[0], p->size.pairs[0]), r->length[0] - p->at[0]);
-        o.columns = fc_min(outputs_of(p->size.taps[1], p->size.pairs[1]), r->length[1] - p->at[1]);
+        o.rows = fc_min(outputs_of(p->size.taps[0], p->size.points[0]), r->length[0] - p->at[0]);
+        o.columns = fc_min(outputs_of(p->size.taps[1], p->size.points[1]), r->length[1] - p->at[1]);
         for (ptrdiff_t v = 0; v < vectors; v++) { /* they share cache lines */
             o.bias = bias + v * lanes * element;
             o.to = stage + (v * area + p->at[0] * r->length[1] + p->at[1]) * lanes * element;
@@ -1334,7 +1337,8 @@ static void put_weights(const job *j, const share *s, char *taps)
     const ptrdiff_t element = (ptrdiff_t)fc_size_of(j->plan->problem.dtype), lanes = kernels->lanes,
                     start = s->c0 * lanes, count = fc_min(s->c1 * lanes, w->depth) - start,
                     of_tile = h->axis[0].taps * h->axis[1].taps, pitch = w->channels * w->kernel;
-    const fc_winograd_size size = {{h->axis[0].taps, h->axis[1].taps}, {h->axis[0].pairs, h->axis[1].pairs}};
+    const fc_winograd_size size = {.taps = {h->axis[0].taps, h->axis[1].taps},
+                                   .points = {h->axis[0].points, h->axis[1].points}};
     char *together = taps + count * of_tile * lanes * element;
     ptrdiff_t *offsets = (ptrdiff_t *)(together + count * of_tile * lanes * element);
     const bool whole = w->in_phases > 1 && list_kernels(j, start, count, offsets);
@@ -1375,7 +1379,7 @@ static void add_products(const job *j, const share *s, const block *b, const blo
 {
     const fc_kernels *kernels = j->plan->kernels;
     const ptrdiff_t element = (ptrdiff_t)fc_size_of(j->plan->problem.dtype), lanes = kernels->lanes,
-                    across = 2 * j->shape->axis[1].pairs + 2, parts = (s->c1 - s->c0 + 1) / 2;
+                    across = j->shape->axis[1].points, parts = (s->c1 - s->c0 + 1) / 2;
     for (ptrdiff_t i = first; i < last; i++)
         for (ptrdiff_t k = 0; k < across; k++) {
             const ptrdiff_t p = i * SIDE + k, step = b->tiles[p] * lanes;
@@ -1431,7 +1435,7 @@ static void run_sums(void *context, ptrdiff_t index, int worker)
     const ptrdiff_t element = (ptrdiff_t)fc_size_of(j->plan->problem.dtype);
     char *at = j->workspace + (size_t)worker * h->worker, *taps = fc_take(&at, h->taps * element);
     const share s = share_at(j, index / h->parts, fc_take(&at, 0));
-    const ptrdiff_t down = 2 * h->axis[0].pairs + 2, first = index % h->parts * down / h->parts,
+    const ptrdiff_t down = h->axis[0].points, first = index % h->parts * down / h->parts,
                     last = (index % h->parts + 1) * down / h->parts;
     if (s.f0 == s.f1)
         return;
@@ -1470,7 +1474,7 @@ static void run_split(void *context, ptrdiff_t index, int worker)
     const job *j = context;
     const shape *h = j->shape;
     const ptrdiff_t element = (ptrdiff_t)fc_size_of(j->plan->problem.dtype), split = index / h->parts,
-                    part = index % h->parts, down = 2 * h->axis[0].pairs + 2, first = split * h->blocks / h->splits,
+                    part = index % h->parts, down = h->axis[0].points, first = split * h->blocks / h->splits,
                     last = (split + 1) * h->blocks / h->splits;
     const space s = space_of(j, worker);
     char *v = s.own, *dv = v + fc_round_up(h->v * element, FC_ALIGNMENT);

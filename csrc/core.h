@@ -253,20 +253,22 @@ typedef void fc_lrn_kernel(const fc_lrn_job *job);
 
 /* ---- Winograd (kernels/winograd.inc) ---------------------------------------------------------------------- */
 
-/* Along an axis the points are 0, infinity, and pairs; a tile uses the first 2 pairs + 2 of them for its 2 pairs + 3 - taps outputs.
- * Points that the same tiles use are a class. */
+/* Along an axis the points are 0, infinity, and pairs; a tile uses the first 4 to 8 of them, for its points + 1 - taps outputs. Points that
+ * the same tiles use are a class: the first 4, and then each for itself. */
 #define FC_WINOGRAD_SIDE 8
+#define FC_WINOGRAD_LEAST 4
 #define FC_WINOGRAD_TAPS 7 /* most of them; there are no transforms for 6 */
-#define FC_WINOGRAD_CLASSES 3
-static inline int fc_winograd_class(int point) { return point < 4 ? 0 : point / 2 - 1; }
-static inline int fc_winograd_first(int class) { return class ? 2 * class + 2 : 0; } /* of its points */
+#define FC_WINOGRAD_CLASSES (FC_WINOGRAD_SIDE - FC_WINOGRAD_LEAST + 1)
+static inline int fc_winograd_class(int point) { return point < FC_WINOGRAD_LEAST ? 0 : point - FC_WINOGRAD_LEAST + 1; }
+static inline int fc_winograd_first(int class) { return class ? class + FC_WINOGRAD_LEAST - 1 : 0; } /* of its points */
 
 /* Of a tile, down and across. */
 typedef struct fc_winograd_size {
-    int taps[2], pairs[2];
+    int taps[2], points[2];
+    int alike[2]; /* rows of points that lie evenly apart, of x and dy: the first so many, and then each so many */
 } fc_winograd_size;
 
-/* Filters' transforms: point (i, j) of vector v of the n-th to[(i * points across + j) * pitch + n * to_step + v * lanes]. */
+/* Filters' transforms, to points of whole pairs: point (i, j) of vector v of the n-th to[(i * points across + j) * pitch + n * to_step + v * lanes]. */
 typedef struct fc_winograd_filter {
     fc_winograd_size size;
     const void *from;
@@ -323,14 +325,14 @@ typedef struct fc_winograd_lines_filter {
     const void *from;
     ptrdiff_t filter_step, channel_step, row_step, column_step;
     ptrdiff_t filters, channels, across;
-    int taps, pairs;
+    int taps, points; /* of whole pairs */
     void *to;
 } fc_winograd_lines_filter;
 
 /* A segment's rows of outputs of some filters, from its input's points. */
 typedef struct fc_winograd_lines {
-    int taps, pairs; /* down */
-    const void *v;   /* element k of the sum for column i at point p: v[p * pitch + offsets[k] + i] */
+    int taps, points; /* down */
+    const void *v;    /* element k of the sum for column i at point p: v[p * pitch + offsets[k] + i] */
     ptrdiff_t pitch;
     const ptrdiff_t *offsets;
     ptrdiff_t depth;  /* elements of the sum: channels and taps across */
@@ -349,7 +351,7 @@ typedef struct fc_winograd_lines {
 /* What segments of one size add to the points of the weight gradient of some filters: products summed over columns, each lane for
  * itself. */
 typedef struct fc_winograd_lines_sum {
-    int pairs;
+    int points;
     ptrdiff_t segments;
     const void *v; /* as above; `step` elements from segment to segment */
     ptrdiff_t pitch, step;
@@ -506,14 +508,14 @@ typedef struct fc_kernels {     /* one real type on one instruction set */
     /* kernels/winograd_lines.inc says what these do */
     ptrdiff_t line_filters, line_sum_filters; /* most of them at once */
     void (*winograd_lines_input)(const void *const *rows, ptrdiff_t before, ptrdiff_t count, ptrdiff_t after, int taps,
-                                 int pairs, void *to, ptrdiff_t pitch);
+                                 int points, void *to, ptrdiff_t pitch);
     void (*winograd_lines_filter)(const fc_winograd_lines_filter *filter);
     void (*winograd_lines)(const fc_winograd_lines *lines);
-    void (*winograd_lines_spread)(const void *const *rows, ptrdiff_t columns, int taps, int pairs, void *to,
+    void (*winograd_lines_spread)(const void *const *rows, ptrdiff_t columns, int taps, int points, void *to,
                                   ptrdiff_t pitch);
     void (*winograd_lines_sum)(const fc_winograd_lines_sum *lines);
     void (*winograd_lines_taps)(const void *sums, ptrdiff_t filters, ptrdiff_t channels, int taps, ptrdiff_t across,
-                                int pairs, void *to);
+                                int points, void *to);
     /* nothing is read from from_end on; each row may be followed by less than a vector of zeros */
     void (*place)(const fc_patch *patch, const void *from, const void *from_end, void *to);
     /* to[2 i] = even[i], to[2 i + 1] = odd[i], n elements in all */

@@ -1,4 +1,4 @@
-/* winograd.h -- how Winograd's drivers cover an axis of the output: by segments of three sizes, so that few places are computed in vain. */
+/* winograd.h -- how Winograd's drivers cover an axis of the output: by segments of some sizes, so that few places are computed in vain. */
 #ifndef FC_WINOGRAD_H
 #define FC_WINOGRAD_H
 
@@ -7,38 +7,48 @@
 enum {
     SIDE = FC_WINOGRAD_SIDE,
     POINTS = SIDE * SIDE,
+    LEAST = FC_WINOGRAD_LEAST,
     CLASSES = FC_WINOGRAD_CLASSES,
-    SLOTS = CLASSES * CLASSES,
 };
 
 typedef struct axis {
     ptrdiff_t length; /* outputs */
     int taps;
-    ptrdiff_t count[CLASSES]; /* segments of 1, 2, 3 pairs of points; the largest come first */
+    ptrdiff_t count[CLASSES]; /* segments of LEAST points and more; the largest come first */
     ptrdiff_t segments;
-    int pairs;               /* of the largest */
+    int points;              /* of the filters: of the largest, in whole pairs */
     ptrdiff_t block, blocks; /* segments of a block, at most; blocks */
 } axis;
 
 /* Outputs of a segment. */
-static inline ptrdiff_t outputs_of(int taps, int pairs) { return fc_max(2 * pairs + 3 - taps, 0); }
+static inline ptrdiff_t outputs_of(int taps, int points) { return fc_max(points + 1 - taps, 0); }
 
-/* `most` segments of the largest size, what is left by the others; never a whole segment in vain. */
+/* `most` segments of the largest size, the last of them a place short if that is enough; what is left by the others. */
 static inline axis axis_of(ptrdiff_t length, int taps, ptrdiff_t most)
 {
-    const ptrdiff_t small = outputs_of(taps, 1), middle = outputs_of(taps, 2), large = outputs_of(taps, 3);
-    axis a = {.length = length, .taps = taps, .count = {0, 0, most}};
-    ptrdiff_t left = fc_max(length - large * most, 0);
-    if (!middle)
-        a.count[2] += fc_ceil_div(left, large);
-    else if (!small)
-        a.count[1] = fc_ceil_div(left, middle);
-    else {
-        a.count[1] = left / middle + (left % middle > small);
-        a.count[0] = fc_ceil_div(fc_max(left - middle * a.count[1], 0), small);
+    const ptrdiff_t middle = outputs_of(taps, SIDE - 2), large = outputs_of(taps, SIDE);
+    ptrdiff_t left = length - large * most, count[SIDE + 1] = {0};
+    if (left > 0 && !middle) {
+        const ptrdiff_t more = fc_ceil_div(left, large);
+        most += more;
+        left -= more * large;
     }
-    a.segments = a.count[0] + a.count[1] + a.count[2];
-    a.pairs = a.count[2] ? 3 : a.count[1] ? 2 : 1;
+    count[SIDE] = most;
+    if (left == -1 && large > 1) {
+        count[SIDE]--;
+        count[SIDE - 1]++;
+    } else if (left > 0) {
+        count[SIDE - 2] = left / middle;
+        if (left % middle)
+            count[fc_max(left % middle + taps - 1, LEAST)]++;
+    }
+    axis a = {.length = length, .taps = taps};
+    for (int points = LEAST; points <= SIDE; points++) {
+        a.count[points - LEAST] = count[points];
+        a.segments += count[points];
+        if (count[points])
+            a.points = points + points % 2;
+    }
     return a;
 }
 
@@ -46,7 +56,7 @@ static inline axis axis_of(ptrdiff_t length, int taps, ptrdiff_t most)
 #define AXES 4
 static inline int list_axes(ptrdiff_t length, int taps, axis list[AXES])
 {
-    const ptrdiff_t large = outputs_of(taps, 3),
+    const ptrdiff_t large = outputs_of(taps, SIDE),
                     most[AXES] = {0, fc_max(length / large - 1, 0), length / large, fc_ceil_div(length, large)};
     ptrdiff_t before = -1;
     int count = 0;
@@ -56,24 +66,39 @@ static inline int list_axes(ptrdiff_t length, int taps, axis list[AXES])
     return count;
 }
 
-static inline int segment_pairs(const axis *a, ptrdiff_t i)
+static inline int segment_points(const axis *a, ptrdiff_t i)
 {
-    return i < a->count[2] ? 3 : i < a->count[2] + a->count[1] ? 2 : 1;
+    int points = SIDE;
+    for (; points > LEAST && i >= a->count[points - LEAST]; points--)
+        i -= a->count[points - LEAST];
+    return points;
 }
 
 static inline ptrdiff_t segment_start(const axis *a, ptrdiff_t i)
 {
-    ptrdiff_t large = fc_min(i, a->count[2]), middle = fc_min(i - large, a->count[1]);
-    return large * outputs_of(a->taps, 3) + middle * outputs_of(a->taps, 2) +
-           (i - large - middle) * outputs_of(a->taps, 1);
+    ptrdiff_t start = 0;
+    for (int points = SIDE; points >= LEAST; points--) {
+        const ptrdiff_t before = fc_min(i, a->count[points - LEAST]);
+        start += before * outputs_of(a->taps, points);
+        i -= before;
+    }
+    return start;
 }
 
 /* Segments from first to last that use points of the class. */
 static inline ptrdiff_t segments_in(const axis *a, ptrdiff_t first, ptrdiff_t last, int class)
 {
-    ptrdiff_t end = a->count[2] + (class < 2 ? a->count[1] : 0) + (class < 1 ? a->count[0] : 0);
+    ptrdiff_t end = 0;
+    for (int i = class; i < CLASSES; i++)
+        end += a->count[i];
     return fc_max(fc_min(last, end) - first, 0);
 }
+
+/* No segment has but one point of a pair. */
+static inline bool has_pairs(const axis *a) { return a->count[5 - LEAST] + a->count[7 - LEAST] == 0; }
+
+/* Points of a class. */
+static inline int points_in(int class) { return fc_winograd_first(class + 1) - fc_winograd_first(class); }
 
 /* Two other ways for few channels. Where one does not fit, the others of its functions may not be called. */
 

@@ -42,8 +42,8 @@ typedef struct shape {
 /* A tile of a block. */
 typedef struct place {
     fc_winograd_size size;
-    ptrdiff_t at[2];           /* of its outputs, from the block's first */
-    ptrdiff_t slots[2][SLOTS]; /* in v, of the first channel; in m, of the first filter */
+    ptrdiff_t at[2];             /* of its outputs, from the block's first */
+    ptrdiff_t slots[2][CLASSES]; /* in v, of the first channel; in m, of the first filter */
 } place;
 
 typedef struct job {
@@ -79,17 +79,16 @@ static double cycles_of(const fc_conv_plan *plan, const view *w, const axis axes
 {
     const double channels = (double)w->channels, filters = (double)w->filters, groups = (double)plan->problem.groups;
     double points = 0;
-    for (int i = 0; i < axes[0].pairs; i++)
-        for (int k = 0; k < axes[1].pairs; k++)
-            points += (i ? 2 : 4) * (k ? 2 : 4) * (double)segments_in(&axes[0], 0, axes[0].segments, i) *
+    for (int i = 0; i < CLASSES; i++)
+        for (int k = 0; k < CLASSES; k++)
+            points += points_in(i) * points_in(k) * (double)segments_in(&axes[0], 0, axes[0].segments, i) *
                       (double)segments_in(&axes[1], 0, axes[1].segments, k);
     const double pixels = (double)(axes[0].length * axes[1].length),
                  parts = ceil(filters / MOST_FILTERS), /* each product waits for its own sums, and writes them */
         product = points * (0.6 * channels * filters + 8 * parts);
-    return 4000 +
-           groups * (filters * (double)w->vectors * (3.5 * (2 * axes[0].pairs + 2) * (2 * axes[1].pairs + 2) + 75) +
-                     (double)w->sets *
-                         (product + channels * (5 * points + 10 * pixels) + filters * (4.5 * points + 8 * pixels)));
+    return 4000 + groups * (filters * (double)w->vectors * (3.5 * axes[0].points * axes[1].points + 75) +
+                            (double)w->sets * (product + channels * (5 * points + 10 * pixels) +
+                                               filters * (4.5 * points + 8 * pixels)));
 }
 
 /* The segments of both axes that cost least. */
@@ -119,7 +118,7 @@ static shape shape_of(const fc_conv_plan *plan, const view *w)
     shape h = {.stage = 0};
     choose(plan, w, h.axis);
     for (int a = 0; a < 2; a++)
-        h.points[a] = 2 * h.axis[a].pairs + 2;
+        h.points[a] = h.axis[a].points;
     const ptrdiff_t points = h.points[0] * h.points[1];
     h.parts = fc_ceil_div(w->filters, fc_min(MOST_FILTERS, plan->kernels->rows[FC_NARROW]));
     h.part = fc_ceil_div(w->filters, h.parts);
@@ -134,7 +133,7 @@ static shape shape_of(const fc_conv_plan *plan, const view *w)
         x->block = fc_ceil_div(x->segments, x->blocks);
         h.blocks *= x->blocks;
         h.tiles *= x->block;
-        h.reach[a] = x->block * outputs_of(x->taps, x->pairs) + x->taps - 1;
+        h.reach[a] = x->block * outputs_of(x->taps, x->points) + x->taps - 1;
         area *= h.reach[a];
     }
     /* odd numbers of cache lines, so that the points of a tile do not share sets */
@@ -198,14 +197,15 @@ static void transform_filters(const job *j, ptrdiff_t group, ptrdiff_t first, pt
                                                           : (group * w->filters + f) * w->channels + c;
             kernels->planes_in(j->weight + of * kernel * element, pitch, fc_min(lanes, w->channels - c), kernel, false,
                                taps, NULL);
-            const fc_winograd_filter filter = {.size = {{w->taps[0], w->taps[1]}, {h->axis[0].pairs, h->axis[1].pairs}},
-                                               .from = taps,
-                                               .at = at,
-                                               .count = 1,
-                                               .vectors = 1,
-                                               .to = to + (v * w->filters + f) * lanes * element,
-                                               .pitch = h->u_pitch,
-                                               .streamed = !h->own && j->past};
+            const fc_winograd_filter filter = {
+                .size = {.taps = {w->taps[0], w->taps[1]}, .points = {h->axis[0].points, h->axis[1].points}},
+                .from = taps,
+                .at = at,
+                .count = 1,
+                .vectors = 1,
+                .to = to + (v * w->filters + f) * lanes * element,
+                .pitch = h->u_pitch,
+                .streamed = !h->own && j->past};
             kernels->winograd_filter(&filter);
         }
 }
@@ -244,15 +244,19 @@ static block block_at(const job *j, ptrdiff_t index, place *list)
         b.begin[a] = segment_start(x, b.first[a]);
         b.length[a] = fc_min(segment_start(x, b.last[a]), x->length) - b.begin[a];
     }
-    for (int sizes = CLASSES * CLASSES - 1; sizes >= 0; sizes--) { /* those of a pair are of one size, if they can be */
-        const int pairs[2] = {sizes / CLASSES + 1, sizes % CLASSES + 1};
-        for (ptrdiff_t down = b.first[0]; down < b.last[0]; down++)
-            for (ptrdiff_t across = b.first[1]; across < b.last[1]; across++)
-                if (segment_pairs(&h->axis[0], down) == pairs[0] && segment_pairs(&h->axis[1], across) == pairs[1])
-                    list[b.places++] = (place){.size = {{h->axis[0].taps, h->axis[1].taps}, {pairs[0], pairs[1]}},
+    ptrdiff_t end[2][CLASSES + 1]; /* of the segments that have points of a class; none have those after the last */
+    for (int a = 0; a < 2; a++)
+        for (int c = 0; c <= CLASSES; c++)
+            end[a][c] = b.first[a] + segments_in(&h->axis[a], b.first[a], b.last[a], c);
+    for (int i = CLASSES - 1; i >= 0; i--)
+        for (int k = CLASSES - 1; k >= 0; k--) /* those of a pair are of one size, if they can be */
+            for (ptrdiff_t down = end[0][i + 1]; down < end[0][i]; down++)
+                for (ptrdiff_t across = end[1][k + 1]; across < end[1][k]; across++)
+                    list[b.places++] = (place){.size = {.taps = {h->axis[0].taps, h->axis[1].taps},
+                                                        .points = {i + LEAST, k + LEAST},
+                                                        .alike = {SIDE}},
                                                .at = {segment_start(&h->axis[0], down) - b.begin[0],
                                                       segment_start(&h->axis[1], across) - b.begin[1]}};
-    }
     return b;
 }
 
@@ -264,9 +268,9 @@ static void list_points(const shape *h, ptrdiff_t pitch, ptrdiff_t table[POINTS]
             table[i * SIDE + k] = (i * h->points[1] + k) * pitch;
 }
 
-static void list_slots(ptrdiff_t tile, ptrdiff_t count, ptrdiff_t lanes, ptrdiff_t slots[SLOTS])
+static void list_slots(ptrdiff_t tile, ptrdiff_t count, ptrdiff_t lanes, ptrdiff_t slots[CLASSES])
 {
-    for (int i = 0; i < SLOTS; i++)
+    for (int i = 0; i < CLASSES; i++)
         slots[i] = (tile / 2 * 2 * count + tile % 2) * lanes;
 }
 
@@ -311,7 +315,7 @@ static void transform_input(const job *j, const block *b, const space *s)
     }
 }
 
-static bool uses(const place *p, int i, int k) { return i < 2 * p->size.pairs[0] + 2 && k < 2 * p->size.pairs[1] + 2; }
+static bool uses(const place *p, int i, int k) { return i < p->size.points[0] && k < p->size.points[1]; }
 
 /* m = u v at every point of every tile, for filters from `first` on. */
 static void multiply(const job *j, const block *b, ptrdiff_t first, ptrdiff_t filters, const space *s)
@@ -364,8 +368,8 @@ static void put_output(const job *j, const block *b, ptrdiff_t first, ptrdiff_t 
         for (ptrdiff_t t = 0; t < b->places; t++) {
             const place *p = &s->places[t];
             o.to = s->stage + (p->at[0] * b->length[1] + p->at[1]) * lanes * element;
-            o.rows = fc_min(outputs_of(p->size.taps[0], p->size.pairs[0]), b->length[0] - p->at[0]);
-            o.columns = fc_min(outputs_of(p->size.taps[1], p->size.pairs[1]), b->length[1] - p->at[1]);
+            o.rows = fc_min(outputs_of(p->size.taps[0], p->size.points[0]), b->length[0] - p->at[0]);
+            o.columns = fc_min(outputs_of(p->size.taps[1], p->size.points[1]), b->length[1] - p->at[1]);
             kernels->winograd_output(s->m + 2 * f * lanes * element, table, p->slots[1], &p->size, &o);
         }
         char *to = j->out + ((b->image * all + filter) * plane + b->begin[0] * width + b->begin[1]) * element;

@@ -114,8 +114,8 @@ static double cycles_of(const fc_conv_plan *plan, const view *w, const axis *row
                  filters = (double)w->filters, depth = channels * (double)w->across;
     const double of_point = (gradient ? gradient_cycles : forward_cycles)(filters, depth, vectors, channels);
     double points = 0;
-    for (int pairs = 1; pairs <= CLASSES; pairs++)
-        points += (double)rows->count[pairs - 1] * (2 * pairs + 2);
+    for (int i = LEAST; i <= SIDE; i++)
+        points += (double)rows->count[i - LEAST] * i;
     return (gradient ? 40000 : 12000) + (double)plan->problem.batch * points * of_point +
            filters * depth * SIDE * (gradient ? 10 : 1);
 }
@@ -151,7 +151,7 @@ static shape shape_of(const fc_conv_plan *plan)
                     line = FC_ALIGNMENT / element;
     shape h = {.view = w, .vectors = w.written[1] / lanes, .part = w.channels};
     choose(plan, &w, &h.rows);
-    h.points = 2 * h.rows.pairs + 2;
+    h.points = h.rows.points;
     const ptrdiff_t most =
         w.channels > FEW ? MOST_VECTORS : fc_max(LINE_BYTES / (w.channels * SIDE * element * lanes), LEAST_VECTORS);
     h.chunks = fc_ceil_div(h.vectors, most);
@@ -192,7 +192,7 @@ static shape shape_of(const fc_conv_plan *plan)
 
 typedef struct strip {
     ptrdiff_t image, row, first, columns; /* of the output */
-    int pairs;
+    int points;
 } strip;
 
 static strip strip_at(const job *j, ptrdiff_t index)
@@ -203,7 +203,7 @@ static strip strip_at(const job *j, ptrdiff_t index)
     strip s = {.image = segment / h->rows.segments,
                .row = segment_start(&h->rows, of_image),
                .first = chunk * h->vectors / h->chunks * lanes,
-               .pairs = segment_pairs(&h->rows, of_image)};
+               .points = segment_points(&h->rows, of_image)};
     s.columns = (chunk + 1 == h->chunks ? h->view.written[1] : (chunk + 1) * h->vectors / h->chunks * lanes) - s.first;
     return s;
 }
@@ -221,10 +221,10 @@ static void transform_rows(const job *j, const strip *s, ptrdiff_t first, ptrdif
     for (ptrdiff_t c = 0; c < channels; c++) {
         const char *plane = j->in + (s->image * w->channels + first + c) * height * width * element;
         const void *rows[SIDE];
-        for (int r = 0; r < 2 * s->pairs + 2; r++)
+        for (int r = 0; r < s->points; r++)
             rows[r] =
                 row + r >= 0 && row + r < height && count ? plane + ((row + r) * width + start + low) * element : zeros;
-        j->plan->kernels->winograd_lines_input(rows, h->lead + low, count, reach - low - count, h->rows.taps, s->pairs,
+        j->plan->kernels->winograd_lines_input(rows, h->lead + low, count, reach - low - count, h->rows.taps, s->points,
                                                v + c * SIDE * h->pitch * element, h->pitch);
     }
 }
@@ -266,7 +266,7 @@ static void transform_filters(void *context, ptrdiff_t index, int worker)
                                   .channels = channels_of(j, part),
                                   .across = h->view.across,
                                   .taps = h->rows.taps,
-                                  .pairs = h->rows.pairs,
+                                  .points = h->rows.points,
                                   .to = filters_at(j, group, part)};
     ptrdiff_t first = 0;
     if (p->pass == FC_BACKWARD_INPUT) { /* kernels are turned: from the last tap to the first */
@@ -293,13 +293,13 @@ static void run_strip(void *context, ptrdiff_t index, int worker)
     char *at = j->workspace + worker * h->worker;
     char *v = fc_take(&at, h->of_strip), *zeros = fc_take(&at, h->columns * element), *sums = fc_take(&at, 0);
     fc_winograd_lines l = {.taps = h->rows.taps,
-                           .pairs = s.pairs,
+                           .points = s.points,
                            .v = v,
                            .pitch = h->pitch,
                            .offsets = j->offsets,
                            .plane = plane,
                            .width = width,
-                           .rows = fc_min(outputs_of(h->rows.taps, s.pairs), w->written[0] - s.row),
+                           .rows = fc_min(outputs_of(h->rows.taps, s.points), w->written[0] - s.row),
                            .columns = s.columns,
                            .relu = j->plan->problem.relu};
     for (ptrdiff_t part = 0; part < h->parts; part++) {
@@ -349,7 +349,7 @@ static void look_ahead(const job *j, ptrdiff_t index, ptrdiff_t count, ptrdiff_t
     if (next >= h->strips)
         return;
     const strip s = strip_at(j, next);
-    const ptrdiff_t rows = fc_min(fc_ceil_div(count, h->chunks) * outputs_of(h->rows.taps, s.pairs),
+    const ptrdiff_t rows = fc_min(fc_ceil_div(count, h->chunks) * outputs_of(h->rows.taps, s.points),
                                   h->rows.length - s.row),
                     bytes = rows * j->plan->output[2] * (ptrdiff_t)fc_size_of(j->plan->problem.dtype);
     for (ptrdiff_t i = 0; i < filters_of(j, group); i++)
@@ -366,9 +366,9 @@ static void transform_dy(const job *j, const strip *s, ptrdiff_t group, const ch
     for (ptrdiff_t i = 0; i < filters_of(j, group); i++) {
         const void *rows[SIDE];
         const char *from = dy_at(j, s, group * h->filters + i);
-        for (int r = 0; r < outputs_of(h->rows.taps, s->pairs); r++)
+        for (int r = 0; r < outputs_of(h->rows.taps, s->points); r++)
             rows[r] = s->row + r < h->rows.length ? from + r * width : zeros;
-        j->plan->kernels->winograd_lines_spread(rows, s->columns, h->rows.taps, s->pairs, d + i * columns * element,
+        j->plan->kernels->winograd_lines_spread(rows, s->columns, h->rows.taps, s->points, d + i * columns * element,
                                                 pitch);
     }
 }
@@ -402,15 +402,15 @@ static void run_sums(void *context, ptrdiff_t index, int worker)
         l.v = j->v + n * h->of_strip;
         for (l.segments = 0; l.segments < fc_min(h->together, last - n); l.segments++) {
             const strip s = strip_at(j, j->first + n + l.segments);
-            if (l.segments > 0 && s.pairs != l.pairs)
+            if (l.segments > 0 && s.points != l.points)
                 break;
-            l.pairs = s.pairs;
+            l.points = s.points;
             columns[l.segments] = fc_round_up(s.columns, j->plan->kernels->lanes);
             transform_dy(j, &s, group, zeros, to, columns[l.segments], l.dy_pitch);
             to += filters * columns[l.segments] * element;
         }
         l.columns = columns;
-        look_ahead(j, j->first + n, l.segments, group, 2 * l.pairs + 2, ahead);
+        look_ahead(j, j->first + n, l.segments, group, l.points, ahead);
         j->plan->kernels->winograd_lines_sum(&l);
     }
 }
@@ -425,7 +425,7 @@ static void put_weights(void *context, ptrdiff_t group, int worker)
     for (ptrdiff_t split = 1; split < h->splits; split++)
         j->plan->kernels->add(sums + split * h->groups * h->sums, sums, h->sums / (ptrdiff_t)fc_size_of(p->dtype));
     j->plan->kernels->winograd_lines_taps(sums, filters_of(j, group), p->in_channels, h->rows.taps, p->kernel[2],
-                                          h->rows.pairs,
+                                          h->rows.points,
                                           j->dweight + group * h->filters * h->view.channels * p->kernel[1] *
                                                            p->kernel[2] * (ptrdiff_t)fc_size_of(p->dtype));
     (void)worker;
