@@ -280,14 +280,13 @@ static double cycles_of(const fc_conv_plan *plan, const view *w, const axis *dow
     /* the gradient's product has vectors of channels on one side, the others' has single ones */
     const double depth = gradient ? in * lanes : (double)w->depth;
     double product = 0, points = 0, tiles = batch * (double)(down->segments * across->segments);
-    for (int i = 0; i < CLASSES; i++)
-        for (int k = 0; k < CLASSES; k++) {
-            double class_points = points_in(i) * points_in(k),
-                   users = batch * (double)segments_in(down, 0, down->segments, i) *
-                           (double)segments_in(across, 0, across->segments, k);
+    double users_down[CLASSES], users_across[CLASSES];
+    const int classes[2] = {list_users(down, users_down), list_users(across, users_across)};
+    for (int i = 0; i < classes[0]; i++)
+        for (int k = 0; k < classes[1]; k++) {
+            const double class_points = points_in(i) * points_in(k), users = batch * users_down[i] * users_across[k];
             points += class_points * users;
-            if (users > 0) /* few rows wait for their own sums */
-                product += class_points * (gradient ? users : fmax(users, 5)) / 2;
+            product += class_points * (gradient ? users : fmax(users, 5)) / 2; /* few rows wait for their own sums */
         }
     double filter = (3.5 * down->points * across->points + 75) * (gradient ? 1 : ceil(tiles / 256));
     double pixels = batch * (double)(down->length * across->length);
@@ -800,7 +799,7 @@ static void stage_vector(const job *j, const operand *x, const region *at, ptrdi
                                count, columns, to + r * at->length[1] * lanes * element);
     else if (columns == width) /* rows follow one another */
         kernels->planes_in(x->data + ((image * channels + channel) * plane + pixel) * element, plane, count,
-                           rows * columns, false, to, offsets);
+                           rows * columns, false, to, columns < at->length[1] ? offsets : NULL);
     else
         for (ptrdiff_t r = 0; r < rows; r++)
             kernels->planes_in(x->data + ((image * channels + channel) * plane + pixel + r * width) * element, plane,

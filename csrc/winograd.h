@@ -100,6 +100,18 @@ static inline bool has_pairs(const axis *a) { return a->count[5 - LEAST] + a->co
 /* Points of a class. */
 static inline int points_in(int class) { return fc_winograd_first(class + 1) - fc_winograd_first(class); }
 
+/* How many segments have points of each class, up to the first that none has; returns how many classes that makes. */
+static inline int list_users(const axis *a, double users[CLASSES])
+{
+    int classes = 0;
+    for (; classes < CLASSES; classes++) {
+        users[classes] = (double)segments_in(a, 0, a->segments, classes);
+        if (users[classes] <= 0)
+            break;
+    }
+    return classes;
+}
+
 /* Two other ways for few channels. Where one does not fit, the others of its functions may not be called. */
 
 /* ---- winograd_lines.c: Winograd down, plain sums across ------------------------------------------------------ */

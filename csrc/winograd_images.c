@@ -44,6 +44,7 @@ typedef struct place {
     fc_winograd_size size;
     ptrdiff_t at[2];             /* of its outputs, from the block's first */
     ptrdiff_t slots[2][CLASSES]; /* in v, of the first channel; in m, of the first filter */
+    uint32_t used; /* of the first of a pair: bits of the classes, down and across, of which either has points */
 } place;
 
 typedef struct job {
@@ -78,14 +79,14 @@ static view view_of(const fc_conv_plan *plan)
 static double cycles_of(const fc_conv_plan *plan, const view *w, const axis axes[2])
 {
     const double channels = (double)w->channels, filters = (double)w->filters, groups = (double)plan->problem.groups;
-    double points = 0;
-    for (int i = 0; i < CLASSES; i++)
-        for (int k = 0; k < CLASSES; k++)
-            points += points_in(i) * points_in(k) * (double)segments_in(&axes[0], 0, axes[0].segments, i) *
-                      (double)segments_in(&axes[1], 0, axes[1].segments, k);
+    double of_axis[2] = {0};
+    for (int a = 0; a < 2; a++)
+        for (int i = 0; i < CLASSES; i++)
+            of_axis[a] += (double)axes[a].count[i] * (i + LEAST);
+    const double points = of_axis[0] * of_axis[1];
     const double pixels = (double)(axes[0].length * axes[1].length),
                  parts = ceil(filters / MOST_FILTERS), /* each product waits for its own sums, and writes them */
-        product = points * (0.6 * channels * filters + 8 * parts);
+        product = points * (0.6 * channels * filters + 4 * parts);
     return 4000 + groups * (filters * (double)w->vectors * (3.5 * axes[0].points * axes[1].points + 75) +
                             (double)w->sets * (product + channels * (5 * points + 10 * pixels) +
                                                filters * (4.5 * points + 8 * pixels)));
@@ -302,7 +303,8 @@ static void transform_input(const job *j, const block *b, const space *s)
     for (ptrdiff_t c = 0; c < w->channels; c++) {
         const char *from = j->in + (((b->image * channels) + b->group * w->channels + c) * plane + pixel) * element;
         if (whole && rows)
-            kernels->planes_in(from, channels * plane, b->images, rows * columns, false, to, s->offsets);
+            kernels->planes_in(from, channels * plane, b->images, rows * columns, false, to,
+                               columns < length[1] ? s->offsets : NULL);
         else
             for (ptrdiff_t r = 0; columns && r < rows; r++)
                 kernels->planes_in(from + r * width * element, channels * plane, b->images, columns, false,
@@ -315,7 +317,18 @@ static void transform_input(const job *j, const block *b, const space *s)
     }
 }
 
-static bool uses(const place *p, int i, int k) { return i < p->size.points[0] && k < p->size.points[1]; }
+/* The bit of a point's class. */
+static int class_bit(int down, int across) { return fc_winograd_class(down) * CLASSES + fc_winograd_class(across); }
+
+/* Those of which a tile has points. */
+static uint32_t classes_of(const fc_winograd_size *size)
+{
+    uint32_t bits = 0;
+    for (int i = 0; i <= fc_winograd_class(size->points[0] - 1); i++)
+        for (int k = 0; k <= fc_winograd_class(size->points[1] - 1); k++)
+            bits |= (uint32_t)1 << (i * CLASSES + k);
+    return bits;
+}
 
 /* m = u v at every point of every tile, for filters from `first` on. */
 static void multiply(const job *j, const block *b, ptrdiff_t first, ptrdiff_t filters, const space *s)
@@ -325,18 +338,17 @@ static void multiply(const job *j, const block *b, ptrdiff_t first, ptrdiff_t fi
     const ptrdiff_t element = (ptrdiff_t)fc_size_of(j->plan->problem.dtype), lanes = j->plan->kernels->lanes;
     fc_winograd_tile_kernel *kernel = j->plan->kernels->winograd_tile[1][filters - 1];
     const char *u = (h->own ? s->own : j->shared + b->group * h->u * element) + first * lanes * element;
+    const ptrdiff_t v_step = 2 * w->channels * lanes * element, m_step = 2 * h->part * lanes * element;
+    fc_winograd_tile tile = {.pitch = w->filters * lanes, .depth = w->channels, .next_pitch = lanes * lanes};
     for (int i = 0; i < h->points[0]; i++)
         for (int k = 0; k < h->points[1]; k++) {
-            const ptrdiff_t point = i * h->points[1] + k, v_step = 2 * w->channels * lanes * element,
-                            m_step = 2 * h->part * lanes * element;
-            fc_winograd_tile tile = {.v = u + point * h->u_pitch * element,
-                                     .pitch = w->filters * lanes,
-                                     .depth = w->channels,
-                                     .next_pitch = lanes * lanes};
+            const ptrdiff_t point = i * h->points[1] + k;
+            const uint32_t class = (uint32_t)1 << class_bit(i, k);
             const char *v = s->v + point * h->v_pitch * element;
             char *m = s->m + point * h->m_pitch * element;
-            for (ptrdiff_t t = 0; t < b->places; t += 2, v += v_step, m += m_step)
-                if (uses(&s->places[t], i, k) || (t + 1 < b->places && uses(&s->places[t + 1], i, k))) {
+            tile.v = u + point * h->u_pitch * element;
+            for (const place *p = s->places; p < s->places + b->places; p += 2, v += v_step, m += m_step)
+                if (p->used & class) {
                     tile.u = v;
                     tile.next = v + v_step;
                     tile.m = m;
@@ -389,6 +401,8 @@ static void run_block(void *context, ptrdiff_t index, int worker)
         transform_filters(j, b.group, 0, j->view->filters, s.taps, s.own);
     *s.group = b.group;
     for (ptrdiff_t t = 0; t < b.places; t++) {
+        place *const first = &s.places[t / 2 * 2];
+        first->used = classes_of(&s.places[t].size) | (t % 2 ? first->used : 0);
         list_slots(t, j->view->channels, j->plan->kernels->lanes, s.places[t].slots[0]);
         list_slots(t, h->part, j->plan->kernels->lanes, s.places[t].slots[1]);
     }

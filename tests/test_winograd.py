@@ -205,6 +205,31 @@ def test_random_problems(which, layout, dtype, isa):
         check(which, dtype, layout, batch, channels, filters, groups, size, padding, seed=seed)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("kernel", [(3, 3), (5, 5), (2, 4), (7, 7), (1, 4)])
+@pytest.mark.parametrize("which", PASSES)
+def test_tiles_of_every_number_of_points(which, kernel, dtype, isa):
+    """Planes of a single tile, 4 to 8 points down by as many across, and of two: a whole one before it."""
+    sizes = [[points + 1 - taps for points in range(4, 9) if points >= taps] for taps in kernel]
+    for seed, (height, width) in enumerate((h, w) for h in sizes[0] for w in sizes[1]):
+        for before in (0, 1):
+            output = [n + before * whole[-1] for n, whole in zip((height, width), sizes, strict=True)]
+            size = tuple(n + k - 1 for n, k in zip(output, kernel, strict=True))
+            none = ((0, 0), (0, 0))
+            check(which, dtype, "NHWC", 2, 20, 9, 1, size, none, kernel, seed=seed)
+
+
+def test_odd_planes_compute_no_place_in_vain():
+    """Nor do they cost as much as the next even ones, in whose tiles they would leave a row and a column unused."""
+
+    def estimate(size: int) -> float:
+        x, w = np.zeros((8, 256, size, size), "float32"), np.zeros((256, 256, 3, 3), "float32")
+        return float(str(fc.explain(x, w, padding=1)).split("  winograd ")[1].split("estimated ")[1].split()[0])
+
+    for size in (7, 9, 13, 15):
+        assert estimate(size) < 0.95 * estimate(size + 1)
+
+
 KERNELS = [  # and strides
     *(((k, k), (1, 1)) for k in (2, 4, 5, 7)),
     ((1, 3), (1, 1)),
