@@ -265,10 +265,11 @@ static inline int fc_winograd_first(int class) { return class ? class + FC_WINOG
 /* Of a tile, down and across. */
 typedef struct fc_winograd_size {
     int taps[2], points[2];
-    int alike[2]; /* rows of points that lie evenly apart, of x and dy: the first so many, and then each so many */
+    int alike[2]; /* for x and dy: so many first rows of points lie evenly apart, and then each so many */
 } fc_winograd_size;
 
-/* Filters' transforms, to points of whole pairs: point (i, j) of vector v of the n-th to[(i * points across + j) * pitch + n * to_step + v * lanes]. */
+/* Filters' transforms, to whole pairs of points: point (i, j) of vector v of the n-th to[(i * points across + j) * pitch + n * to_step +
+ * v * lanes]. */
 typedef struct fc_winograd_filter {
     fc_winograd_size size;
     const void *from;
