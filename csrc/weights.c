@@ -11,7 +11,7 @@
 typedef struct shape {
     bool last;                           /* channels last */
     bool in_place;                       /* channels first, and each place is a pixel */
-    bool direct;                         /* channels last, few places: sums are taken where the gradient lies */
+    bool direct;                         /* few places: sums are taken where the gradient lies */
     bool filters_down;                   /* filters are the rows of the product, and not its columns */
     ptrdiff_t rows, columns;             /* of the whole product, per group */
     ptrdiff_t block_rows, block_columns; /* of a block */
@@ -67,19 +67,25 @@ static shape shape_of(const fc_conv_plan *plan, const fc_sweep *s)
     h.rows = h.filters_down ? s->filters : depth;
     h.columns = h.filters_down ? depth : s->filters;
     const bool few = s->batch * fc_sweep_places(s) < FEW_PLACES;
-    h.direct = h.last && taps == 1 && few;
+    if (!h.last)
+        h.boxes = fc_boxes_of(s, DEPTH, 1);
+    h.direct = h.last ? taps == 1 && few : h.in_place && h.filters_down && h.boxes.total == 1;
     /* of a wide tile, a row's columns are written together; but its few rows may read more of them than they are worth */
     const bool thirsty =
                    plan->kernels->rows[FC_WIDE] < MANY_ROWS && plan->kernels->width[FC_WIDE] * element > FC_ALIGNMENT,
                wide = !thirsty || s->batch * fc_sweep_places(s) < SHORT_DEPTH;
-    h.kind = h.direct && wide ? FC_WIDE : !h.last && h.columns <= plan->kernels->width[FC_SLIM] ? FC_SLIM : FC_NARROW;
+    h.kind = FC_NARROW;
+    if (h.last && h.direct && wide)
+        h.kind = FC_WIDE;
+    else if (!h.last && h.columns <= plan->kernels->width[FC_SLIM])
+        h.kind = FC_SLIM;
     h.width = plan->kernels->width[h.kind];
     h.panel_rows =
         fc_ceil_div(h.rows, fc_ceil_div(h.rows, plan->kernels->rows[h.kind == FC_SLIM ? FC_NARROW : h.kind]));
     h.block_columns = fc_min(fc_round_up(h.columns, h.width), fc_round_up(BLOCK_COLUMNS, h.width));
     /* few places: a split would cost more in sums than it takes off the product; smaller blocks make up for it, most of
      * all where nothing else can */
-    const ptrdiff_t elements = (few ? BLOCK_ELEMENTS / 2 : BLOCK_ELEMENTS) / (h.direct ? 2 : 1),
+    const ptrdiff_t elements = (few ? BLOCK_ELEMENTS / 2 : BLOCK_ELEMENTS) / (h.last && h.direct ? 2 : 1),
                     most = fc_max(elements / h.block_columns / h.panel_rows, 1) * h.panel_rows;
     h.row_blocks = fc_ceil_div(h.rows, most);
     h.block_rows = fc_round_up(fc_ceil_div(h.rows, h.row_blocks), h.panel_rows);
@@ -94,7 +100,6 @@ static shape shape_of(const fc_conv_plan *plan, const fc_sweep *s)
         h.a = fc_round_up(h.block_rows, h.panel_rows) * (h.direct ? FEW_LDA : FC_DEPTH);
         h.b = h.direct ? fc_min(places, FC_DEPTH) * h.block_columns : FC_DEPTH * h.width;
     } else {
-        h.boxes = fc_boxes_of(s, DEPTH, 1);
         h.chunks = h.boxes.total;
         fc_box box = {.count = {h.boxes.count[0], h.boxes.count[1], h.boxes.count[2], h.boxes.count[3]}};
         fc_stage stage = fc_stage_of(s, &box);
@@ -251,6 +256,7 @@ static void sum_in_place(const weights *p, const block *b, ptrdiff_t chunk0, ptr
     char *a = fc_take(&space, h->a * element), *packed = fc_take(&space, h->b * element);
     down += (b->group * h->rows + b->row) * plane * element;
     across += (b->group * h->columns + b->column) * plane * element;
+    char *dweight = p->dweight + ((b->group * h->rows + b->row) * h->columns + b->column) * element; /* if direct */
     for (ptrdiff_t chunk = chunk0; chunk < chunk1; chunk++) {
         fc_box box = fc_box_at(s, &h->boxes, chunk);
         const ptrdiff_t start = (box.first[1] * ax[1].places + box.first[2]) * ax[2].places + box.first[3],
@@ -271,22 +277,33 @@ static void sum_in_place(const weights *p, const block *b, ptrdiff_t chunk0, ptr
         for (ptrdiff_t i = 0; i < b->rows; i += h->panel_rows) {
             const ptrdiff_t rows = fc_min(h->panel_rows, b->rows - i);
             const char *from = down + (box.first[0] * down_image + i * plane + start) * element;
-            for (ptrdiff_t n = 0; h->filters_down && n < images; n++)
-                add_rows(p, totals ? totals + i : NULL, from + n * down_image * element, plane, rows, length);
             for (ptrdiff_t r = 0; copied && r < rows; r++)
                 for (ptrdiff_t n = 0; n < images; n++)
                     kernels->copy(from + (n * down_image + r * plane) * element, a + (r * LDA + n * length) * element,
                                   length);
+            const char *const lines = copied ? a : from;
+            const ptrdiff_t lda = copied ? LDA : plane;
+            if (h->filters_down)
+                add_rows(p, totals ? totals + i : NULL, lines, lda, rows, places);
             for (ptrdiff_t j = 0; j < b->columns; j += h->width) {
-                fc_tile t = {.a = copied ? a : from,
-                             .lda = copied ? LDA : plane,
+                fc_tile t = {.a = lines,
+                             .lda = lda,
                              .b = packed + j * DEPTH * element,
                              .ldb = h->width,
                              .depth = places,
                              .c = sums + (i * h->block_columns + j) * element,
                              .ldc = h->block_columns,
                              .accumulate = chunk > chunk0};
+                const ptrdiff_t columns = fc_min(h->width, b->columns - j);
+                const bool whole = columns == h->width;
+                char *to = dweight + (i * h->columns + j) * element;
+                if (h->direct) {
+                    t.c = whole ? to : sums;
+                    t.ldc = whole ? h->columns : h->width;
+                }
                 kernels->tile_rows[h->kind][rows - 1](&t);
+                for (ptrdiff_t r = 0; h->direct && !whole && r < rows; r++)
+                    kernels->copy(sums + r * h->width * element, to + r * h->columns * element, columns);
             }
         }
     }
@@ -464,12 +481,12 @@ static void run_split(void *context, ptrdiff_t index, int worker)
     double *totals = totals_of(p, &b, split);
     if (totals)
         memset(totals, 0, (size_t)(h->filters_down ? b.rows : b.columns) * sizeof *totals);
-    if (h->direct) {
+    if (h->last && h->direct) {
         sum_few(p, &b, space, sums);
         return;
     }
     (h->last ? sum_last : h->in_place ? sum_in_place : sum_first)(p, &b, chunk0, chunk1, space, sums, totals);
-    if (h->splits == 1)
+    if (h->splits == 1 && !h->direct)
         put(p, &b, sums);
 }
 

@@ -31,7 +31,7 @@ from conv_cases import (
 )
 
 import fastconv as fc
-from fastconv import _native
+from fastconv import _native, runtime
 
 each_isa = pytest.mark.parametrize("isa", ISAS)
 each_layout = pytest.mark.parametrize("layout", LAYOUTS)
@@ -693,3 +693,29 @@ def test_large_products_of_pixels(channels: int, filters: int, plane: tuple[int,
         dx = fc.conv2d_backward(y, x, weight, needs=(True, False, False))[0]
         expected = np.einsum("nkp,kc->ncp", y.reshape(4, filters, -1), weight[:, :, 0, 0], optimize=True)
         np.testing.assert_array_equal(dx, expected.reshape(dx.shape))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(
+    ("batch", "channels", "filters", "groups", "plane"),
+    [
+        (8, 64, 200, 1, (7, 7)),  # few places and more filters: sums are taken where the gradient lies
+        (8, 70, 211, 1, (7, 7)),  # channels and filters that fill no tile
+        (3, 33, 130, 2, (5, 9)),
+        (1, 16, 96, 1, (16, 16)),  # lines that lie in the same cache sets
+        (2, 40, 90, 1, (23, 23)),  # more places than are summed at once
+        (8, 200, 64, 1, (7, 7)),  # more channels
+    ],
+)
+def test_weight_gradient_where_each_place_is_a_pixel(batch, channels, filters, groups, plane, dtype, isa) -> None:
+    rng = np.random.default_rng(0)
+    x = rng.integers(-3, 4, (batch, groups * channels, *plane)).astype(dtype)
+    dy = rng.integers(-3, 4, (batch, groups * filters, *plane)).astype(dtype)
+    weight = np.zeros((groups * filters, channels, 1, 1), dtype)
+    by_group = (a.reshape(batch, groups, -1, plane[0] * plane[1]) for a in (dy, x))
+    expected = np.einsum("ngfp,ngcp->gfc", *by_group).reshape(weight.shape)
+    for threads in (1, 3):
+        with runtime.threads(threads):
+            _, dweight, dbias = fc.conv2d_backward(dy, x, weight, groups=groups, algorithm="im2col")
+        np.testing.assert_array_equal(dweight, expected)
+        np.testing.assert_array_equal(dbias, dy.sum((0, 2, 3)))
