@@ -270,6 +270,21 @@ static ptrdiff_t joined_images(const fc_conv_plan *plan, const view *w)
     return side_by_side ? fc_max(plan->kernels->lanes / w->depth, 1) : 1;
 }
 
+/* How many segments have points of each class, up to the first that none has; returns how many classes that makes. */
+static int list_users(const axis *a, double users[CLASSES])
+{
+    int classes = 0;
+    for (; classes < CLASSES; classes++) {
+        users[classes] = (double)segments_in(a, 0, a->segments, classes);
+        if (users[classes] <= 0)
+            break;
+    }
+    return classes;
+}
+
+/* Points of a class. */
+static int points_in(int class) { return fc_winograd_first(class + 1) - fc_winograd_first(class); }
+
 /* Estimated cycles of a group, from what the kernels take on AVX-512, where two vectors are multiplied and added in a cycle. */
 static double cycles_of(const fc_conv_plan *plan, const view *w, const axis *down, const axis *across)
 {
@@ -279,15 +294,15 @@ static double cycles_of(const fc_conv_plan *plan, const view *w, const axis *dow
     const double in = ceil((double)w->depth / lanes), out = (double)w->vectors;
     /* the gradient's product has vectors of channels on one side, the others' has single ones */
     const double depth = gradient ? in * lanes : (double)w->depth;
-    double product = 0, points = 0, tiles = batch * (double)(down->segments * across->segments);
+    double product = 0, tiles = batch * (double)(down->segments * across->segments);
     double users_down[CLASSES], users_across[CLASSES];
     const int classes[2] = {list_users(down, users_down), list_users(across, users_across)};
     for (int i = 0; i < classes[0]; i++)
         for (int k = 0; k < classes[1]; k++) {
             const double class_points = points_in(i) * points_in(k), users = batch * users_down[i] * users_across[k];
-            points += class_points * users;
             product += class_points * (gradient ? users : fmax(users, 5)) / 2; /* few rows wait for their own sums */
         }
+    const double points = batch * (double)(points_of(down) * points_of(across));
     double filter = (3.5 * down->points * across->points + 75) * (gradient ? 1 : ceil(tiles / 256));
     double pixels = batch * (double)(down->length * across->length);
     return 4000 + depth * out * ((gradient ? 1.25 : 1.08) * product + filter) +
@@ -940,7 +955,7 @@ static void transform_input(const job *j, const operand *x, const block *b, ptrd
     if (!phased && !pixels) {
         const ptrdiff_t columns = fc_min(x->size[1], at.begin[1] + at.length[1]) - fc_max(at.begin[1], 0),
                         rows = fc_min(x->size[0], at.begin[0] + at.length[0]) - fc_max(at.begin[0], 0);
-        if (columns == x->size[1]) /* rows follow one another */
+        if (columns == x->size[1] && columns < at.length[1]) /* rows follow one another, but not where they go */
             for (ptrdiff_t i = 0, n = 0; i < rows; i++)
                 for (ptrdiff_t k = 0; k < columns; k++)
                     s->offsets[n++] = (i * at.length[1] + k) * lanes;

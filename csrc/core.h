@@ -265,7 +265,7 @@ static inline int fc_winograd_first(int class) { return class ? class + FC_WINOG
 /* Of a tile, down and across. */
 typedef struct fc_winograd_size {
     int taps[2], points[2];
-    int alike[2]; /* for x and dy: so many first rows of points lie evenly apart, and then each so many */
+    int alike[2]; /* of x and dy: how many rows of points lie evenly apart, at first, and from there on at a time */
 } fc_winograd_size;
 
 /* Filters' transforms, to whole pairs of points: point (i, j) of vector v of the n-th to[(i * points across + j) * pitch + n * to_step +

@@ -94,22 +94,16 @@ static inline ptrdiff_t segments_in(const axis *a, ptrdiff_t first, ptrdiff_t la
     return fc_max(fc_min(last, end) - first, 0);
 }
 
-/* No segment has but one point of a pair. */
+/* Every segment has both points of a pair, or neither. */
 static inline bool has_pairs(const axis *a) { return a->count[5 - LEAST] + a->count[7 - LEAST] == 0; }
 
-/* Points of a class. */
-static inline int points_in(int class) { return fc_winograd_first(class + 1) - fc_winograd_first(class); }
-
-/* How many segments have points of each class, up to the first that none has; returns how many classes that makes. */
-static inline int list_users(const axis *a, double users[CLASSES])
+/* Points of all segments. */
+static inline ptrdiff_t points_of(const axis *a)
 {
-    int classes = 0;
-    for (; classes < CLASSES; classes++) {
-        users[classes] = (double)segments_in(a, 0, a->segments, classes);
-        if (users[classes] <= 0)
-            break;
-    }
-    return classes;
+    ptrdiff_t points = 0;
+    for (int i = LEAST; i <= SIDE; i++)
+        points += a->count[i - LEAST] * i;
+    return points;
 }
 
 /* Two other ways for few channels. Where one does not fit, the others of its functions may not be called. */

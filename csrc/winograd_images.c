@@ -79,12 +79,8 @@ static view view_of(const fc_conv_plan *plan)
 static double cycles_of(const fc_conv_plan *plan, const view *w, const axis axes[2])
 {
     const double channels = (double)w->channels, filters = (double)w->filters, groups = (double)plan->problem.groups;
-    double of_axis[2] = {0};
-    for (int a = 0; a < 2; a++)
-        for (int i = 0; i < CLASSES; i++)
-            of_axis[a] += (double)axes[a].count[i] * (i + LEAST);
-    const double points = of_axis[0] * of_axis[1];
-    const double pixels = (double)(axes[0].length * axes[1].length),
+    const double points = (double)(points_of(&axes[0]) * points_of(&axes[1])),
+                 pixels = (double)(axes[0].length * axes[1].length),
                  parts = ceil(filters / MOST_FILTERS), /* each product waits for its own sums, and writes them */
         product = points * (0.6 * channels * filters + 4 * parts);
     return 4000 + groups * (filters * (double)w->vectors * (3.5 * axes[0].points * axes[1].points + 75) +
@@ -293,8 +289,9 @@ static void transform_input(const job *j, const block *b, const space *s)
                     pixel = (begin[0] + low[0]) * width + begin[1] + low[1];
     if (rows < length[0] || columns < length[1])
         memset(s->stage, 0, (size_t)(length[0] * length[1] * lanes * element));
-    const bool whole = columns == width; /* rows follow one another */
-    for (ptrdiff_t r = 0, n = 0; whole && r < rows; r++)
+    const bool whole = columns == width;                                /* rows follow one another, */
+    const ptrdiff_t *offsets = columns < length[1] ? s->offsets : NULL; /* perhaps also where they go */
+    for (ptrdiff_t r = 0, n = 0; whole && offsets && r < rows; r++)
         for (ptrdiff_t k = 0; k < columns; k++)
             s->offsets[n++] = (r * length[1] + k) * lanes;
     char *to = s->stage + (low[0] * length[1] + low[1]) * lanes * element;
@@ -303,8 +300,7 @@ static void transform_input(const job *j, const block *b, const space *s)
     for (ptrdiff_t c = 0; c < w->channels; c++) {
         const char *from = j->in + (((b->image * channels) + b->group * w->channels + c) * plane + pixel) * element;
         if (whole && rows)
-            kernels->planes_in(from, channels * plane, b->images, rows * columns, false, to,
-                               columns < length[1] ? s->offsets : NULL);
+            kernels->planes_in(from, channels * plane, b->images, rows * columns, false, to, offsets);
         else
             for (ptrdiff_t r = 0; columns && r < rows; r++)
                 kernels->planes_in(from + r * width * element, channels * plane, b->images, columns, false,
@@ -317,8 +313,8 @@ static void transform_input(const job *j, const block *b, const space *s)
     }
 }
 
-/* The bit of a point's class. */
-static int class_bit(int down, int across) { return fc_winograd_class(down) * CLASSES + fc_winograd_class(across); }
+/* The bit of a class of points down and one across. */
+static uint32_t bit_of(int down, int across) { return (uint32_t)1 << (down * CLASSES + across); }
 
 /* Those of which a tile has points. */
 static uint32_t classes_of(const fc_winograd_size *size)
@@ -326,7 +322,7 @@ static uint32_t classes_of(const fc_winograd_size *size)
     uint32_t bits = 0;
     for (int i = 0; i <= fc_winograd_class(size->points[0] - 1); i++)
         for (int k = 0; k <= fc_winograd_class(size->points[1] - 1); k++)
-            bits |= (uint32_t)1 << (i * CLASSES + k);
+            bits |= bit_of(i, k);
     return bits;
 }
 
@@ -343,7 +339,7 @@ static void multiply(const job *j, const block *b, ptrdiff_t first, ptrdiff_t fi
     for (int i = 0; i < h->points[0]; i++)
         for (int k = 0; k < h->points[1]; k++) {
             const ptrdiff_t point = i * h->points[1] + k;
-            const uint32_t class = (uint32_t)1 << class_bit(i, k);
+            const uint32_t class = bit_of(fc_winograd_class(i), fc_winograd_class(k));
             const char *v = s->v + point * h->v_pitch * element;
             char *m = s->m + point * h->m_pitch * element;
             tile.v = u + point * h->u_pitch * element;

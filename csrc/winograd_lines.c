@@ -113,9 +113,7 @@ static double cycles_of(const fc_conv_plan *plan, const view *w, const axis *row
     const double vectors = ceil((double)w->written[1] / (double)plan->kernels->lanes), channels = (double)w->channels,
                  filters = (double)w->filters, depth = channels * (double)w->across;
     const double of_point = (gradient ? gradient_cycles : forward_cycles)(filters, depth, vectors, channels);
-    double points = 0;
-    for (int i = LEAST; i <= SIDE; i++)
-        points += (double)rows->count[i - LEAST] * i;
+    const double points = (double)points_of(rows);
     return (gradient ? 40000 : 12000) + (double)plan->problem.batch * points * of_point +
            filters * depth * SIDE * (gradient ? 10 : 1);
 }
