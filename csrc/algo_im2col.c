@@ -2,11 +2,18 @@
  * problem, in both layouts. */
 #include "conv.h"
 
+#include <math.h>
+
 static const char *decline(const fc_conv_plan *plan)
 {
     (void)plan;
     return NULL;
 }
+
+enum {
+    FAR_WEIGHTS = 1 << 20,
+    FAR_CYCLES = 2
+}; /* elements; measured, of each beyond these: caches let go of so many sums */
 
 static double cost(const fc_conv_plan *plan)
 {
@@ -24,7 +31,10 @@ static double cost(const fc_conv_plan *plan)
     double vectors = (turned ? (double)filters * (double)fc_round_up(depth, width)
                              : (double)depth * (double)fc_round_up(filters, width)) /
                      (double)plan->kernels->lanes;
-    return fc_sweep_share(plan) * places * (vectors + (last ? 4 * (double)taps : 0)) / FC_NOMINAL_HERTZ;
+    const double far =
+        p->pass == FC_BACKWARD_WEIGHT ? fmax((double)p->groups * (double)filters * (double)depth - FAR_WEIGHTS, 0) : 0;
+    return (fc_sweep_share(plan) * places * (vectors + (last ? 4 * (double)taps : 0)) + far * FAR_CYCLES) /
+           FC_NOMINAL_HERTZ;
 }
 
 static size_t workspace(const fc_conv_plan *plan, int threads)

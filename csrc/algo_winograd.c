@@ -44,6 +44,7 @@ typedef struct view {
     ptrdiff_t depth;                      /* channels of all phases */
     enum { BLOCKED, INNER, OUTER } order; /* of the depth, see split_depth */
     ptrdiff_t vectors;                    /* of filters, of all phases */
+    int void_point;                       /* see is_void */
     bool mixed;                           /* lanes of a vector of filters are of several phases */
     ptrdiff_t kernel;                     /* elements */
 } view;
@@ -109,7 +110,8 @@ static view view_of(const fc_conv_plan *plan)
 {
     const fc_conv_problem *p = &plan->problem;
     const bool back = p->pass == FC_BACKWARD_INPUT;
-    view v = {.batch = p->batch, .groups = p->groups, .in_phases = 1, .out_phases = 1, .kernel = 1};
+    view v = {
+        .batch = p->batch, .groups = p->groups, .in_phases = 1, .out_phases = 1, .kernel = 1, .void_point = !back};
     v.channels = (back ? p->out_channels : p->in_channels) / p->groups;
     v.filters = (back ? p->in_channels : p->out_channels) / p->groups;
     for (int a = 0; a < 2; a++) {
@@ -168,6 +170,16 @@ static void split_depth(const job *j, ptrdiff_t c, ptrdiff_t *channel, ptrdiff_t
         *channel = c % w->channels;
         *phase = c / w->channels;
     }
+}
+
+/* A phase may lack a tap: the first one if the kernel is turned, else the last. That tap alone makes the filter's transform at 0, or at
+ * infinity, so there is nothing to multiply there. */
+static bool lacks_tap(const side *s, ptrdiff_t phase) { return phase + (s->taps - 1) * s->stride >= s->kernel; }
+
+static bool is_void(const view *w, ptrdiff_t phase, ptrdiff_t down, ptrdiff_t across)
+{
+    return (down == w->void_point && lacks_tap(&w->side[0], phase / w->side[1].phases)) ||
+           (across == w->void_point && lacks_tap(&w->side[1], phase % w->side[1].phases));
 }
 
 static fc_winograd_size size_of(const shape *h, ptrdiff_t down, ptrdiff_t across)
@@ -282,8 +294,14 @@ static int list_users(const axis *a, double users[CLASSES])
     return classes;
 }
 
-/* Points of a class. */
-static int points_in(int class) { return fc_winograd_first(class + 1) - fc_winograd_first(class); }
+/* Points of a class that are multiplied, in the mean of the phases: all but those that are void, which are of the first. */
+static double points_in(const side *s, int class)
+{
+    int lacking = 0;
+    for (int phase = 0; phase < s->phases; phase++)
+        lacking += lacks_tap(s, phase);
+    return fc_winograd_first(class + 1) - fc_winograd_first(class) - (class ? 0 : (double)lacking / s->phases);
+}
 
 /* Estimated cycles of a group, from what the kernels take on AVX-512, where two vectors are multiplied and added in a cycle. */
 static double cycles_of(const fc_conv_plan *plan, const view *w, const axis *down, const axis *across)
@@ -299,11 +317,13 @@ static double cycles_of(const fc_conv_plan *plan, const view *w, const axis *dow
     const int classes[2] = {list_users(down, users_down), list_users(across, users_across)};
     for (int i = 0; i < classes[0]; i++)
         for (int k = 0; k < classes[1]; k++) {
-            const double class_points = points_in(i) * points_in(k), users = batch * users_down[i] * users_across[k];
+            const double class_points = points_in(&w->side[0], i) * points_in(&w->side[1], k),
+                         users = batch * users_down[i] * users_across[k];
             product += class_points * (gradient ? users : fmax(users, 5)) / 2; /* few rows wait for their own sums */
         }
     const double points = batch * (double)(points_of(down) * points_of(across));
-    double filter = (3.5 * down->points * across->points + 75) * (gradient ? 1 : ceil(tiles / 256));
+    const double each = down->taps + across->taps > 4 ? 3 : 2; /* two taps: fewer sums */
+    double filter = (each * down->points * across->points + 60) * (gradient ? 1 : ceil(tiles / 256));
     double pixels = batch * (double)(down->length * across->length);
     return 4000 + depth * out * ((gradient ? 1.25 : 1.08) * product + filter) +
            in / joined * (5 * points + 10 * pixels) + out * (4.5 * points + 8 * pixels);
@@ -1005,22 +1025,37 @@ static operand operand_of(const fc_conv_plan *plan, const view *w, const void *d
 
 /* ---- products and output ---------------------------------------------------------------------------------- */
 
-/* m (+)= the product of v and u over channels from first to last, at every point; `ahead` is fetched meanwhile, unless NULL. */
-static void multiply(const job *j, const block *b, ptrdiff_t panel_width, ptrdiff_t first, ptrdiff_t last,
-                     const char *v, const char *u, ptrdiff_t pitch, const stretch *ahead, char *m)
+/* m (+)= the product of v and u, of a panel, over channels from first to last, at every point; `ahead` is fetched meanwhile, unless NULL. */
+static void multiply(const job *j, const block *b, ptrdiff_t panel, ptrdiff_t first, ptrdiff_t last, const char *v,
+                     const char *u, ptrdiff_t pitch, const stretch *ahead, char *m)
 {
+    const view *w = j->view;
     const shape *h = j->shape;
     const fc_kernels *kernels = j->plan->kernels;
     const ptrdiff_t element = (ptrdiff_t)fc_size_of(j->plan->problem.dtype), lanes = kernels->lanes;
-    const ptrdiff_t across = h->axis[1].points;
-    fc_winograd_tile_kernel *const *kernel = kernels->winograd_tile[panel_width / lanes - 1];
+    const ptrdiff_t across = h->axis[1].points, width = panel_width(j, panel), vector = panel * h->width / lanes;
     for (ptrdiff_t i = 0; i < h->axis[0].points; i++)
         for (ptrdiff_t k = 0; k < across; k++) {
             ptrdiff_t p = i * SIDE + k, tiles = b->tiles[p], parts = fc_ceil_div(tiles, kernels->rows[FC_NARROW]);
-            fc_winograd_tile t = {.u = u + (i * across + k) * pitch * element,
-                                  .pitch = tiles * lanes,
-                                  .depth = last - first,
-                                  .accumulate = first > 0};
+            fc_winograd_tile t = {
+                .pitch = tiles * lanes, .depth = last - first, .step = width, .phases = 1, .accumulate = first > 0};
+            ptrdiff_t low = 0, high = width; /* filters that are not zero */
+            if (w->order == BLOCKED && w->in_phases > 1) {
+                t.phases = (int)w->in_phases;
+                for (int n = 0; n < t.phases; n++)
+                    t.void_phases |= (unsigned)is_void(w, (first / lanes + n) % t.phases, i, k) << n;
+            } else if (w->out_phases > 1 && !w->mixed) {
+                while (low < high && is_void(w, (vector + low / lanes) % w->out_phases, i, k))
+                    low += lanes;
+                while (low < high && is_void(w, (vector + high / lanes - 1) % w->out_phases, i, k))
+                    high -= lanes;
+                if (high - low < width && first == 0)
+                    memset(m + b->m[p] * element, 0, (size_t)(tiles * width * element));
+                if (low == high)
+                    parts = 0;
+            }
+            t.u = u + ((i * across + k) * pitch + low) * element;
+            fc_winograd_tile_kernel *const *kernel = kernels->winograd_tile[fc_max((high - low) / lanes, 1) - 1];
             /* what comes from afar, for the next point: u if it is kept, else v */
             const ptrdiff_t next = k + 1 < across ? p + 1 : fc_min(i + 1, SIDE - 1) * SIDE;
             t.next_pitch = h->kept ? lanes * lanes : b->tiles[next] * lanes;
@@ -1029,7 +1064,7 @@ static void multiply(const job *j, const block *b, ptrdiff_t panel_width, ptrdif
             for (ptrdiff_t part = 0, tile = 0; part < parts; part++) {
                 const ptrdiff_t rows = least + (part >= parts - larger);
                 t.v = v + (b->v[p] + (first / lanes * tiles + tile) * lanes) * element;
-                t.m = m + (b->m[p] + tile * panel_width) * element;
+                t.m = m + (b->m[p] + tile * width + low) * element;
                 t.next = h->kept ? (const char *)t.u + (pitch + part * t.depth * lanes) * element
                                  : v + (b->v[next] + (first / lanes * b->tiles[next] + tile) * lanes) * element;
                 kernel[rows - 1](&t);
@@ -1098,9 +1133,26 @@ static void put_rows(const job *j, const region *r, ptrdiff_t image, ptrdiff_t f
     }
 }
 
-/* An image's places of one vector of filters, or of two whose phases alternate, to the output's phases. */
-static void put_phases(const job *j, const region *r, ptrdiff_t image, ptrdiff_t vector, int phases, const char *stage,
-                       char *split)
+/* An image's places of two vectors, the same filters in phases that alternate across: whole rows of the output. */
+static void put_pair(const job *j, const region *r, ptrdiff_t image, ptrdiff_t vector, const char *stage)
+{
+    const view *w = j->view;
+    const side *s = &w->side[1];
+    const ptrdiff_t element = (ptrdiff_t)fc_size_of(j->plan->problem.dtype), lanes = j->plan->kernels->lanes,
+                    plane = w->side[0].output * s->output, filter = vector / w->out_phases * lanes,
+                    start = s->first + 2 * r->begin[1], low = fc_max(-start, 0),
+                    high = fc_min(2 * r->length[1], s->output - start);
+    char *out = j->out + ((image * w->groups + j->group) * w->filters + filter) * plane * element;
+    ptrdiff_t top, bottom, row;
+    clip(&w->side[0], r->begin[0], r->length[0], vector % w->out_phases / 2, &top, &bottom, &row);
+    for (; top < bottom; top++, row += w->side[0].output_step)
+        j->plan->kernels->planes_out(stage + (top * 2 * r->length[1] + low) * lanes * element, high - low,
+                                     out + (row * s->output + start + low) * element, plane,
+                                     fc_min(lanes, w->filters - filter));
+}
+
+/* An image's places of one vector of filters of one phase. */
+static void put_phase(const job *j, const region *r, ptrdiff_t image, ptrdiff_t vector, const char *stage, char *split)
 {
     const view *w = j->view;
     const fc_kernels *kernels = j->plan->kernels;
@@ -1108,12 +1160,10 @@ static void put_phases(const job *j, const region *r, ptrdiff_t image, ptrdiff_t
                     area = r->length[0] * r->length[1], plane = split_pitch(area) * element,
                     phase = vector % w->out_phases, filter = vector / w->out_phases * lanes,
                     count = fc_min(lanes, w->filters - filter);
-    for (int i = 0; i < phases; i++)
-        kernels->planes_out(stage + i * area * lanes * element, area, split + i * lanes * plane, plane / element,
-                            count);
+    kernels->planes_out(stage, area, split, plane / element, count);
     for (ptrdiff_t c = 0; c < count; c++) {
-        const char *planes[] = {split + c * plane, split + (lanes + c) * plane};
-        put_rows(j, r, image, j->group * w->filters + filter + c, phase, phases, planes, NULL);
+        const char *planes[] = {split + c * plane};
+        put_rows(j, r, image, j->group * w->filters + filter + c, phase, 1, planes, NULL);
     }
 }
 
@@ -1178,14 +1228,15 @@ static void put(const job *j, const region *at, ptrdiff_t image, ptrdiff_t filte
     }
 }
 
-/* The outputs of so many vectors of filters of a panel, the first from `column` on, each from m to its [row][column][lanes]; bias: theirs. */
+/* The outputs of so many vectors of filters of a panel, the first from `column` on, each from m to its [row][column][lanes], or, woven, all to
+ * [row][column][vector][lanes]; bias: theirs. */
 static void stage_output(const job *j, const block *b, const region *r, ptrdiff_t image, ptrdiff_t column,
-                         ptrdiff_t vectors, ptrdiff_t panel_width, const place *list, ptrdiff_t places,
+                         ptrdiff_t vectors, bool woven, ptrdiff_t panel_width, const place *list, ptrdiff_t places,
                          const char *bias, const char *m, char *stage)
 {
     const ptrdiff_t element = (ptrdiff_t)fc_size_of(j->plan->problem.dtype), lanes = j->plan->kernels->lanes,
-                    area = r->length[0] * r->length[1];
-    fc_winograd_out o = {.pitch = r->length[1] * lanes, .relu = j->plan->problem.relu};
+                    step = woven ? vectors * lanes : lanes, apart = woven ? lanes : r->length[0] * r->length[1] * lanes;
+    fc_winograd_out o = {.pitch = r->length[1] * step, .step = step, .relu = j->plan->problem.relu};
     ptrdiff_t table[POINTS];
     find_points(b, b->m, 0, image, panel_width, table);
     for (const place *p = list; p < list + places; p++) {
@@ -1193,7 +1244,7 @@ static void stage_output(const job *j, const block *b, const region *r, ptrdiff_
         o.columns = fc_min(outputs_of(p->size.taps[1], p->size.points[1]), r->length[1] - p->at[1]);
         for (ptrdiff_t v = 0; v < vectors; v++) { /* they share cache lines */
             o.bias = bias + v * lanes * element;
-            o.to = stage + (v * area + p->at[0] * r->length[1] + p->at[1]) * lanes * element;
+            o.to = stage + (v * apart + (p->at[0] * r->length[1] + p->at[1]) * step) * element;
             j->plan->kernels->winograd_output(m + (column + v * lanes) * element, table, p->slots, &p->size, &o);
         }
     }
@@ -1211,7 +1262,6 @@ static void finish(const job *j, const block *b, ptrdiff_t panel, ptrdiff_t pane
     }
     const ptrdiff_t area = r.length[0] * r.length[1], places = list_places(j->shape, b, panel_width, s->places);
     const bool near = area * lanes * element * j->shape->abreast <= NEAR_BYTES;
-    /* phases across lie side by side: pairs of them make whole rows of the output */
     const bool paired = phased && !w->mixed && !pixels && w->side[1].phases == 2;
     const ptrdiff_t together = paired ? 2 : !phased && near ? j->shape->abreast : 1;
     for (ptrdiff_t n = 0; n < b->images; n++)
@@ -1222,7 +1272,7 @@ static void finish(const job *j, const block *b, ptrdiff_t panel, ptrdiff_t pane
             if (j->bias)
                 j->plan->kernels->copy(j->bias + (j->group * w->filters + filter) * element, bias,
                                        fc_min(vectors * lanes, w->filters - filter));
-            stage_output(j, b, &r, n, i, vectors, panel_width, s->places, places, bias, s->m, s->stage);
+            stage_output(j, b, &r, n, i, vectors, paired, panel_width, s->places, places, bias, s->m, s->stage);
             if (!phased)
                 for (ptrdiff_t v = 0; v < vectors; v++)
                     put(j, &r, b->image + n, j->group * w->filters + filter + v * lanes,
@@ -1231,8 +1281,10 @@ static void finish(const job *j, const block *b, ptrdiff_t panel, ptrdiff_t pane
                 put_mixed(j, &r, b->image + n, vector, s->stage, s->split);
             else if (pixels)
                 put_phase_pixels(j, &r, b->image + n, vector, s->stage);
+            else if (paired)
+                put_pair(j, &r, b->image + n, vector, s->stage);
             else
-                put_phases(j, &r, b->image + n, vector, (int)together, s->stage, s->split);
+                put_phase(j, &r, b->image + n, vector, s->stage, s->split);
         }
 }
 
@@ -1250,7 +1302,7 @@ static void run_block(void *context, ptrdiff_t index, int worker)
     transform_input(j, &j->in, &b, 0, h->vectors, &s, s.own);
     for (ptrdiff_t panel = 0; panel < h->panels; panel++) {
         ptrdiff_t width = panel_width(j, panel);
-        multiply(j, &b, width, 0, channels, s.own, j->shared + panel * h->u * element, channels * width + lanes, NULL,
+        multiply(j, &b, panel, 0, channels, s.own, j->shared + panel * h->u * element, channels * width + lanes, NULL,
                  s.m);
         finish(j, &b, panel, width, &s);
     }
@@ -1286,7 +1338,7 @@ static void run_panel(void *context, ptrdiff_t index, int worker)
         ptrdiff_t last = fc_min(c + h->chunk, channels), pitch = (last - c) * width + lanes;
         transform_filters(j, panel, c, last, s.taps, s.own, pitch);
         const stretch ahead = weights_ahead(j, panel, after < tasks ? after % h->panels : -1, last, last - c);
-        multiply(j, &b, width, c, last, j->shared + of_round * h->v * element, s.own, pitch, &ahead, s.m);
+        multiply(j, &b, panel, c, last, j->shared + of_round * h->v * element, s.own, pitch, &ahead, s.m);
     }
     finish(j, &b, panel, width, &s);
 }
@@ -1391,6 +1443,7 @@ static void put_weights(const job *j, const share *s, char *taps)
 static void add_products(const job *j, const share *s, const block *b, const block *d, const char *v, const char *dv,
                          ptrdiff_t first, ptrdiff_t last, bool accumulate)
 {
+    const view *w = j->view;
     const fc_kernels *kernels = j->plan->kernels;
     const ptrdiff_t element = (ptrdiff_t)fc_size_of(j->plan->problem.dtype), lanes = kernels->lanes,
                     across = j->shape->axis[1].points, parts = (s->c1 - s->c0 + 1) / 2;
@@ -1403,6 +1456,10 @@ static void add_products(const job *j, const share *s, const block *b, const blo
                             ahead = b->tiles[next] * lanes;
             ptrdiff_t part = 0;
             for (ptrdiff_t c = s->c0; c < s->c1; c++) {
+                if (w->order == BLOCKED && is_void(w, c % w->in_phases, i, k)) {
+                    part += (s->f1 - s->f0 + 1) / 2; /* whatever is found there counts for the lacking tap alone */
+                    continue;
+                }
                 o.channels = fc_min(lanes, j->view->depth - c * lanes);
                 for (ptrdiff_t f = s->f0; f < s->f1; f += 2, part++) {
                     const char *x = v + (b->v[p] + c * step) * element, *dy = dv + (d->v[p] + f * step) * element;

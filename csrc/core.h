@@ -280,11 +280,11 @@ typedef struct fc_winograd_filter {
     bool streamed; /* past the caches, where the kernel can */
 } fc_winograd_filter;
 
-/* A tile's output: from to, a row every `pitch`, a pixel every vector. */
+/* A tile's output: from to, a row every `pitch`, a pixel every `step`. */
 typedef struct fc_winograd_out {
     void *to;
-    ptrdiff_t pitch, rows, columns; /* those beyond are computed but not written */
-    const void *bias;               /* one vector */
+    ptrdiff_t pitch, step, rows, columns; /* those beyond are computed but not written */
+    const void *bias;                     /* one vector */
     bool relu;
 } fc_winograd_out;
 
@@ -292,6 +292,9 @@ typedef struct fc_winograd_tile {
     const void *v, *u;
     void *m;
     ptrdiff_t pitch, depth; /* of v from one vector of channels to the next; channels */
+    ptrdiff_t step;         /* of u from channel to channel, and of m from tile to tile */
+    int phases;             /* which vectors of channels take turns in, 1 or more; */
+    unsigned void_phases;   /* a bit each: u is zero there, and they are left out */
     const void *next; /* fetched meanwhile, a vector for each channel; for each vector of channels a pitch further on */
     ptrdiff_t next_pitch;
     bool accumulate;

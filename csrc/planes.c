@@ -58,7 +58,9 @@ enum {
     TURNED_BYTES = 512 << 10, /* of a group's weights, that are turned once for all boxes, at most */
     TASKS_EACH = 2,           /* of a thread, at least, if some may take longer than others; */
     EXCESS_PERCENT = 8,       /* that a thread may have to do beyond its part, if all take as long */
-    END_CYCLES = 50,          /* estimated, of a row's end that is copied to the output */
+    SUM_CYCLES = 3,           /* estimated, of a vector of sums, */
+    END_CYCLES = 50,          /* of a row's end that is copied to the output */
+    TURN_CYCLES = 3,          /* and of a weight that is turned, by whole kernels; twice that where it is by phases */
 };
 
 /* The input gradient of a kernel of one tap: filters lie side by side as they are, and, if they are many, are turned when a box needs them. */
@@ -708,6 +710,7 @@ void fc_planes_run(const fc_conv_plan *plan, bool packed, const fc_conv_arrays *
  * where rows of places end; a direct one loads across cache lines, and computes the positions between rows too. */
 static double sweep_cost(const fc_conv_plan *plan, const fc_sweep *s, bool packed)
 {
+    const fc_conv_problem *p = &plan->problem;
     shape h = shape_of(plan, s, packed);
     fc_box box = {.count = {h.boxes.count[0], h.boxes.count[1], h.boxes.count[2], h.boxes.count[3]}};
     fc_stage stage = fc_stage_of(s, &box);
@@ -731,7 +734,15 @@ static double sweep_cost(const fc_conv_plan *plan, const fc_sweep *s, bool packe
         cycles *= 1.8;
     if (!packed && fc_sweep_in_place(s)) /* measured: a tenth, for columns that lie a plane apart */
         cycles *= 1.1;
-    return (cycles + staged) * (double)fc_sweep_depth(s) * (double)(h.boxes.total * s->groups);
+    /* measured: the tiles' sums wait to be written */
+    const double sums = packed && !h.in_place ? SUM_CYCLES * panels * rows * tiles * vectors : 0;
+    double turned = 0;
+    if (plan->problem.pass != FC_FORWARD && p->kernel[0] * p->kernel[1] * p->kernel[2] > 1)
+        turned =
+            (fc_sweep_taps(s) == p->kernel[0] * p->kernel[1] * p->kernel[2] ? 1 : 2) * TURN_CYCLES * (double)s->filters;
+    return (((cycles + staged) * (double)fc_sweep_depth(s) + sums) * (double)h.boxes.total +
+            turned * (double)fc_sweep_depth(s)) *
+           (double)s->groups;
 }
 
 double fc_planes_cost(const fc_conv_plan *plan, bool packed)

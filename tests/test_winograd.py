@@ -263,6 +263,26 @@ def test_kernels_and_strides(kernel, stride, which, layout, dtype, isa):
         check(which, dtype, layout, 2, channels * groups, filters, groups, size, padding, kernel, stride, seed=seed)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
+@pytest.mark.parametrize("which", PASSES)
+@pytest.mark.parametrize(
+    ("kernel", "stride"), [((3, 3), (2, 2)), ((11, 2), (3, 1)), ((4, 4), (3, 3)), ((5, 7), (4, 2)), ((2, 5), (1, 4))]
+)
+def test_phases_that_lack_a_tap(kernel, stride, which, layout, dtype, isa):
+    """They have nothing at one of the points: some vectors of channels are left out there, or of filters. The former
+    take turns, and a chunk of them, whose filters are transformed at once, begins with any phase."""
+    for seed, (channels, filters, size) in enumerate([(48, 40, (17, 21)), (112, 80, (11, 9)), (16, 16, (40, 33))]):
+        check(which, dtype, layout, 2, channels, filters, 1, size, ((1, 1), (2, 1)), kernel, stride, seed=seed)
+
+
+def test_auto_takes_winograd_where_deep_filters_would_be_turned():
+    """A strided layer of few places: half of the time of its input gradient by another way goes to its filters."""
+    x, w = np.zeros((8, 512, 14, 14), "float32"), np.zeros((512, 512, 3, 3), "float32")
+    for which in PASSES:
+        assert str(fc.explain(x, w, stride=2, padding=1, which=which)).startswith("auto takes winograd")
+
+
 @pytest.mark.parametrize("threads", [2, 3, 7])
 @pytest.mark.parametrize("which", PASSES)
 @pytest.mark.parametrize(("kernel", "stride"), [((5, 5), (1, 1)), ((3, 3), (2, 2)), ((1, 7), (1, 1))])
