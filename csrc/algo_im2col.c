@@ -1,5 +1,5 @@
 /* algo_im2col.c -- convolution as a matrix product whose image matrix is never whole: panels of it are packed as they are needed. Does every
- * problem, in both layouts. */
+ * problem, in both layouts. Where windows do not overlap that matrix is but another order of the image, and may be whole. */
 #include "conv.h"
 
 #include <math.h>
@@ -15,7 +15,7 @@ enum {
     FAR_CYCLES = 2
 }; /* elements; measured, of each beyond these: caches let go of so many sums */
 
-static double cost(const fc_conv_plan *plan)
+static double cost_of_panels(const fc_conv_plan *plan)
 {
     const fc_conv_problem *p = &plan->problem;
     if (p->layout == FC_CHANNELS_FIRST && p->pass != FC_BACKWARD_WEIGHT)
@@ -37,17 +37,38 @@ static double cost(const fc_conv_plan *plan)
            FC_NOMINAL_HERTZ;
 }
 
+enum { PANELS, PATCHES };
+
+static int way(const fc_conv_plan *plan) { return fc_patches_fit(plan) ? PATCHES : PANELS; }
+
+static double cost(const fc_conv_plan *plan)
+{
+    return way(plan) == PATCHES ? fc_patches_cost(plan) : cost_of_panels(plan);
+}
+
 static size_t workspace(const fc_conv_plan *plan, int threads)
 {
+    if (plan->way == PATCHES)
+        return fc_patches_workspace(plan, threads);
     if (plan->problem.pass == FC_BACKWARD_WEIGHT)
         return fc_weights_workspace(plan, threads);
     return plan->problem.layout == FC_CHANNELS_LAST ? fc_pixels_workspace(plan, threads)
                                                     : fc_planes_workspace(plan, true, threads);
 }
 
+static bool sums_bias(const fc_conv_plan *plan)
+{
+    if (plan->way != PATCHES)
+        return fc_weights_sum_bias(plan);
+    const fc_conv_plan inner = fc_patches_plan(plan);
+    return fc_weights_sum_bias(&inner);
+}
+
 static void run(const fc_conv_plan *plan, const fc_conv_arrays *arrays, void *space, int threads)
 {
-    if (plan->problem.pass == FC_BACKWARD_WEIGHT)
+    if (plan->way == PATCHES)
+        fc_patches_run(plan, arrays, space, threads);
+    else if (plan->problem.pass == FC_BACKWARD_WEIGHT)
         fc_weights_run(plan, arrays, space, threads);
     else if (plan->problem.layout == FC_CHANNELS_LAST)
         fc_pixels_run(plan, arrays, space, threads);
@@ -55,4 +76,4 @@ static void run(const fc_conv_plan *plan, const fc_conv_arrays *arrays, void *sp
         fc_planes_run(plan, true, arrays, space, threads);
 }
 
-const fc_conv_algorithm fc_algorithm_im2col = {"im2col", decline, cost, workspace, run, fc_weights_sum_bias, NULL};
+const fc_conv_algorithm fc_algorithm_im2col = {"im2col", decline, cost, workspace, run, sums_bias, way};

@@ -234,6 +234,15 @@ size_t fc_dilated_workspace(const fc_conv_plan *plan); /* bytes of copies alone 
 /* Copies, has the plan's algorithm run the other plan, and copies back. */
 void fc_dilated_run(const fc_conv_plan *plan, const fc_conv_arrays *arrays, char *space, int threads);
 
+/* ---- patches.c: a problem whose windows do not overlap, channels first, as one of 1x1 ----------------------- */
+
+bool fc_patches_fit(const fc_conv_plan *plan); /* else the others may not be called */
+fc_conv_plan
+fc_patches_plan(const fc_conv_plan *plan); /* the other problem's, with its algorithm; of a round of images */
+double fc_patches_cost(const fc_conv_plan *plan);
+size_t fc_patches_workspace(const fc_conv_plan *plan, int threads);
+void fc_patches_run(const fc_conv_plan *plan, const fc_conv_arrays *arrays, void *workspace, int threads);
+
 /* ---- drivers: the loop nests around the micro-kernel ---------------------------------------------------- */
 
 /* Channels first, forward and input gradient. packed: the image is copied into panels (im2col); else it is read in place (direct). */

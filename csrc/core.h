@@ -524,6 +524,9 @@ typedef struct fc_kernels {     /* one real type on one instruction set */
     void (*place)(const fc_patch *patch, const void *from, const void *from_end, void *to);
     /* to[2 i] = even[i], to[2 i + 1] = odd[i], n elements in all */
     void (*interleave)(const void *even, const void *odd, void *to, ptrdiff_t n);
+    /* to[t * pitch + i] = from[i * step + t], t < step, i < n; and back */
+    void (*split)(const void *from, ptrdiff_t step, void *to, ptrdiff_t pitch, ptrdiff_t n);
+    void (*join)(const void *from, ptrdiff_t pitch, ptrdiff_t step, void *to, ptrdiff_t n);
     /* add vectors of sums, or single ones, to double ones, and clear them */
     void (*fold)(void *sums, ptrdiff_t vectors, double *totals);
     void (*drain)(void *sums, ptrdiff_t count, double *totals);

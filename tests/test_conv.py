@@ -719,3 +719,59 @@ def test_weight_gradient_where_each_place_is_a_pixel(batch, channels, filters, g
             _, dweight, dbias = fc.conv2d_backward(dy, x, weight, groups=groups, algorithm="im2col")
         np.testing.assert_array_equal(dweight, expected)
         np.testing.assert_array_equal(dbias, dy.sum((0, 2, 3)))
+
+
+@each_isa
+@each_dtype
+def test_windows_that_do_not_overlap(dtype: str, isa: str) -> None:
+    """Kernels no longer than the stride: side by side, apart, dilated, padded, rows that end within a window."""
+    random = np.random.default_rng(0)
+    for trial in range(60):
+        axes = 1 + trial % 3
+        kernel, dilation, gap = random.integers(1, 6, axes), random.integers(1, 3, axes), random.integers(0, 3, axes)
+        if trial % 4 == 0:
+            dilation[:], gap[:] = 1, 0
+        span = (kernel - 1) * dilation + 1
+        stride = span + gap
+        stride[0] = max(stride[0], 2)
+        padding = random.integers(0, 3, (axes, 2)) if trial % 2 else np.zeros((axes, 2), int)
+        size = span + random.integers(0, [90, 50, 9][axes - 1], axes)
+        groups, batch = int(random.choice([1, 1, 3])), int(random.integers(1, 4))
+        channels, filters = int(random.integers(1, 8)) * groups, int(random.integers(1, 20)) * groups
+        x = random.integers(-4, 5, (batch, channels, *size)).astype(dtype)
+        weight = random.integers(-4, 5, (filters, channels // groups, *kernel)).astype(dtype)
+        bias = random.integers(-4, 5, filters).astype(dtype)
+        options: dict[str, Any] = {
+            "stride": tuple(map(int, stride)),
+            "dilation": tuple(map(int, dilation)),
+            "padding": tuple((int(a), int(b)) for a, b in padding),
+            "groups": groups,
+        }
+        forward, backward = getattr(fc, f"conv{axes}d"), getattr(fc, f"conv{axes}d_backward")
+        with instruction_set(isa), runtime.threads(1 + trial % 3):
+            got = forward(x, weight, bias, algorithm="im2col", **options)
+            expected = forward(x, weight, bias, algorithm="reference", **options)
+            np.testing.assert_array_equal(got, expected, err_msg=str((x.shape, weight.shape, options)))
+            dy = random.integers(-4, 5, got.shape).astype(dtype)
+            for a, b in zip(
+                backward(dy, x, weight, algorithm="im2col", **options),
+                backward(dy, x, weight, algorithm="reference", **options),
+                strict=True,
+            ):
+                np.testing.assert_array_equal(a, b, err_msg=str((x.shape, weight.shape, options)))
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_windows_that_do_not_overlap_in_rounds_of_images(threads: int) -> None:
+    """The last round has fewer images than the others."""
+    random = np.random.default_rng(0)
+    x = random.integers(-4, 5, (5, 3, 512, 512)).astype("float32")
+    weight = random.integers(-4, 5, (2, 3, 2, 2)).astype("float32")
+    blocks = x.reshape(5, 3, 256, 2, 256, 2)
+    with runtime.threads(threads):
+        y = fc.conv2d(x, weight, stride=2, algorithm="im2col")
+        np.testing.assert_array_equal(y, np.einsum("nchiwj,kcij->nkhw", blocks, weight))
+        dx, dweight, _ = fc.conv2d_backward(y, x, weight, stride=2, algorithm="im2col")
+    np.testing.assert_array_equal(dx, np.einsum("nkhw,kcij->nchiwj", y, weight).reshape(x.shape))
+    exact = np.einsum("nchiwj,nkhw->kcij", blocks.astype("float64"), y.astype("float64"), optimize=True)
+    np.testing.assert_allclose(dweight, exact, rtol=1e-4)
