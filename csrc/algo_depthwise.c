@@ -927,7 +927,11 @@ static double cost(const fc_conv_plan *plan)
                      rows * (double)(plan->output[2] * h.inputs * h.outputs) * 4;
     }
     double computed = (double)(p->out_channels / p->groups) * rows * vectors * taps * (shared ? 0.5 : 1);
-    const double measured = p->pass == FC_FORWARD ? 1.9 : !back ? 1.7 : p->out_channels > p->groups ? 2.1 : 1.5;
+    const double measured = (p->pass == FC_FORWARD         ? 1.9
+                             : !back                       ? 1.7
+                             : p->out_channels > p->groups ? 2.1
+                                                           : 1.5) *
+                            (p->stride[along] > 1 && !back ? 2 : 1);
     return measured * (computed + moved) * (double)(p->groups * p->batch) / FC_NOMINAL_HERTZ;
 }
 

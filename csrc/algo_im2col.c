@@ -23,10 +23,11 @@ static double cost_of_panels(const fc_conv_plan *plan)
     /* vectors of the tile's columns at one a cycle, those without a column included; and the pieces that pixels are copied in */
     const bool last = p->layout == FC_CHANNELS_LAST, turned = last && p->pass == FC_BACKWARD_WEIGHT,
                back = p->pass == FC_BACKWARD_INPUT;
-    const ptrdiff_t width = plan->kernels->width[FC_NARROW];
     ptrdiff_t taps = p->kernel[0] * p->kernel[1] * p->kernel[2],
               depth = taps * (back ? p->out_channels : p->in_channels) / p->groups;
     ptrdiff_t filters = (back ? p->in_channels : p->out_channels) / p->groups;
+    const bool slim = !last && filters <= plan->kernels->width[FC_SLIM];
+    const ptrdiff_t width = plan->kernels->width[slim ? FC_SLIM : FC_NARROW];
     double places = (double)(plan->output[0] * plan->output[1] * plan->output[2]) * (double)(p->batch * p->groups);
     double vectors = (turned ? (double)filters * (double)fc_round_up(depth, width)
                              : (double)depth * (double)fc_round_up(filters, width)) /

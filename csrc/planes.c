@@ -59,7 +59,8 @@ enum {
     TASKS_EACH = 2,           /* of a thread, at least, if some may take longer than others; */
     EXCESS_PERCENT = 8,       /* that a thread may have to do beyond its part, if all take as long */
     STAGE_CYCLES = 3,         /* estimated, of a vector of the image that is staged, */
-    STRIDED_CYCLES = 24,      /* the same where rows are taken apart, */
+    TWOS_CYCLES = 8,          /* where each second element is taken, */
+    STEPS_CYCLES = 24,        /* or less of them, */
     SUM_CYCLES = 3,           /* of a vector of sums, */
     END_CYCLES = 50,          /* of a row's end that is copied to the output */
     TURN_CYCLES = 3,          /* and of a weight that is turned, by whole kernels; twice that where it is by phases */
@@ -724,7 +725,9 @@ static double sweep_cost(const fc_conv_plan *plan, const fc_sweep *s, bool packe
     double feed = packed ? 0 : vectors / 2; /* the second line of a load that crosses two */
     double cycles = panels * tiles * (step > loads + feed ? step : loads + feed) +
                     (packed && !h.unpacked && !h.kept ? runs * 4 + tiles * vectors : 0);
-    const double vector_cycles = s->axis[2].step > 1 ? STRIDED_CYCLES : STAGE_CYCLES,
+    const double vector_cycles = s->axis[2].step == 1   ? STAGE_CYCLES
+                                 : s->axis[2].step == 2 ? TWOS_CYCLES
+                                                        : STEPS_CYCLES,
                  staged = h.in_place ? 0
                                      : (double)stage.pitch / (double)fc_max(fc_sweep_taps(s), 1) /
                                            (double)plan->kernels->lanes * vector_cycles;
