@@ -347,6 +347,7 @@ typedef struct fc_winograd_lines {
     ptrdiff_t plane, width;  /* elements of a filter's output, and of a row */
     ptrdiff_t rows, columns; /* of the output; columns are a vector of them at least */
     bool relu;
+    bool streamed; /* whole lines of the output go past the caches */
     /* Other channels' sums are added to; others are to follow. Sums: a vector for each of columns, filters, points. */
     bool continued, unfinished;
     void *sums;

@@ -66,6 +66,7 @@ typedef struct job {
     char *out, *workspace, *u;
     const ptrdiff_t *offsets; /* of v, of each element of the sum */
     ptrdiff_t blocks;         /* of groups: tasks of a strip */
+    bool streamed;            /* the output goes past the caches */
     /* of the weight gradient */
     const char *dy;
     char *dweight, *v, *sums;
@@ -299,7 +300,8 @@ static void run_strip(void *context, ptrdiff_t index, int worker)
                            .width = width,
                            .rows = fc_min(outputs_of(h->rows.taps, s.points), w->written[0] - s.row),
                            .columns = s.columns,
-                           .relu = j->plan->problem.relu};
+                           .relu = j->plan->problem.relu,
+                           .streamed = j->streamed};
     for (ptrdiff_t part = 0; part < h->parts; part++) {
         const ptrdiff_t channels = channels_of(j, part);
         transform_rows(j, &s, part * h->part, channels, v, zeros);
@@ -316,6 +318,8 @@ static void run_strip(void *context, ptrdiff_t index, int worker)
             j->plan->kernels->winograd_lines(&l);
         }
     }
+    if (j->streamed)
+        j->plan->kernels->fence();
 }
 
 /* ---- the weight gradient ----------------------------------------------------------------------------------- */
@@ -501,6 +505,8 @@ void fc_winograd_lines_run(const fc_conv_plan *plan, const fc_conv_arrays *array
     j.weight = arrays->weight;
     j.bias = back ? NULL : arrays->bias;
     j.out = back ? arrays->x : arrays->y;
+    j.streamed = plan->problem.batch * h.view.filters * h.view.written[0] * h.view.written[1] >=
+                 FC_STREAMED / (ptrdiff_t)fc_size_of(plan->problem.dtype);
     j.u = shared;
     /* as many tasks for every thread, or several: the strips are nearly alike */
     while (j.blocks < h.groups && h.strips * j.blocks % threads && h.strips * j.blocks < TASKS_EACH * threads)

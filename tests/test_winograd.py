@@ -618,6 +618,19 @@ def test_lines_write_rows_of_their_own():
         assert near(around[1:2], compute("forward", "reference", x, w, bias, dy, padding=1))
 
 
+@pytest.mark.parametrize(("dtype", "filters"), [("float32", 64), ("float64", 32)])
+@pytest.mark.parametrize("width", [224, 220])
+def test_large_results_of_lines_go_past_the_caches(width, dtype, filters, isa):
+    """Which changes nothing: two images' are too large to stay there, one's are not."""
+    rng = np.random.default_rng(0)
+    x, w = (rng.standard_normal(shape).astype(dtype) for shape in [(2, 3, 221, width), (filters, 3, 3, 3)])
+    bias = rng.standard_normal(filters).astype(dtype)
+    assert str(fc.explain(x, w, padding=1)).startswith("auto takes winograd")
+    together = fc.conv2d(x, w, bias, padding=1, relu=True)
+    for image, result in zip(x, together, strict=True):
+        np.testing.assert_array_equal(result, fc.conv2d(image[None], w, bias, padding=1, relu=True)[0])
+
+
 def test_lines_read_nothing_that_is_left_in_the_workspace():
     """Of segments of all sizes, in planes that are padding for the most part."""
     rng = np.random.default_rng(4)
