@@ -1025,37 +1025,56 @@ static operand operand_of(const fc_conv_plan *plan, const view *w, const void *d
 
 /* ---- products and output ---------------------------------------------------------------------------------- */
 
+/* The kernel for a panel of so many vectors of filters at a point, or NULL if all are void there; `tile` gets what it needs to know of void
+ * phases of channels, which begin with the `phase`-th, and *skipped how many vectors to leave out before those that are not void. */
+static fc_winograd_tile_kernel *const *kernel_at(const job *j, ptrdiff_t vector, ptrdiff_t vectors, ptrdiff_t phase,
+                                                 ptrdiff_t down, ptrdiff_t across, fc_winograd_tile *tile,
+                                                 ptrdiff_t *skipped)
+{
+    const view *w = j->view;
+    const fc_kernels *kernels = j->plan->kernels;
+    if (w->in_phases > 1 && w->order == BLOCKED && vectors == 2) {
+        tile->phases = (int)w->in_phases;
+        for (int n = 0; n < tile->phases; n++)
+            tile->void_phases |= (unsigned)is_void(w, (phase + n) % w->in_phases, down, across) << n;
+        if (tile->void_phases)
+            return kernels->winograd_tile_phased;
+    } else if (w->out_phases > 1 && !w->mixed) {
+        const bool first = is_void(w, vector % w->out_phases, down, across),
+                   last = is_void(w, (vector + vectors - 1) % w->out_phases, down, across);
+        *skipped = first;
+        if (first && last)
+            return NULL;
+        if (first || last)
+            return kernels->winograd_tile_half;
+    }
+    return kernels->winograd_tile[vectors - 1];
+}
+
 /* m (+)= the product of v and u, of a panel, over channels from first to last, at every point; `ahead` is fetched meanwhile, unless NULL. */
 static void multiply(const job *j, const block *b, ptrdiff_t panel, ptrdiff_t first, ptrdiff_t last, const char *v,
                      const char *u, ptrdiff_t pitch, const stretch *ahead, char *m)
 {
-    const view *w = j->view;
     const shape *h = j->shape;
     const fc_kernels *kernels = j->plan->kernels;
     const ptrdiff_t element = (ptrdiff_t)fc_size_of(j->plan->problem.dtype), lanes = kernels->lanes;
     const ptrdiff_t across = h->axis[1].points, width = panel_width(j, panel), vector = panel * h->width / lanes;
+    const bool phased = j->view->in_phases * j->view->out_phases > 1;
+    fc_winograd_tile_kernel *const *const whole = kernels->winograd_tile[width / lanes - 1];
     for (ptrdiff_t i = 0; i < h->axis[0].points; i++)
         for (ptrdiff_t k = 0; k < across; k++) {
             ptrdiff_t p = i * SIDE + k, tiles = b->tiles[p], parts = fc_ceil_div(tiles, kernels->rows[FC_NARROW]);
-            fc_winograd_tile t = {
-                .pitch = tiles * lanes, .depth = last - first, .step = width, .phases = 1, .accumulate = first > 0};
-            ptrdiff_t low = 0, high = width; /* filters that are not zero */
-            if (w->order == BLOCKED && w->in_phases > 1) {
-                t.phases = (int)w->in_phases;
-                for (int n = 0; n < t.phases; n++)
-                    t.void_phases |= (unsigned)is_void(w, (first / lanes + n) % t.phases, i, k) << n;
-            } else if (w->out_phases > 1 && !w->mixed) {
-                while (low < high && is_void(w, (vector + low / lanes) % w->out_phases, i, k))
-                    low += lanes;
-                while (low < high && is_void(w, (vector + high / lanes - 1) % w->out_phases, i, k))
-                    high -= lanes;
-                if (high - low < width && first == 0)
+            fc_winograd_tile t = {.pitch = tiles * lanes, .depth = last - first, .accumulate = first > 0};
+            ptrdiff_t skipped = 0;
+            fc_winograd_tile_kernel *const *kernel = whole;
+            if (phased) {
+                kernel = kernel_at(j, vector, width / lanes, first / lanes, i, k, &t, &skipped);
+                if (first == 0 && (kernel == NULL || kernel == kernels->winograd_tile_half))
                     memset(m + b->m[p] * element, 0, (size_t)(tiles * width * element));
-                if (low == high)
+                if (kernel == NULL)
                     parts = 0;
             }
-            t.u = u + ((i * across + k) * pitch + low) * element;
-            fc_winograd_tile_kernel *const *kernel = kernels->winograd_tile[fc_max((high - low) / lanes, 1) - 1];
+            t.u = u + ((i * across + k) * pitch + skipped * lanes) * element;
             /* what comes from afar, for the next point: u if it is kept, else v */
             const ptrdiff_t next = k + 1 < across ? p + 1 : fc_min(i + 1, SIDE - 1) * SIDE;
             t.next_pitch = h->kept ? lanes * lanes : b->tiles[next] * lanes;
@@ -1064,7 +1083,7 @@ static void multiply(const job *j, const block *b, ptrdiff_t panel, ptrdiff_t fi
             for (ptrdiff_t part = 0, tile = 0; part < parts; part++) {
                 const ptrdiff_t rows = least + (part >= parts - larger);
                 t.v = v + (b->v[p] + (first / lanes * tiles + tile) * lanes) * element;
-                t.m = m + (b->m[p] + tile * width + low) * element;
+                t.m = m + (b->m[p] + tile * width + skipped * lanes) * element;
                 t.next = h->kept ? (const char *)t.u + (pitch + part * t.depth * lanes) * element
                                  : v + (b->v[next] + (first / lanes * b->tiles[next] + tile) * lanes) * element;
                 kernel[rows - 1](&t);
@@ -1236,7 +1255,7 @@ static void stage_output(const job *j, const block *b, const region *r, ptrdiff_
 {
     const ptrdiff_t element = (ptrdiff_t)fc_size_of(j->plan->problem.dtype), lanes = j->plan->kernels->lanes,
                     step = woven ? vectors * lanes : lanes, apart = woven ? lanes : r->length[0] * r->length[1] * lanes;
-    fc_winograd_out o = {.pitch = r->length[1] * step, .step = step, .relu = j->plan->problem.relu};
+    fc_winograd_out o = {.pitch = r->length[1] * step, .woven = woven, .relu = j->plan->problem.relu};
     ptrdiff_t table[POINTS];
     find_points(b, b->m, 0, image, panel_width, table);
     for (const place *p = list; p < list + places; p++) {

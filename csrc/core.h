@@ -280,21 +280,21 @@ typedef struct fc_winograd_filter {
     bool streamed; /* past the caches, where the kernel can */
 } fc_winograd_filter;
 
-/* A tile's output: from to, a row every `pitch`, a pixel every `step`. */
+/* A tile's output: from to, a row every `pitch`, a pixel every vector or, woven, every second one. */
 typedef struct fc_winograd_out {
     void *to;
-    ptrdiff_t pitch, step, rows, columns; /* those beyond are computed but not written */
-    const void *bias;                     /* one vector */
-    bool relu;
+    ptrdiff_t pitch, rows, columns; /* those beyond are computed but not written */
+    const void *bias;               /* one vector */
+    bool relu, woven;
 } fc_winograd_out;
 
 typedef struct fc_winograd_tile {
     const void *v, *u;
     void *m;
     ptrdiff_t pitch, depth; /* of v from one vector of channels to the next; channels */
-    ptrdiff_t step;         /* of u from channel to channel, and of m from tile to tile */
-    int phases;             /* which vectors of channels take turns in, 1 or more; */
-    unsigned void_phases;   /* a bit each: u is zero there, and they are left out */
+    /* of a kernel that leaves out vectors of channels: these take turns in so many phases, of which u is zero in some, a bit each */
+    int phases;
+    unsigned void_phases;
     const void *next; /* fetched meanwhile, a vector for each channel; for each vector of channels a pitch further on */
     ptrdiff_t next_pitch;
     bool accumulate;
@@ -510,6 +510,8 @@ typedef struct fc_kernels {     /* one real type on one instruction set */
                           ptrdiff_t count, void *to);
     void (*winograd_outer[2])(const fc_winograd_outer *outer); /* [vectors - 1] */
     fc_winograd_tile_kernel *const *winograd_tile[2];          /* [vectors - 1][rows - 1], rows up to rows[FC_NARROW] */
+    fc_winograd_tile_kernel *const *winograd_tile_half;   /* of two vectors of u and m, the one that they begin with */
+    fc_winograd_tile_kernel *const *winograd_tile_phased; /* of two vectors: void phases are left out */
     /* kernels/winograd_lines.inc says what these do */
     ptrdiff_t line_filters, line_sum_filters; /* most of them at once */
     void (*winograd_lines_input)(const void *const *rows, ptrdiff_t before, ptrdiff_t count, ptrdiff_t after, int taps,

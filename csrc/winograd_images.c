@@ -335,8 +335,7 @@ static void multiply(const job *j, const block *b, ptrdiff_t first, ptrdiff_t fi
     fc_winograd_tile_kernel *kernel = j->plan->kernels->winograd_tile[1][filters - 1];
     const char *u = (h->own ? s->own : j->shared + b->group * h->u * element) + first * lanes * element;
     const ptrdiff_t v_step = 2 * w->channels * lanes * element, m_step = 2 * h->part * lanes * element;
-    fc_winograd_tile tile = {
-        .pitch = w->filters * lanes, .depth = w->channels, .step = 2 * lanes, .phases = 1, .next_pitch = lanes * lanes};
+    fc_winograd_tile tile = {.pitch = w->filters * lanes, .depth = w->channels, .next_pitch = lanes * lanes};
     for (int i = 0; i < h->points[0]; i++)
         for (int k = 0; k < h->points[1]; k++) {
             const ptrdiff_t point = i * h->points[1] + k;
@@ -373,7 +372,7 @@ static void put_output(const job *j, const block *b, ptrdiff_t first, ptrdiff_t 
         char bias[MOST_LANES * sizeof(double)] = {0};
         for (ptrdiff_t i = 0; j->bias && i < lanes; i++)
             memcpy(bias + i * element, j->bias + filter * element, (size_t)element);
-        fc_winograd_out o = {.pitch = b->length[1] * lanes, .step = lanes, .bias = bias, .relu = j->plan->problem.relu};
+        fc_winograd_out o = {.pitch = b->length[1] * lanes, .bias = bias, .relu = j->plan->problem.relu};
         for (ptrdiff_t t = 0; t < b->places; t++) {
             const place *p = &s->places[t];
             o.to = s->stage + (p->at[0] * b->length[1] + p->at[1]) * lanes * element;
