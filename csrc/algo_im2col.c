@@ -10,10 +10,8 @@ static const char *decline(const fc_conv_plan *plan)
     return NULL;
 }
 
-enum {
-    FAR_WEIGHTS = 1 << 20,
-    FAR_CYCLES = 2
-}; /* elements; measured, of each beyond these: caches let go of so many sums */
+/* Of a weight gradient's sums, those beyond so many have left the caches: measured, cycles of each. */
+enum { FAR_SUMS = 1 << 20, FAR_CYCLES = 2 };
 
 static double cost_of_panels(const fc_conv_plan *plan)
 {
@@ -33,7 +31,7 @@ static double cost_of_panels(const fc_conv_plan *plan)
                              : (double)depth * (double)fc_round_up(filters, width)) /
                      (double)plan->kernels->lanes;
     const double far =
-        p->pass == FC_BACKWARD_WEIGHT ? fmax((double)p->groups * (double)filters * (double)depth - FAR_WEIGHTS, 0) : 0;
+        p->pass == FC_BACKWARD_WEIGHT ? fmax((double)p->groups * (double)filters * (double)depth - FAR_SUMS, 0) : 0;
     return (fc_sweep_share(plan) * places * (vectors + (last ? 4 * (double)taps : 0)) + far * FAR_CYCLES) /
            FC_NOMINAL_HERTZ;
 }

@@ -1025,8 +1025,8 @@ static operand operand_of(const fc_conv_plan *plan, const view *w, const void *d
 
 /* ---- products and output ---------------------------------------------------------------------------------- */
 
-/* The kernel for a panel of so many vectors of filters at a point, or NULL if all are void there; `tile` gets what it needs to know of void
- * phases of channels, which begin with the `phase`-th, and *skipped how many vectors to leave out before those that are not void. */
+/* The kernel for a panel's vectors of filters at a point, or NULL if all are void there; *skipped: 1 if the first of two is. Channels begin with
+ * vector `phase` of them; the tile gets to know which of their phases are void. */
 static fc_winograd_tile_kernel *const *kernel_at(const job *j, ptrdiff_t vector, ptrdiff_t vectors, ptrdiff_t phase,
                                                  ptrdiff_t down, ptrdiff_t across, fc_winograd_tile *tile,
                                                  ptrdiff_t *skipped)

@@ -8,10 +8,10 @@
 #include <math.h>
 
 enum {
-    ROUND_BYTES =
-        8 << 20,    /* of planes, at most, if that is more than an image: a cache still has them when they are read */
-    AHEAD = 4,      /* rows that are fetched before they are read */
-    ROW_CYCLES = 10 /* estimated, of a row that is moved; and half a cycle of an element */
+    LEAST_BYTES = 16 << 10, /* of planes: less are not worth another plan */
+    ROUND_BYTES = 8 << 20, /* of planes, at most, unless an image has more: some cache holds them until they are read */
+    AHEAD = 4,             /* rows that are fetched before they are read */
+    ROW_CYCLES = 10        /* estimated, of a row that is moved; and half a cycle of an element */
 };
 
 /* Planes of an image. */
@@ -30,11 +30,17 @@ static ptrdiff_t bytes_of(const fc_conv_plan *plan, ptrdiff_t images)
                                                                                                                  : 0;
 }
 
+/* Bytes of a row of places. */
+static ptrdiff_t row_bytes(const fc_conv_plan *plan)
+{
+    return fc_round_up(plan->output[2] * (ptrdiff_t)fc_size_of(plan->problem.dtype), FC_ALIGNMENT);
+}
+
 /* Images of one round; 0 if there is no room. A weight gradient is a sum over all. */
 static ptrdiff_t round_of(const fc_conv_plan *plan)
 {
     const ptrdiff_t batch = plan->problem.batch, each = bytes_of(plan, 1), all = bytes_of(plan, batch),
-                    most = (ptrdiff_t)(plan->limit / 2);
+                    most = (ptrdiff_t)(plan->limit / 2) - row_bytes(plan) - FC_ALIGNMENT;
     if (plan->problem.pass == FC_BACKWARD_WEIGHT)
         return all && all <= most ? batch : 0;
     if (!each || each > most)
@@ -52,7 +58,7 @@ bool fc_patches_fit(const fc_conv_plan *plan)
             return false;
         strided = strided || p->stride[a] > 1;
     }
-    return strided && p->layout == FC_CHANNELS_FIRST && round_of(plan) > 0;
+    return strided && p->layout == FC_CHANNELS_FIRST && round_of(plan) * bytes_of(plan, 1) >= LEAST_BYTES;
 }
 
 /* The 1x1 problem of so many images. */
@@ -133,8 +139,9 @@ static void split_channel(void *context, ptrdiff_t channel, int worker)
                     continue;
                 }
                 const char *from = x + (deep * in[1] + high) * in[2] * element;
-                for (ptrdiff_t i = 0; high + AHEAD * p->stride[1] < in[1] && i < in[2] * element; i += FC_ALIGNMENT)
-                    __builtin_prefetch(from + AHEAD * p->stride[1] * in[2] * element + i);
+                if (high + AHEAD * p->stride[1] < in[1])
+                    for (ptrdiff_t b = 0; b < in[2] * element; b += FC_ALIGNMENT)
+                        __builtin_prefetch(from + AHEAD * p->stride[1] * in[2] * element + b);
                 if (side_by_side(plan))
                     plan->kernels->split(from, k[2], to, places, out[2]);
                 else
@@ -152,15 +159,13 @@ static void join_row(const copy *c, const char *rows, ptrdiff_t pitch, char *to)
     const fc_kernels *kernels = plan->kernels;
     const ptrdiff_t element = (ptrdiff_t)fc_size_of(p->dtype), width = p->input[2], step = p->stride[2],
                     pad = p->pad_before[2];
-    ptrdiff_t n = step * plan->output[2];
-    if (side_by_side(plan)) {
-        kernels->join(rows, pitch / element, step, to, plan->output[2]);
-        kernels->zero(to + n * element, width - n);
-        return;
-    }
-    if (step == 2 && pad == 0 && p->kernel[2] == 1) {
-        n = fc_min(n, width);
-        kernels->interleave(rows, c->zeros, to, n);
+    const ptrdiff_t n = fc_min(step * plan->output[2], width); /* what lies in a window, if there is no padding */
+    const bool every_second = step == 2 && pad == 0 && p->kernel[2] == 1;
+    if (side_by_side(plan) || every_second) {
+        if (every_second)
+            kernels->interleave(rows, c->zeros, to, n);
+        else
+            kernels->join(rows, pitch / element, step, to, plan->output[2]);
         kernels->zero(to + n * element, width - n);
         return;
     }
@@ -202,17 +207,12 @@ static void join_channel(void *context, ptrdiff_t channel, int worker)
 
 /* ---- running ----------------------------------------------------------------------------------------------------- */
 
-static ptrdiff_t zeros_bytes(const fc_conv_plan *plan)
-{
-    return fc_round_up(plan->output[2] * (ptrdiff_t)fc_size_of(plan->problem.dtype), FC_ALIGNMENT);
-}
-
 size_t fc_patches_workspace(const fc_conv_plan *plan, int threads)
 {
     const ptrdiff_t images = round_of(plan), rest = plan->problem.batch % images;
     const fc_conv_plan inner = plan_of(plan, images), last = plan_of(plan, rest ? rest : images);
     const size_t most = inner.algorithm->workspace(&inner, threads), least = last.algorithm->workspace(&last, threads);
-    return (size_t)(fc_round_up(bytes_of(plan, images), FC_ALIGNMENT) + zeros_bytes(plan)) +
+    return (size_t)(fc_round_up(bytes_of(plan, images), FC_ALIGNMENT) + row_bytes(plan)) +
            (most > least ? most : least);
 }
 
@@ -225,8 +225,8 @@ void fc_patches_run(const fc_conv_plan *plan, const fc_conv_arrays *arrays, void
                     y_image = p->out_channels * places_of(plan) * element;
     char *space = workspace;
     copy c = {
-        .plan = plan, .planes = fc_take(&space, bytes_of(plan, images)), .zeros = fc_take(&space, zeros_bytes(plan))};
-    memset(c.zeros, 0, (size_t)zeros_bytes(plan));
+        .plan = plan, .planes = fc_take(&space, bytes_of(plan, images)), .zeros = fc_take(&space, row_bytes(plan))};
+    memset(c.zeros, 0, (size_t)row_bytes(plan));
     fc_conv_arrays of_planes = *arrays;
     of_planes.x = c.planes;
     for (ptrdiff_t n = 0; n < p->batch; n += images) {

@@ -761,6 +761,28 @@ def test_windows_that_do_not_overlap(dtype: str, isa: str) -> None:
                 np.testing.assert_array_equal(a, b, err_msg=str((x.shape, weight.shape, options)))
 
 
+@each_isa
+@each_dtype
+@pytest.mark.parametrize("rest", [0, 1])
+@pytest.mark.parametrize(("kernel", "stride"), [(1, 2), (2, 2), (3, 3), (4, 4), (5, 5), (16, 16), (1, 3), (2, 4)])
+def test_rows_of_windows_that_do_not_overlap(kernel: int, stride: int, rest: int, dtype: str, isa: str) -> None:
+    """Rows of vectors and more, and short ones, taken apart and put together; a last pixel that no window reaches."""
+    random = np.random.default_rng(0)
+    for places in (5, 16, 37):
+        plane = (kernel + 3 * stride + rest, kernel + (places - 1) * stride + rest)
+        channels = 1 + 5000 // (4 * places * kernel**2)  # enough not to be too little to be rearranged
+        x = random.integers(-4, 5, (2, channels, *plane)).astype(dtype)
+        weight = random.integers(-4, 5, (3, channels, kernel, kernel)).astype(dtype)
+        with instruction_set(isa):
+            y = fc.conv2d(x, weight, stride=stride, algorithm="im2col")
+            np.testing.assert_array_equal(y, fc.conv2d(x, weight, stride=stride, algorithm="reference"))
+            dy = random.integers(-4, 5, y.shape).astype(dtype)
+            got = fc.conv2d_backward(dy, x, weight, stride=stride, algorithm="im2col")
+            expected = fc.conv2d_backward(dy, x, weight, stride=stride, algorithm="reference")
+        for a, b in zip(got, expected, strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
 @pytest.mark.parametrize("threads", [1, 2])
 def test_windows_that_do_not_overlap_in_rounds_of_images(threads: int) -> None:
     """The last round has fewer images than the others."""
@@ -775,3 +797,26 @@ def test_windows_that_do_not_overlap_in_rounds_of_images(threads: int) -> None:
     np.testing.assert_array_equal(dx, np.einsum("nkhw,kcij->nchiwj", y, weight).reshape(x.shape))
     exact = np.einsum("nchiwj,nkhw->kcij", blocks.astype("float64"), y.astype("float64"), optimize=True)
     np.testing.assert_allclose(dweight, exact, rtol=1e-4)
+
+
+@each_isa
+@each_dtype
+@pytest.mark.parametrize(
+    ("batch", "channels", "plane", "kernel", "stride"),
+    [
+        (1, 1, (1, 1 << 24), (1, 1), (1, 2)),  # a row of places is as large as all that is read
+        (1, 1, (1 << 12, 1 << 12), (2, 2), (2, 2)),
+        (8, 64, (512, 512), (4, 4), (4, 4)),
+        (1 << 20, 512, (8, 8), (1, 1), (2, 2)),
+        (1, 3, (1 << 15, 1 << 15), (16, 16), (16, 16)),
+    ],
+)
+def test_workspace_of_windows_that_do_not_overlap_is_capped(batch, channels, plane, kernel, stride, dtype, isa) -> None:
+    from fastconv.geometry import window
+
+    with instruction_set(isa):
+        for which in (_native.FORWARD, _native.BACKWARD_INPUT, _native.BACKWARD_WEIGHT):
+            place = window(plane, kernel, stride, "valid", 1)
+            plan = _native.ConvPlan(which, dtype, False, batch, channels, 8, 1, place, "im2col")
+            for threads in (1, 2, 7):
+                assert 0 <= plan.workspace(threads) <= CAP * threads
