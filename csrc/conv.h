@@ -237,9 +237,9 @@ void fc_dilated_run(const fc_conv_plan *plan, const fc_conv_arrays *arrays, char
 /* ---- patches.c: a problem whose windows do not overlap, channels first, as one of 1x1 ----------------------- */
 
 bool fc_patches_fit(const fc_conv_plan *plan); /* else the others may not be called */
-fc_conv_plan
-fc_patches_plan(const fc_conv_plan *plan); /* the other problem's, with its algorithm; of a round of images */
-double fc_patches_cost(const fc_conv_plan *plan);
+/* The other problem's, of a round of images, with the algorithm that it takes. */
+fc_conv_plan fc_patches_plan(const fc_conv_plan *plan);
+double fc_patches_cost(const fc_conv_plan *plan); /* estimated seconds on one thread */
 size_t fc_patches_workspace(const fc_conv_plan *plan, int threads);
 void fc_patches_run(const fc_conv_plan *plan, const fc_conv_arrays *arrays, void *workspace, int threads);
 

@@ -109,11 +109,12 @@ static bool find_row(const fc_conv_plan *plan, int a, ptrdiff_t at, ptrdiff_t *p
     return rest % p->dilation[a] == 0 && *tap < p->kernel[a] && *place < plan->output[a];
 }
 
-/* The windows of a row lie side by side, from its beginning on. */
+/* The windows of a row, of several elements each, lie side by side, from its beginning on. */
 static bool side_by_side(const fc_conv_plan *plan)
 {
     const fc_conv_problem *p = &plan->problem;
-    return p->kernel[2] == p->stride[2] && p->pad_before[2] == 0 && p->stride[2] * plan->output[2] <= p->input[2];
+    return p->kernel[2] > 1 && p->kernel[2] == p->stride[2] && p->pad_before[2] == 0 &&
+           p->stride[2] * plan->output[2] <= p->input[2];
 }
 
 /* A channel of an image: what the places read. */
@@ -173,7 +174,9 @@ static void join_row(const copy *c, const char *rows, ptrdiff_t pitch, char *to)
     for (ptrdiff_t t = 0; t < p->kernel[2]; t++, rows += pitch) {
         const ptrdiff_t start = t * p->dilation[2] - pad, first = start < 0 ? fc_ceil_div(-start, step) : 0,
                         last = start < width ? fc_min(fc_ceil_div(width - start, step), plan->output[2]) : 0;
-        if (element == 4)
+        if (step == 1)
+            kernels->copy(rows + first * element, to + (start + first) * element, last - first);
+        else if (element == 4)
             for (ptrdiff_t i = first; i < last; i++)
                 ((float *)to)[start + i * step] = ((const float *)rows)[i];
         else
@@ -210,7 +213,7 @@ static void join_channel(void *context, ptrdiff_t channel, int worker)
 size_t fc_patches_workspace(const fc_conv_plan *plan, int threads)
 {
     const ptrdiff_t images = round_of(plan), rest = plan->problem.batch % images;
-    const fc_conv_plan inner = plan_of(plan, images), last = plan_of(plan, rest ? rest : images);
+    const fc_conv_plan inner = plan_of(plan, images), last = rest ? plan_of(plan, rest) : inner;
     const size_t most = inner.algorithm->workspace(&inner, threads), least = last.algorithm->workspace(&last, threads);
     return (size_t)(fc_round_up(bytes_of(plan, images), FC_ALIGNMENT) + row_bytes(plan)) +
            (most > least ? most : least);

@@ -60,7 +60,7 @@ enum {
     EXCESS_PERCENT = 8,       /* that a thread may have to do beyond its part, if all take as long */
     STAGE_CYCLES = 3,         /* estimated, of a vector of the image that is staged, */
     TWOS_CYCLES = 8,          /* where each second element is taken, */
-    STEPS_CYCLES = 24,        /* or less of them, */
+    STEPS_CYCLES = 24,        /* or fewer of them, */
     SUM_CYCLES = 3,           /* of a vector of sums, */
     END_CYCLES = 50,          /* of a row's end that is copied to the output */
     TURN_CYCLES = 3,          /* and of a weight that is turned, by whole kernels; twice that where it is by phases */

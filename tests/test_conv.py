@@ -766,19 +766,22 @@ def test_windows_that_do_not_overlap(dtype: str, isa: str) -> None:
 @pytest.mark.parametrize("rest", [0, 1])
 @pytest.mark.parametrize(("kernel", "stride"), [(1, 2), (2, 2), (3, 3), (4, 4), (5, 5), (16, 16), (1, 3), (2, 4)])
 def test_rows_of_windows_that_do_not_overlap(kernel: int, stride: int, rest: int, dtype: str, isa: str) -> None:
-    """Rows of vectors and more, and short ones, taken apart and put together; a last pixel that no window reaches."""
+    """Rows of vectors and more, and short ones, taken apart and put together, or, by a stride down alone, left as they
+    are; a last pixel that no window reaches."""
     random = np.random.default_rng(0)
-    for places in (5, 16, 37):
-        plane = (kernel + 3 * stride + rest, kernel + (places - 1) * stride + rest)
-        channels = 1 + 5000 // (4 * places * kernel**2)  # enough not to be too little to be rearranged
+    for places, down_alone in itertools.product((5, 16, 37), (False, True)):
+        across, step = (1, 1) if down_alone else (kernel, stride)
+        plane = (kernel + 3 * stride + rest, across + (places - 1) * step + rest)
+        channels = 1 + 5000 // (4 * places * kernel * across)  # enough not to be too little to be rearranged
         x = random.integers(-4, 5, (2, channels, *plane)).astype(dtype)
-        weight = random.integers(-4, 5, (3, channels, kernel, kernel)).astype(dtype)
+        weight = random.integers(-4, 5, (3, channels, kernel, across)).astype(dtype)
+        strides = (stride, step)
         with instruction_set(isa):
-            y = fc.conv2d(x, weight, stride=stride, algorithm="im2col")
-            np.testing.assert_array_equal(y, fc.conv2d(x, weight, stride=stride, algorithm="reference"))
+            y = fc.conv2d(x, weight, stride=strides, algorithm="im2col")
+            np.testing.assert_array_equal(y, fc.conv2d(x, weight, stride=strides, algorithm="reference"))
             dy = random.integers(-4, 5, y.shape).astype(dtype)
-            got = fc.conv2d_backward(dy, x, weight, stride=stride, algorithm="im2col")
-            expected = fc.conv2d_backward(dy, x, weight, stride=stride, algorithm="reference")
+            got = fc.conv2d_backward(dy, x, weight, stride=strides, algorithm="im2col")
+            expected = fc.conv2d_backward(dy, x, weight, stride=strides, algorithm="reference")
         for a, b in zip(got, expected, strict=True):
             np.testing.assert_array_equal(a, b)
 
