@@ -166,6 +166,7 @@ typedef struct fc_stage {
 } fc_stage;
 
 fc_stage fc_stage_of(const fc_sweep *sweep, const fc_box *box);
+fc_stage fc_stage_of_rows(const fc_sweep *sweep, const fc_box *box, ptrdiff_t unit); /* of whole units, what is beyond an end included */
 /* Input coordinate, along one axis, of the first element of a sub. */
 ptrdiff_t fc_stage_start(const fc_axis axis[3], const fc_stage *stage, int a, ptrdiff_t sub);
 /* Offsets of `count` reduction indices channel * taps + tap from k on, channels counted from `channel`. */
@@ -173,6 +174,7 @@ void fc_stage_offsets(const fc_sweep *sweep, const fc_stage *stage, ptrdiff_t k,
                       ptrdiff_t *offsets);
 /* Number of positions from the box's first place to its last: those between that are no places hold what is of no use. */
 ptrdiff_t fc_stage_positions(const fc_stage *stage);
+bool fc_stage_has_all_phases(const fc_sweep *sweep, const fc_stage *stage); /* of rows: all are copied at once */
 /* in: (N, groups * channels, D, H, W), to: room for (last - first) * pitch + FC_SLACK elements. */
 void fc_stage_fill(const fc_conv_plan *plan, const fc_sweep *sweep, const fc_stage *stage, ptrdiff_t group,
                    ptrdiff_t first_channel, ptrdiff_t last_channel, const void *in, void *to);

@@ -102,7 +102,7 @@ typedef struct fc_run {
 
 #define FC_BETWEEN ((ptrdiff_t)512 << 10) /* bytes between the workspaces of workers, at most: see fc_worker_pitch */
 #define FC_MAX_ROWS 16                    /* bounds every table's rows */
-enum { FC_NARROW, FC_WIDE, FC_SLIM, FC_WIDTHS }; /* FC_SLIM: one vector; B by rows only */
+enum { FC_NARROW, FC_WIDE, FC_SLIM, FC_WIDTHS }; /* FC_SLIM: one vector */
 
 /* ---- pooling (kernels/pool.inc) ---------------------------------------------------------------------------- */
 

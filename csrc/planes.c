@@ -4,13 +4,16 @@
  * every panel of filters meets every tile of places. Places are the vector side of the tile: y is written as it lies in memory.
  * Where places are pixels, nothing is staged: one panel of filters reads whole tiles from the image itself; of several, the first one packs
  * them on its way.
- * Tiles number the places either densely (packed: panels are copied from the stage) or by their position in the stage (direct:
- * the tile reads the stage in place, and computes a few positions that are no places and are thrown away). */
+ * Tiles number the places either densely (packed: panels are copied from the stage) or, where tiles read the stage in place (direct), row by row,
+ * a row's last tile being moved back to end with it; rows shorter than a tile by their position in the stage, so that a few positions that are
+ * no places are computed, too, and thrown away. */
 #include "conv.h"
 
 /* Where the columns of one tile go. */
 typedef struct tile {
     ptrdiff_t first_run, runs, columns;
+    ptrdiff_t start;  /* of its columns, where they are not packed: in the stage */
+    ptrdiff_t beside; /* further tiles of its row that follow it */
     ptrdiff_t slot; /* -1: it is written straight to the output; else where it is summed up until it is complete */
     bool whole;     /* its rows are whole ones of the image: they can be read where they lie */
 } tile;
@@ -21,7 +24,7 @@ typedef struct shape {
     int kind;             /* FC_NARROW or FC_WIDE */
     ptrdiff_t width;      /* of a tile */
     ptrdiff_t slim;       /* tiles of at most so many columns take the slim kernel; 0: none do */
-    ptrdiff_t panel_rows; /* of a panel of filters */
+    ptrdiff_t panel_rows; /* of a panel of filters, at most */
     ptrdiff_t depth, depth_blocks;
     bool in_place;         /* columns are packed from the image itself: each place is a pixel of its own */
     bool unpacked;         /* of those, what fills a tile is multiplied where it lies; */
@@ -59,6 +62,8 @@ enum {
     TASKS_EACH = 2,           /* of a thread, at least, if some may take longer than others; */
     EXCESS_PERCENT = 8,       /* that a thread may have to do beyond its part, if all take as long */
     STAGE_CYCLES = 3,         /* estimated, of a vector of the image that is staged, */
+    PHASES_CYCLES = 6,        /* where it is strided, and all phases are taken at once, */
+    MOST_PHASES = 4,          /* of so many, */
     TWOS_CYCLES = 8,          /* where each second element is taken, */
     STEPS_CYCLES = 24,        /* or fewer of them, */
     SUM_CYCLES = 3,           /* of a vector of sums, */
@@ -75,6 +80,20 @@ static bool is_turned_by_panels(const fc_conv_plan *plan, const fc_sweep *s, boo
            s->filters * s->channels * (ptrdiff_t)fc_size_of(plan->problem.dtype) > TURNED_BYTES;
 }
 
+/* Whether tiles read the stage in place, each within a row. Pixels are one row as it is. */
+static bool takes_rows(const fc_sweep *s, const fc_box *box, bool packed, ptrdiff_t width)
+{
+    return !packed && box->count[3] >= width && s->axis[2].output_step == 1 && !s->accumulate && !fc_sweep_of_pixels(s);
+}
+
+static fc_stage stage_of(const fc_conv_plan *plan, const fc_sweep *s, const fc_box *box, bool packed, ptrdiff_t width)
+{
+    /* rows of whole cache lines: what crosses none is loaded in half the time */
+    return takes_rows(s, box, packed, width)
+               ? fc_stage_of_rows(s, box, FC_ALIGNMENT / (ptrdiff_t)fc_size_of(plan->problem.dtype))
+               : fc_stage_of(s, box);
+}
+
 static shape shape_of(const fc_conv_plan *plan, const fc_sweep *s, bool packed)
 {
     const fc_kernels *kernels = plan->kernels;
@@ -87,7 +106,7 @@ static shape shape_of(const fc_conv_plan *plan, const fc_sweep *s, bool packed)
     h.unpacked = h.in_place && s->filters <= h.panel_rows;
     h.kept = h.in_place && !h.unpacked;
     h.turn_panels = is_turned_by_panels(plan, s, packed);
-    h.slim = packed && h.kind == FC_NARROW ? kernels->width[FC_SLIM] : 0;
+    h.slim = h.kind == FC_NARROW ? kernels->width[FC_SLIM] : 0;
     const bool whole = packed && h.depth_blocks * h.depth * element * h.width * WHOLE_TILES <= WHOLE_BYTES;
     h.blocks = whole ? h.depth_blocks : 1;
     const ptrdiff_t block = h.kept ? KEPT_BYTES : h.blocks > 1 ? WHOLE_BYTES : PACKED_BYTES;
@@ -95,10 +114,12 @@ static shape shape_of(const fc_conv_plan *plan, const fc_sweep *s, bool packed)
     for (places = fc_max(places / h.width, 1) * h.width;; places = fc_max(places / 2, 1)) {
         h.boxes = fc_boxes_of(s, places, h.in_place ? h.width : 1);
         fc_box box = {.count = {h.boxes.count[0], h.boxes.count[1], h.boxes.count[2], h.boxes.count[3]}};
-        fc_stage stage = fc_stage_of(s, &box);
+        fc_stage stage = stage_of(plan, s, &box, packed, h.width);
         ptrdiff_t channels = taps ? fc_min(fc_ceil_div(h.depth, taps) + (h.depth % taps != 0), s->channels) : 0;
         ptrdiff_t columns = packed ? fc_box_places(&box) : fc_stage_positions(&stage);
         h.tiles = fc_ceil_div(columns, h.width);
+        if (takes_rows(s, &box, packed, h.width))
+            h.tiles = fc_max(h.tiles, 2 * box.count[0] * box.count[1] * box.count[2]);
         h.runs = box.count[0] * box.count[1] * box.count[2] + h.tiles;
         h.stage = (h.in_place ? 0 : channels * stage.pitch) + FC_SLACK;
         h.packed = packed ? h.tiles * h.width * (h.depth + 1) * h.blocks + FC_SLACK : 0;
@@ -119,16 +140,57 @@ static shape shape_of(const fc_conv_plan *plan, const fc_sweep *s, bool packed)
     }
 }
 
+/* Where a row of places begins in the output. */
+static ptrdiff_t output_of(const fc_sweep *s, const fc_box *box, ptrdiff_t image, ptrdiff_t deep, ptrdiff_t high)
+{
+    const fc_axis *ax = s->axis;
+    return (box->first[0] + image) * s->groups * s->filters * fc_sweep_output(s) +
+           ((ax[0].output_first + (box->first[1] + deep) * ax[0].output_step) * ax[1].output + ax[1].output_first +
+            (box->first[2] + high) * ax[1].output_step) *
+               ax[2].output +
+           ax[2].output_first + box->first[3] * ax[2].output_step;
+}
+
+/* Lists tiles within rows. One that lies over the one before it adds nothing to it: if not all of the reduction comes at once, it keeps its sums
+ * to itself. */
+static ptrdiff_t list_rows(const fc_sweep *s, const fc_stage *stage, const shape *given, tile *tiles, fc_run *in,
+                           fc_run *out)
+{
+    const ptrdiff_t *n = stage->box.count, *length = stage->length;
+    ptrdiff_t count = 0, slots = 0;
+    for (ptrdiff_t row = 0; row < n[0] * n[1] * n[2]; row++) {
+        const ptrdiff_t image = row / (n[1] * n[2]), deep = row / n[2] % n[1], high = row % n[2],
+                        position = ((image * length[0] + deep) * length[1] + high) * length[2],
+                        to = output_of(s, &stage->box, image, deep, high);
+        for (ptrdiff_t w = 0, next; w < n[3]; w = next, count++) {
+            const ptrdiff_t whole = fc_quotient(n[3] - w, given->width),
+                            columns = n[3] - w <= given->slim ? given->slim : given->width,
+                            start = fc_min(w, n[3] - columns);
+            tiles[count] = (tile){.first_run = count,
+                                  .runs = 1,
+                                  .columns = columns,
+                                  .start = position + start,
+                                  .beside = fc_max(whole - 1, 0)};
+            tiles[count].slot = start < w && given->depth_blocks > 1 ? slots++ : -1;
+            in[count] = (fc_run){position + start, 0, columns};
+            out[count] = (fc_run){0, to + start, columns};
+            next = w + fc_max(whole, 1) * given->width;
+        }
+    }
+    return count;
+}
+
 /* Lists, tile by tile, which stretches of columns are places: from the stage, or in place, to the tile, and from the tile to the
  * output. A tile of at most `slim` columns will be computed by a narrower kernel. */
 static ptrdiff_t list_runs(const fc_sweep *s, const fc_stage *stage, bool packed, const shape *given, tile *tiles,
                            fc_run *in, fc_run *out)
 {
+    if (takes_rows(s, &stage->box, packed, given->width))
+        return list_rows(s, stage, given, tiles, in, out);
     const bool in_place = given->in_place;
     const ptrdiff_t width = given->width, slim = given->slim;
     const fc_axis *ax = s->axis;
     const ptrdiff_t *n = stage->box.count, *first = stage->box.first, *length = stage->length;
-    const ptrdiff_t plane = fc_sweep_output(s), channels = s->groups * s->filters;
     ptrdiff_t count = 0, dense = 0, last = -1;
     memset(tiles, 0,
            (size_t)fc_ceil_div(packed ? fc_box_places(&stage->box) : fc_stage_positions(stage), width) * sizeof *tiles);
@@ -141,16 +203,13 @@ static ptrdiff_t list_runs(const fc_sweep *s, const fc_stage *stage, bool packed
                         (first[0] + i) * s->groups * s->channels * fc_sweep_input(s) +
                         ((ax[0].origin + first[1] + d) * ax[1].input + ax[1].origin + first[2] + h) * ax[2].input +
                         ax[2].origin + first[3];
-                ptrdiff_t to = (first[0] + i) * channels * plane +
-                               ((ax[0].output_first + (first[1] + d) * ax[0].output_step) * ax[1].output +
-                                ax[1].output_first + (first[2] + h) * ax[1].output_step) *
-                                   ax[2].output +
-                               ax[2].output_first + first[3] * ax[2].output_step;
+                const ptrdiff_t to = output_of(s, &stage->box, i, d, h);
                 for (ptrdiff_t w = 0; w < n[3];) {
                     ptrdiff_t column = packed ? dense + w : position + w, t = column / width;
                     ptrdiff_t step = fc_min(n[3] - w, (t + 1) * width - column);
                     if (t != last) {
                         tiles[t].first_run = count;
+                        tiles[t].start = t * width;
                         last = t;
                     }
                     fc_run *a = in + fc_max(count - 1, 0), *b = out + fc_max(count - 1, 0);
@@ -266,6 +325,7 @@ typedef struct desk {
     const planes *p;
     fc_stage stage;
     ptrdiff_t group, first, last; /* filters first .. last-1, both of the round */
+    ptrdiff_t panels;             /* of filters: of as many rows, or of one less */
     char *staged, *panel, *packed, *slots;
     tile *tiles;
     ptrdiff_t tile_count;
@@ -302,6 +362,7 @@ static desk set_up(const planes *p, ptrdiff_t index, int worker)
     d.last = fc_min(d.first + block_rows, p->filters);
     if (d.first >= d.last)
         return d;
+    d.panels = fc_ceil_div(d.last - d.first, h->panel_rows);
 
     char *space = p->workspace + (size_t)worker * h->worker;
     d.staged = fc_take(&space, h->stage * element);
@@ -314,7 +375,7 @@ static desk set_up(const planes *p, ptrdiff_t index, int worker)
     d.offsets = (ptrdiff_t *)(d.out + h->runs);
 
     const fc_box box = fc_box_at(s, &h->boxes, index % h->boxes.total);
-    d.stage = fc_stage_of(s, &box);
+    d.stage = stage_of(p->plan, s, &box, p->packed, h->width);
     d.tile_count = list_runs(s, &d.stage, p->packed, h, d.tiles, d.in, d.out);
     d.image = p->in + (p->first_group + d.group) * s->channels * plane * element;
     d.image_end = p->in + s->batch * s->groups * s->channels * plane * element;
@@ -331,6 +392,11 @@ static desk set_up(const planes *p, ptrdiff_t index, int worker)
     /* rows of weights are read in place, unless they would share cache sets */
     d.copied = p->unturned || fc_sweep_depth(s) * element % FC_ALIAS == 0;
     return d;
+}
+
+static ptrdiff_t panel_start(const desk *d, ptrdiff_t panel)
+{
+    return d->first + fc_quotient(panel * (d->last - d->first), d->panels);
 }
 
 /* Packs the tiles of block b of the reduction, to the b0-th place. */
@@ -410,8 +476,8 @@ typedef struct foresight {
     ptrdiff_t part, at, stretch, images;
 } foresight;
 
-/* For block b of the panel of filters from m on; the next one has `next` rows. */
-static foresight foresee(const desk *d, ptrdiff_t m, ptrdiff_t rows, ptrdiff_t next, ptrdiff_t b)
+/* For block b of a panel of filters from m on; the next one has `next` rows. */
+static foresight foresee(const desk *d, ptrdiff_t panel, ptrdiff_t m, ptrdiff_t rows, ptrdiff_t next, ptrdiff_t b)
 {
     const planes *p = d->p;
     const fc_sweep *s = p->sweep;
@@ -434,8 +500,7 @@ static foresight foresee(const desk *d, ptrdiff_t m, ptrdiff_t rows, ptrdiff_t n
     const bool inner = h->blocks == h->depth_blocks, same = !inner && b + 1 < h->depth_blocks;
     if (!d->foreseen || (!same && d->next_place < 0))
         return f;
-    const ptrdiff_t panel = fc_quotient(m - d->first, h->panel_rows),
-                    panels = fc_quotient(d->last - d->first + h->panel_rows - 1, h->panel_rows),
+    const ptrdiff_t panels = d->panels,
                     k1 = same    ? k0 + h->depth
                          : inner ? k0
                                  : 0,
@@ -489,8 +554,8 @@ static void fetch_weights(const desk *d, foresight *f)
             __builtin_prefetch(f->weight + i, 0, 2);
 }
 
-/* Block b of the panel of filters from m on meets every tile. */
-static void run_panel(const desk *d, ptrdiff_t m, ptrdiff_t b, ptrdiff_t b0)
+/* Block b of a panel of filters meets every tile. */
+static void run_panel(const desk *d, ptrdiff_t panel, ptrdiff_t b, ptrdiff_t b0)
 {
     const planes *p = d->p;
     const fc_sweep *s = p->sweep;
@@ -498,24 +563,27 @@ static void run_panel(const desk *d, ptrdiff_t m, ptrdiff_t b, ptrdiff_t b0)
     const fc_kernels *kernels = p->plan->kernels;
     const ptrdiff_t element = (ptrdiff_t)fc_size_of(p->plan->problem.dtype), output = fc_sweep_output(s),
                     plane = fc_sweep_input(s), k0 = b * h->depth, step = s->axis[2].output_step;
-    const ptrdiff_t rows = fc_min(h->panel_rows, d->last - m), next = fc_min(h->panel_rows, d->last - m - rows);
+    const ptrdiff_t m = panel_start(d, panel), rows = panel_start(d, panel + 1) - m,
+                    next = panel + 1 < d->panels ? panel_start(d, panel + 2) - m - rows : 0;
     const ptrdiff_t channel = (p->first_group + d->group) * s->filters + p->first_filter + m;
     const bool finish = b == h->depth_blocks - 1, pack_now = h->kept && m == d->first;
     fc_tile_kernel *const *kernel = h->turn_panels ? kernels->tile_panel[h->kind]
                                     : p->packed    ? kernels->tile_rows[h->kind]
                                                    : kernels->tile_indirect[h->kind];
-    fc_tile_kernel *const *slim = h->turn_panels ? kernels->tile_panel[FC_SLIM] : kernels->tile_rows[FC_SLIM];
+    fc_tile_kernel *const *slim = h->turn_panels ? kernels->tile_panel[FC_SLIM]
+                                  : p->packed    ? kernels->tile_rows[FC_SLIM]
+                                                 : kernels->tile_indirect[FC_SLIM];
     fc_tile_kernel *const *keeping = kernels->tile_kept[h->turn_panels];
-    foresight ahead = foresee(d, m, rows, next, b);
+    foresight ahead = foresee(d, panel, m, rows, next, b);
     fc_tile t = panel_of(d, m, rows, b);
     const bool streamed = p->streamed && finish && !t.accumulate && output * element % FC_ALIGNMENT == 0;
     char *const out_plane = p->out + channel * output * element, *const slots = d->slots,
-                *columns = p->packed ? d->packed + (b - b0) * d->block_bytes : d->staged;
-    const ptrdiff_t column_bytes = p->packed ? d->tile_bytes : h->width * element;
+                *const packed = d->packed + (b - b0) * d->block_bytes;
     for (ptrdiff_t k = 0; pack_now && k < t.depth; k++)
         d->offsets[k] = (k0 + k) * plane;
-    for (ptrdiff_t i = 0; i < d->tile_count; i++, columns += column_bytes) {
+    for (ptrdiff_t i = 0; i < d->tile_count; i++) {
         const tile *at = &d->tiles[i];
+        char *const columns = p->packed ? packed + i * d->tile_bytes : d->staged + at->start * element;
         if (!at->runs) /* it lies between places */
             continue;
         const fc_run *in = d->in + at->first_run, *out = d->out + at->first_run;
@@ -541,7 +609,13 @@ static void run_panel(const desk *d, ptrdiff_t m, ptrdiff_t b, ptrdiff_t b0)
         for (ptrdiff_t r = 0; s->accumulate && b == 0 && at->slot >= 0 && r < rows; r++)
             get_row((size_t)element, out, at->runs, (char *)t.c + r * h->width * element,
                     out_plane + r * output * element);
-        (keep ? keeping : at->columns <= h->slim ? slim : kernel)[rows - 1](&t);
+        fc_tile_kernel *const compute = (keep ? keeping : at->columns <= h->slim ? slim : kernel)[rows - 1];
+        compute(&t);
+        for (ptrdiff_t n = 0; n < at->beside; n++) { /* without what is done between tiles: those of few products are short */
+            t.b = (const char *)t.b + h->width * element;
+            t.c = (char *)t.c + h->width * element;
+            compute(&t);
+        }
         if (ahead.weight)
             fetch_weights(d, &ahead);
         for (ptrdiff_t r = 0; finish && at->slot >= 0 && r < rows; r++)
@@ -558,9 +632,9 @@ static void run_box(void *context, ptrdiff_t index, int worker)
     for (ptrdiff_t b0 = 0; b0 < h->depth_blocks; b0 += h->blocks) {
         for (ptrdiff_t b = b0; !h->kept && d.first < d.last && b < b0 + h->blocks; b++)
             pack_block(&d, b, b - b0);
-        for (ptrdiff_t m = d.first; m < d.last; m += h->panel_rows)
+        for (ptrdiff_t panel = 0; panel < d.panels; panel++)
             for (ptrdiff_t b = b0; b < b0 + h->blocks; b++)
-                run_panel(&d, m, b, b0);
+                run_panel(&d, panel, b, b0);
     }
     if (p->streamed)
         p->plan->kernels->fence();
@@ -716,29 +790,36 @@ static double sweep_cost(const fc_conv_plan *plan, const fc_sweep *s, bool packe
     const fc_conv_problem *p = &plan->problem;
     shape h = shape_of(plan, s, packed);
     fc_box box = {.count = {h.boxes.count[0], h.boxes.count[1], h.boxes.count[2], h.boxes.count[3]}};
-    fc_stage stage = fc_stage_of(s, &box);
+    fc_stage stage = stage_of(plan, s, &box, packed, h.width);
     double vectors = (double)h.width / (double)plan->kernels->lanes, tiles = (double)h.tiles, runs = (double)h.runs;
     if (packed && fc_stage_positions(&stage) == fc_box_places(&box))
         runs = tiles;
-    double panels = (double)fc_ceil_div(s->filters, h.panel_rows), rows = (double)h.panel_rows;
+    const bool by_rows = takes_rows(s, &box, packed, h.width);
+    if (by_rows)
+        tiles = (double)(box.count[0] * box.count[1] * box.count[2] * fc_ceil_div(box.count[3], plan->kernels->lanes)) /
+                vectors;
+    double panels = (double)fc_ceil_div(s->filters, h.panel_rows), rows = (double)s->filters / panels;
     double step = rows * vectors / 2, loads = rows / 2 + vectors;
     double feed = packed ? 0 : vectors / 2; /* the second line of a load that crosses two */
     double cycles = panels * tiles * (step > loads + feed ? step : loads + feed) +
                     (packed && !h.unpacked && !h.kept ? runs * 4 + tiles * vectors : 0);
-    const double vector_cycles = s->axis[2].step == 1   ? STAGE_CYCLES
-                                 : s->axis[2].step == 2 ? TWOS_CYCLES
-                                                        : STEPS_CYCLES,
+    const double vector_cycles = s->axis[2].step == 1                      ? STAGE_CYCLES
+                                 : s->axis[2].step <= MOST_PHASES && fc_stage_has_all_phases(s, &stage) ? PHASES_CYCLES
+                                 : s->axis[2].step == 2               ? TWOS_CYCLES
+                                                                      : STEPS_CYCLES,
                  staged = h.in_place ? 0
                                      : (double)stage.pitch / (double)fc_max(fc_sweep_taps(s), 1) /
                                            (double)plan->kernels->lanes * vector_cycles;
     /* tiles that hold ends of rows are copied, once their reduction is done: two stretches of each filter */
-    const bool whole = s->axis[2].output_step == 1 && box.count[3] == s->axis[2].output &&
-                       (packed || stage.length[2] == box.count[3]); /* rows follow one another */
+    const bool whole = by_rows || (s->axis[2].output_step == 1 && box.count[3] == s->axis[2].output &&
+                                   (packed || stage.length[2] == box.count[3])); /* rows follow one another */
     const bool fitting = packed && box.count[3] % h.width == 0;
     const double ends = whole || fitting ? 0 : (double)(box.count[0] * box.count[1] * box.count[2]);
     cycles += panels * rows * ends * END_CYCLES / (double)fc_max(fc_sweep_depth(s), 1);
     if (h.kind == FC_WIDE) /* measured: few rows' sums wait for their loads */
         cycles *= 1.8;
+    if (by_rows) /* measured: an eighth, for tiles that begin and end, and columns from the second-level cache */
+        cycles *= 1.125;
     if (!packed && fc_sweep_in_place(s)) /* measured: a tenth, for columns that lie a plane apart */
         cycles *= 1.1;
     /* measured: the tiles' sums wait to be written */

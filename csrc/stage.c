@@ -38,7 +38,9 @@ fc_box fc_box_at(const fc_sweep *sweep, const fc_boxes *boxes, ptrdiff_t index)
     return b;
 }
 
-fc_stage fc_stage_of(const fc_sweep *sweep, const fc_box *box)
+fc_stage fc_stage_of(const fc_sweep *sweep, const fc_box *box) { return fc_stage_of_rows(sweep, box, 1); }
+
+fc_stage fc_stage_of_rows(const fc_sweep *sweep, const fc_box *box, ptrdiff_t unit)
 {
     fc_stage s = {.box = *box, .plane = box->count[0]};
     ptrdiff_t subs = 1;
@@ -50,7 +52,7 @@ fc_stage fc_stage_of(const fc_sweep *sweep, const fc_box *box)
         s.phased[a] = fc_min(taps, period) * length <= taps * n;
         s.period[a] = s.phased[a] ? period : taps;
         s.subs[a] = fc_min(taps, s.period[a]);
-        s.length[a] = s.phased[a] ? length : n;
+        s.length[a] = fc_round_up(s.phased[a] ? length : n, a == 2 ? unit : 1);
         s.plane *= s.length[a];
         subs *= s.subs[a];
     }
@@ -101,6 +103,12 @@ void fc_stage_offsets(const fc_sweep *sweep, const fc_stage *s, ptrdiff_t k, ptr
     }
 }
 
+bool fc_stage_has_all_phases(const fc_sweep *sweep, const fc_stage *s)
+{
+    const fc_axis *last = &sweep->axis[2];
+    return s->phased[2] && last->tap_step == 1 && s->subs[2] == last->step;
+}
+
 ptrdiff_t fc_stage_positions(const fc_stage *s)
 {
     const ptrdiff_t *n = s->box.count, *length = s->length;
@@ -127,58 +135,118 @@ void fc_stage_row(const fc_kernels *kernels, ptrdiff_t element, const char *row,
         kernels->zero(to + right * element, length - right);
 }
 
+/* What fc_stage_fill copies. */
+typedef struct filling {
+    const fc_kernels *kernels;
+    const fc_sweep *sweep;
+    const fc_stage *stage;
+    ptrdiff_t element;
+    ptrdiff_t columns;      /* subs of the last axis that are filled at once: */
+    ptrdiff_t start[3];     /* input coordinates of the first element of the first of them; */
+    ptrdiff_t sub, sub_row; /* elements from one to the next, and from a sub of the second axis to the next */
+    ptrdiff_t head, inside; /* elements of a row of each of several of them: before the first that all have in the input; that all have there */
+} filling;
+
+/* A row of every phase. */
+static void fill_phases(const filling *f, const char *row, char *to)
+{
+    const ptrdiff_t step = f->sweep->axis[2].step, size = f->sweep->axis[2].input, element = f->element,
+                    tail = f->head + f->inside, length = f->stage->length[2];
+    if (f->inside)
+        f->kernels->split(row + (f->start[2] + f->head * step) * element, step, to + f->head * element, f->sub,
+                          f->inside);
+    for (ptrdiff_t t = 0; t < step; t++, to += f->sub * element) {
+        if (f->head)
+            fc_stage_row(f->kernels, element, row, f->start[2] + t, step, size, to, f->head);
+        if (tail < length)
+            fc_stage_row(f->kernels, element, row, f->start[2] + t + tail * step, step, size, to + tail * element,
+                         length - tail);
+    }
+}
+
+/* A plane of an image: of all subs of the second axis, so that rows are read in the order in which they lie. */
+static void fill_plane(const filling *f, const char *plane, char *to)
+{
+    const fc_axis *ax = f->sweep->axis;
+    const fc_stage *s = f->stage;
+    const ptrdiff_t row = s->length[2] * f->element;
+    for (ptrdiff_t h = 0; h < s->length[1]; h++)
+        for (ptrdiff_t sub = 0; sub < s->subs[1]; sub++) {
+            const ptrdiff_t high = fc_stage_start(ax, s, 1, sub) + h * ax[1].step;
+            char *at = to + sub * f->sub_row * f->element + h * row;
+            if (high < 0 || high >= ax[1].input) {
+                for (ptrdiff_t i = 0; i < f->columns; i++)
+                    memset(at + i * f->sub * f->element, 0, (size_t)row);
+                continue;
+            }
+            const char *from = plane + high * ax[2].input * f->element;
+            if (f->columns > 1)
+                fill_phases(f, from, at);
+            else
+                fc_stage_row(f->kernels, f->element, from, f->start[2], ax[2].step, ax[2].input, at, s->length[2]);
+        }
+}
+
+/* An image of one channel. */
+static void fill_image(const filling *f, const char *image, char *to)
+{
+    const fc_axis *ax = f->sweep->axis;
+    const fc_stage *s = f->stage;
+    const ptrdiff_t plane = s->length[1] * s->length[2] * f->element;
+    /* rows that lie in the input as they lie here are copied in one go */
+    const bool whole = f->start[2] == 0 && ax[2].step == 1 && s->length[2] == ax[2].input && s->subs[1] == 1 &&
+                       ax[1].step == 1 && f->start[1] >= 0 && f->start[1] + s->length[1] <= ax[1].input;
+    for (ptrdiff_t d = 0; d < s->length[0]; d++, to += plane) {
+        const ptrdiff_t deep = f->start[0] + d * ax[0].step;
+        if (deep < 0 || deep >= ax[0].input) {
+            for (ptrdiff_t i = 0; i < f->columns * s->subs[1]; i++)
+                memset(to + (i / f->columns * f->sub_row + i % f->columns * f->sub) * f->element, 0, (size_t)plane);
+            continue;
+        }
+        const char *from = image + deep * ax[1].input * ax[2].input * f->element;
+        if (whole)
+            memcpy(to, from + f->start[1] * ax[2].input * f->element, (size_t)plane);
+        else
+            fill_plane(f, from, to);
+    }
+}
+
 void fc_stage_fill(const fc_conv_plan *plan, const fc_sweep *sweep, const fc_stage *s, ptrdiff_t group,
                    ptrdiff_t first_channel, ptrdiff_t last_channel, const void *in, void *to_)
 {
     const fc_axis *ax = sweep->axis;
-    const ptrdiff_t element = (ptrdiff_t)fc_size_of(plan->problem.dtype), size = fc_sweep_input(sweep);
-    const ptrdiff_t *length = s->length;
-    ptrdiff_t sub[3];
-    char *to_channel = to_;
-    for (ptrdiff_t c = first_channel; c < last_channel; c++) {
-        char *to_sub = to_channel;
-        for (sub[0] = 0; sub[0] < s->subs[0]; sub[0]++)
-            for (sub[1] = 0; sub[1] < s->subs[1]; sub[1]++)
-                for (sub[2] = 0; sub[2] < s->subs[2]; sub[2]++) {
-                    ptrdiff_t start[3]; /* input coordinate of the sub's first element */
-                    for (int a = 0; a < 3; a++)
-                        start[a] = fc_stage_start(ax, s, a, sub[a]);
-                    /* rows that lie in the input as they lie here are copied in one go */
-                    bool whole = start[2] == 0 && ax[2].step == 1 && length[2] == ax[2].input && ax[1].step == 1 &&
-                                 start[1] >= 0 && start[1] + length[1] <= ax[1].input;
-                    char *to = to_sub;
-                    for (ptrdiff_t n = 0; n < s->box.count[0]; n++) {
-                        const char *image =
-                            (const char *)in +
-                            ((s->box.first[0] + n) * sweep->groups * sweep->channels + group * sweep->channels + c) *
-                                size * element;
-                        for (ptrdiff_t d = 0; d < length[0]; d++) {
-                            ptrdiff_t id = start[0] + d * ax[0].step;
-                            bool inside = id >= 0 && id < ax[0].input;
-                            if (!inside || whole) {
-                                size_t bytes = (size_t)(length[1] * length[2] * element);
-                                if (inside)
-                                    memcpy(to, image + (id * ax[1].input + start[1]) * ax[2].input * element, bytes);
-                                else
-                                    memset(to, 0, bytes);
-                                to += bytes;
-                                continue;
-                            }
-                            for (ptrdiff_t h = 0; h < length[1]; h++, to += length[2] * element) {
-                                ptrdiff_t ih = start[1] + h * ax[1].step;
-                                if (ih < 0 || ih >= ax[1].input)
-                                    memset(to, 0, (size_t)(length[2] * element));
-                                else
-                                    fc_stage_row(plan->kernels, element,
-                                                 image + (id * ax[1].input + ih) * ax[2].input * element, start[2],
-                                                 ax[2].step, ax[2].input, to, length[2]);
-                            }
-                        }
-                    }
-                    memset(to, 0, (size_t)(to_sub + s->plane * element - to));
-                    to_sub += s->plane * element;
-                }
-        to_channel += s->pitch * element;
+    const ptrdiff_t element = (ptrdiff_t)fc_size_of(plan->problem.dtype), size = fc_sweep_input(sweep),
+                    image = s->length[0] * s->length[1] * s->length[2], subs = s->subs[0] * s->subs[1] * s->subs[2];
+    const bool all_phases = fc_stage_has_all_phases(sweep, s);
+    filling f = {.kernels = plan->kernels,
+                 .sweep = sweep,
+                 .stage = s,
+                 .element = element,
+                 .columns = all_phases ? ax[2].step : 1,
+                 .sub = s->plane,
+                 .sub_row = s->subs[2] * s->plane};
+    if (all_phases) {
+        const ptrdiff_t first = fc_stage_start(ax, s, 2, 0), step = ax[2].step;
+        f.head = fc_min(first < 0 ? fc_ceil_div(-first, step) : 0, s->length[2]);
+        f.inside = fc_max(fc_min((ax[2].input - first) / step, s->length[2]) - f.head, 0);
     }
-    memset(to_channel, 0, FC_SLACK * (size_t)element);
+    char *to = to_;
+    for (ptrdiff_t c = first_channel; c < last_channel; c++, to += s->pitch * element) {
+        for (ptrdiff_t sub = 0; sub < s->subs[0]; sub++)
+            for (ptrdiff_t column = 0; column < s->subs[2]; column += f.columns) {
+                f.start[0] = fc_stage_start(ax, s, 0, sub);
+                f.start[1] = fc_stage_start(ax, s, 1, 0);
+                f.start[2] = fc_stage_start(ax, s, 2, column);
+                for (ptrdiff_t n = 0; n < s->box.count[0]; n++)
+                    fill_image(&f,
+                               (const char *)in + ((s->box.first[0] + n) * sweep->groups * sweep->channels +
+                                                   group * sweep->channels + c) *
+                                                      size * element,
+                               to + (sub * s->subs[1] * f.sub_row + column * s->plane + n * image) * element);
+            }
+        for (ptrdiff_t i = 0; i < subs; i++)
+            memset(to + (i * s->plane + s->box.count[0] * image) * element, 0,
+                   (size_t)(s->plane - s->box.count[0] * image) * (size_t)element);
+    }
+    memset(to, 0, FC_SLACK * (size_t)element);
 }

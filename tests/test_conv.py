@@ -723,6 +723,49 @@ def test_weight_gradient_where_each_place_is_a_pixel(batch, channels, filters, g
 
 @each_isa
 @each_dtype
+@pytest.mark.parametrize("stride", [1, 2, 3, 4, 5])
+def test_rows_and_their_ends(stride: int, dtype: str, isa: str) -> None:
+    """Tiles within rows, the last one moved back; all phases of strided rows at once, what is padded and what is left over."""
+    random = np.random.default_rng(stride)
+    most = 80  # columns: more than two tiles of any instruction set, about
+    for trial in range(16):
+        axes, many = 2 + (trial % 5 == 1), trial % 4 == 0
+        kernel, dilation = random.integers(1, 4 if many or axes == 3 else 8, axes), random.integers(1, 3, axes)
+        padding = random.integers(0, 4, (axes, 2))
+        span = (kernel - 1) * dilation + 1
+        size = np.maximum(span + random.integers(0, 9 if axes == 2 else 3, axes), padding.max(1) + 1)
+        size[-1] = max(span[-1], 4) + stride * random.integers(0, most) + random.integers(0, stride)
+        # in every fourth trial the reduction comes in blocks, whose sums are added up
+        channels = int(random.integers(257, 520) // kernel.prod() + 1 if many else random.integers(1, 5))
+        groups, filters = int(random.choice([1, 2])), int(random.integers(1, 9) if many else random.integers(1, 36))
+        x = random.integers(-3, 4, (2, channels * groups, *size)).astype(dtype)
+        weight = random.integers(-3, 4, (filters * groups, channels, *kernel)).astype(dtype)
+        bias = random.integers(-3, 4, filters * groups).astype(dtype)
+        options: dict[str, Any] = {
+            "stride": stride,
+            "dilation": tuple(map(int, dilation)),
+            "padding": tuple((int(a), int(b)) for a, b in padding),
+            "groups": groups,
+        }
+        forward, backward = getattr(fc, f"conv{axes}d"), getattr(fc, f"conv{axes}d_backward")
+        with instruction_set(isa), runtime.threads(1 + trial % 3):
+            expected = forward(x, weight, bias, algorithm="reference", **options)
+            dy = random.integers(-3, 4, expected.shape).astype(dtype)
+            gradients = backward(dy, x, weight, algorithm="reference", **options)
+            for algorithm in ("direct", "im2col"):
+                what = str((algorithm, x.shape, weight.shape, options))
+                y = forward(x, weight, bias, algorithm=algorithm, **options)
+                np.testing.assert_array_equal(y, expected, err_msg=what)
+                needs = (True, algorithm == "im2col", algorithm == "im2col")
+                for a, b, needed in zip(
+                    backward(dy, x, weight, algorithm=algorithm, needs=needs, **options), gradients, needs, strict=True
+                ):
+                    if needed:
+                        np.testing.assert_array_equal(a, b, err_msg=what)
+
+
+@each_isa
+@each_dtype
 def test_windows_that_do_not_overlap(dtype: str, isa: str) -> None:
     """Kernels no longer than the stride: side by side, apart, dilated, padded, rows that end within a window."""
     random = np.random.default_rng(0)
