@@ -166,7 +166,8 @@ typedef struct fc_stage {
 } fc_stage;
 
 fc_stage fc_stage_of(const fc_sweep *sweep, const fc_box *box);
-fc_stage fc_stage_of_rows(const fc_sweep *sweep, const fc_box *box, ptrdiff_t unit); /* of whole units, what is beyond an end included */
+/* Rows are whole multiples of `unit`, and hold what follows in the input. */
+fc_stage fc_stage_of_rows(const fc_sweep *sweep, const fc_box *box, ptrdiff_t unit);
 /* Input coordinate, along one axis, of the first element of a sub. */
 ptrdiff_t fc_stage_start(const fc_axis axis[3], const fc_stage *stage, int a, ptrdiff_t sub);
 /* Offsets of `count` reduction indices channel * taps + tap from k on, channels counted from `channel`. */

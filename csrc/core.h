@@ -16,7 +16,7 @@
 
 /* Before a loop whose count is a constant once inlined: without it GCC leaves arrays of accumulators in memory. */
 #ifdef __clang__
-#define FC_UNROLL _Pragma("unroll")
+#define FC_UNROLL _Pragma("clang loop unroll(full)") /* "unroll" comes too late: sums would be stored at every step */
 #define FC_UNROLL_BY_4 _Pragma("unroll 4")
 #define FC_ROLLED _Pragma("nounroll")
 #else
@@ -92,6 +92,7 @@ typedef struct fc_tile {
 } fc_tile;
 
 typedef void fc_tile_kernel(const fc_tile *tile);
+typedef void fc_tiles_kernel(const fc_tile *first, ptrdiff_t tiles); /* so many that follow one another in B and in C */
 
 /* A stretch of elements to be copied. */
 typedef struct fc_run {
@@ -102,7 +103,7 @@ typedef struct fc_run {
 
 #define FC_BETWEEN ((ptrdiff_t)512 << 10) /* bytes between the workspaces of workers, at most: see fc_worker_pitch */
 #define FC_MAX_ROWS 16                    /* bounds every table's rows */
-enum { FC_NARROW, FC_WIDE, FC_SLIM, FC_WIDTHS }; /* FC_SLIM: one vector */
+enum { FC_NARROW, FC_WIDE, FC_SLIM, FC_WIDTHS }; /* FC_SLIM: one vector; B by rows, or tiles side by side */
 
 /* ---- pooling (kernels/pool.inc) ---------------------------------------------------------------------------- */
 
@@ -467,6 +468,7 @@ typedef struct fc_kernels {     /* one real type on one instruction set */
     /* [.][rows - 1]; FC_WIDE serves few rows, where a narrow tile would wait for its own sums */
     fc_tile_kernel *const *tile_rows[FC_WIDTHS];     /* A by rows, B packed   */
     fc_tile_kernel *const *tile_indirect[FC_WIDTHS]; /* A by rows, B indirect */
+    fc_tiles_kernel *const *tiles_beside[FC_WIDTHS]; /* A panel,   B indirect; none wide */
     fc_tile_kernel *const *tile_panel[FC_WIDTHS];    /* A panel,   B packed; none wide */
     fc_tile_kernel *const *tile_kept[2];             /* B kept, narrow; A by rows, as a panel */
     /* to[j * to_pitch + i] = from[i * from_pitch + j] for i < rows, j < columns */

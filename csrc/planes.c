@@ -13,15 +13,16 @@
 typedef struct tile {
     ptrdiff_t first_run, runs, columns;
     ptrdiff_t start;  /* of its columns, where they are not packed: in the stage */
-    ptrdiff_t beside; /* further tiles of its row that follow it */
-    ptrdiff_t slot; /* -1: it is written straight to the output; else where it is summed up until it is complete */
-    bool whole;     /* its rows are whole ones of the image: they can be read where they lie */
+    ptrdiff_t beside; /* within a row: it and those that follow it; else 0 */
+    ptrdiff_t slot;   /* -1: it is written straight to the output; else where it is summed up until it is complete */
+    bool whole;       /* its rows are whole ones of the image: they can be read where they lie */
 } tile;
 
 /* What a worker holds, as element and entry counts. */
 typedef struct shape {
     fc_boxes boxes;
     int kind;             /* FC_NARROW or FC_WIDE */
+    bool packs;           /* columns are packed: im2col */
     ptrdiff_t width;      /* of a tile */
     ptrdiff_t slim;       /* tiles of at most so many columns take the slim kernel; 0: none do */
     ptrdiff_t panel_rows; /* of a panel of filters, at most */
@@ -41,7 +42,6 @@ typedef struct planes {
     const fc_conv_plan *plan;
     const fc_sweep *sweep;
     const shape *shape;
-    bool packed;
     const char *in, *bias;
     const char *weight; /* (groups, filters, channels, taps), the filters of one round */
     const char
@@ -81,24 +81,24 @@ static bool is_turned_by_panels(const fc_conv_plan *plan, const fc_sweep *s, boo
 }
 
 /* Whether tiles read the stage in place, each within a row. Pixels are one row as it is. */
-static bool takes_rows(const fc_sweep *s, const fc_box *box, bool packed, ptrdiff_t width)
+static bool takes_rows(const fc_sweep *s, const fc_box *box, const shape *h)
 {
-    return !packed && box->count[3] >= width && s->axis[2].output_step == 1 && !s->accumulate && !fc_sweep_of_pixels(s);
+    return !h->packs && h->kind == FC_NARROW && box->count[3] >= h->width && s->axis[2].output_step == 1 &&
+           !s->accumulate && !fc_sweep_of_pixels(s);
 }
 
-static fc_stage stage_of(const fc_conv_plan *plan, const fc_sweep *s, const fc_box *box, bool packed, ptrdiff_t width)
+static fc_stage stage_of(const fc_conv_plan *plan, const fc_sweep *s, const fc_box *box, const shape *h)
 {
     /* rows of whole cache lines: what crosses none is loaded in half the time */
-    return takes_rows(s, box, packed, width)
-               ? fc_stage_of_rows(s, box, FC_ALIGNMENT / (ptrdiff_t)fc_size_of(plan->problem.dtype))
-               : fc_stage_of(s, box);
+    return takes_rows(s, box, h) ? fc_stage_of_rows(s, box, FC_ALIGNMENT / (ptrdiff_t)fc_size_of(plan->problem.dtype))
+                                 : fc_stage_of(s, box);
 }
 
 static shape shape_of(const fc_conv_plan *plan, const fc_sweep *s, bool packed)
 {
     const fc_kernels *kernels = plan->kernels;
     const ptrdiff_t element = (ptrdiff_t)fc_size_of(plan->problem.dtype), taps = fc_sweep_taps(s);
-    shape h = {.kind = s->filters <= kernels->rows[FC_WIDE] ? FC_WIDE : FC_NARROW};
+    shape h = {.kind = s->filters <= kernels->rows[FC_WIDE] ? FC_WIDE : FC_NARROW, .packs = packed};
     h.width = kernels->width[h.kind];
     h.panel_rows = fc_ceil_div(s->filters, fc_ceil_div(s->filters, kernels->rows[h.kind]));
     h.depth = fc_depth_block(s->channels, taps, &h.depth_blocks);
@@ -106,7 +106,7 @@ static shape shape_of(const fc_conv_plan *plan, const fc_sweep *s, bool packed)
     h.unpacked = h.in_place && s->filters <= h.panel_rows;
     h.kept = h.in_place && !h.unpacked;
     h.turn_panels = is_turned_by_panels(plan, s, packed);
-    h.slim = h.kind == FC_NARROW ? kernels->width[FC_SLIM] : 0;
+    h.slim = packed && h.kind == FC_NARROW ? kernels->width[FC_SLIM] : 0;
     const bool whole = packed && h.depth_blocks * h.depth * element * h.width * WHOLE_TILES <= WHOLE_BYTES;
     h.blocks = whole ? h.depth_blocks : 1;
     const ptrdiff_t block = h.kept ? KEPT_BYTES : h.blocks > 1 ? WHOLE_BYTES : PACKED_BYTES;
@@ -114,16 +114,16 @@ static shape shape_of(const fc_conv_plan *plan, const fc_sweep *s, bool packed)
     for (places = fc_max(places / h.width, 1) * h.width;; places = fc_max(places / 2, 1)) {
         h.boxes = fc_boxes_of(s, places, h.in_place ? h.width : 1);
         fc_box box = {.count = {h.boxes.count[0], h.boxes.count[1], h.boxes.count[2], h.boxes.count[3]}};
-        fc_stage stage = stage_of(plan, s, &box, packed, h.width);
+        fc_stage stage = stage_of(plan, s, &box, &h);
         ptrdiff_t channels = taps ? fc_min(fc_ceil_div(h.depth, taps) + (h.depth % taps != 0), s->channels) : 0;
         ptrdiff_t columns = packed ? fc_box_places(&box) : fc_stage_positions(&stage);
         h.tiles = fc_ceil_div(columns, h.width);
-        if (takes_rows(s, &box, packed, h.width))
+        if (takes_rows(s, &box, &h))
             h.tiles = fc_max(h.tiles, 2 * box.count[0] * box.count[1] * box.count[2]);
         h.runs = box.count[0] * box.count[1] * box.count[2] + h.tiles;
         h.stage = (h.in_place ? 0 : channels * stage.pitch) + FC_SLACK;
         h.packed = packed ? h.tiles * h.width * (h.depth + 1) * h.blocks + FC_SLACK : 0;
-        h.panel = fc_max(h.panel_rows * FC_LDA, FC_DEPTH * FC_MAX_ROWS);
+        h.panel = h.panel_rows * FC_LDA + FC_DEPTH * FC_MAX_ROWS;
         /* all filters of a box at once, unless their unfinished sums would not fit */
         ptrdiff_t room = (ptrdiff_t)(fc_part_limit(plan) / 4) / element / (h.tiles * h.width);
         h.filters =
@@ -153,8 +153,8 @@ static ptrdiff_t output_of(const fc_sweep *s, const fc_box *box, ptrdiff_t image
 
 /* Lists tiles within rows. One that lies over the one before it adds nothing to it: if not all of the reduction comes at once, it keeps its sums
  * to itself. */
-static ptrdiff_t list_rows(const fc_sweep *s, const fc_stage *stage, const shape *given, tile *tiles, fc_run *in,
-                           fc_run *out)
+static ptrdiff_t list_rows(const fc_sweep *s, const fc_stage *stage, const shape *given, ptrdiff_t lanes, tile *tiles,
+                           fc_run *in, fc_run *out)
 {
     const ptrdiff_t *n = stage->box.count, *length = stage->length;
     ptrdiff_t count = 0, slots = 0;
@@ -164,13 +164,12 @@ static ptrdiff_t list_rows(const fc_sweep *s, const fc_stage *stage, const shape
                         to = output_of(s, &stage->box, image, deep, high);
         for (ptrdiff_t w = 0, next; w < n[3]; w = next, count++) {
             const ptrdiff_t whole = fc_quotient(n[3] - w, given->width),
-                            columns = n[3] - w <= given->slim ? given->slim : given->width,
-                            start = fc_min(w, n[3] - columns);
+                            columns = n[3] - w <= lanes ? lanes : given->width, start = fc_min(w, n[3] - columns);
             tiles[count] = (tile){.first_run = count,
                                   .runs = 1,
                                   .columns = columns,
                                   .start = position + start,
-                                  .beside = fc_max(whole - 1, 0)};
+                                  .beside = fc_max(whole, 1)};
             tiles[count].slot = start < w && given->depth_blocks > 1 ? slots++ : -1;
             in[count] = (fc_run){position + start, 0, columns};
             out[count] = (fc_run){0, to + start, columns};
@@ -182,12 +181,12 @@ static ptrdiff_t list_rows(const fc_sweep *s, const fc_stage *stage, const shape
 
 /* Lists, tile by tile, which stretches of columns are places: from the stage, or in place, to the tile, and from the tile to the
  * output. A tile of at most `slim` columns will be computed by a narrower kernel. */
-static ptrdiff_t list_runs(const fc_sweep *s, const fc_stage *stage, bool packed, const shape *given, tile *tiles,
+static ptrdiff_t list_runs(const fc_sweep *s, const fc_stage *stage, const shape *given, ptrdiff_t lanes, tile *tiles,
                            fc_run *in, fc_run *out)
 {
-    if (takes_rows(s, &stage->box, packed, given->width))
-        return list_rows(s, stage, given, tiles, in, out);
-    const bool in_place = given->in_place;
+    if (takes_rows(s, &stage->box, given))
+        return list_rows(s, stage, given, lanes, tiles, in, out);
+    const bool in_place = given->in_place, packed = given->packs;
     const ptrdiff_t width = given->width, slim = given->slim;
     const fc_axis *ax = s->axis;
     const ptrdiff_t *n = stage->box.count, *first = stage->box.first, *length = stage->length;
@@ -375,8 +374,8 @@ static desk set_up(const planes *p, ptrdiff_t index, int worker)
     d.offsets = (ptrdiff_t *)(d.out + h->runs);
 
     const fc_box box = fc_box_at(s, &h->boxes, index % h->boxes.total);
-    d.stage = stage_of(p->plan, s, &box, p->packed, h->width);
-    d.tile_count = list_runs(s, &d.stage, p->packed, h, d.tiles, d.in, d.out);
+    d.stage = stage_of(p->plan, s, &box, h);
+    d.tile_count = list_runs(s, &d.stage, h, p->plan->kernels->lanes, d.tiles, d.in, d.out);
     d.image = p->in + (p->first_group + d.group) * s->channels * plane * element;
     d.image_end = p->in + s->batch * s->groups * s->channels * plane * element;
     d.tile_bytes = (h->depth + 1) * h->width * element;
@@ -421,7 +420,7 @@ static void pack_block(const desk *d, ptrdiff_t b, ptrdiff_t b0)
     const ptrdiff_t c0 = k0 / taps, c1 = (k0 + depth - 1) / taps + 1;
     fc_stage_fill(p->plan, s, &d->stage, p->first_group + d->group, c0, c1, p->in, d->staged);
     fc_stage_offsets(s, &d->stage, k0, depth, c0, d->offsets);
-    for (ptrdiff_t i = 0; p->packed && i < d->tile_count; i++)
+    for (ptrdiff_t i = 0; h->packs && i < d->tile_count; i++)
         pack(p, &d->tiles[i], d->in, depth, d->offsets, d->staged, d->staged + h->stage * element,
              to + i * d->tile_bytes);
 }
@@ -459,6 +458,12 @@ static fc_tile panel_of(const desk *d, ptrdiff_t m, ptrdiff_t rows, ptrdiff_t b)
     }
     if (d->copied)
         t.a = d->panel;
+    if (takes_rows(s, &d->stage.box, h)) {
+        char *panel = d->panel + h->panel_rows * FC_LDA * element;
+        kernels->transpose(t.a, t.lda, panel, FC_MAX_ROWS, rows, depth);
+        t.a = panel;
+        t.lda = FC_MAX_ROWS;
+    }
     return t;
 }
 
@@ -568,11 +573,9 @@ static void run_panel(const desk *d, ptrdiff_t panel, ptrdiff_t b, ptrdiff_t b0)
     const ptrdiff_t channel = (p->first_group + d->group) * s->filters + p->first_filter + m;
     const bool finish = b == h->depth_blocks - 1, pack_now = h->kept && m == d->first;
     fc_tile_kernel *const *kernel = h->turn_panels ? kernels->tile_panel[h->kind]
-                                    : p->packed    ? kernels->tile_rows[h->kind]
+                                    : h->packs     ? kernels->tile_rows[h->kind]
                                                    : kernels->tile_indirect[h->kind];
-    fc_tile_kernel *const *slim = h->turn_panels ? kernels->tile_panel[FC_SLIM]
-                                  : p->packed    ? kernels->tile_rows[FC_SLIM]
-                                                 : kernels->tile_indirect[FC_SLIM];
+    fc_tile_kernel *const *slim = h->turn_panels ? kernels->tile_panel[FC_SLIM] : kernels->tile_rows[FC_SLIM];
     fc_tile_kernel *const *keeping = kernels->tile_kept[h->turn_panels];
     foresight ahead = foresee(d, panel, m, rows, next, b);
     fc_tile t = panel_of(d, m, rows, b);
@@ -583,7 +586,7 @@ static void run_panel(const desk *d, ptrdiff_t panel, ptrdiff_t b, ptrdiff_t b0)
         d->offsets[k] = (k0 + k) * plane;
     for (ptrdiff_t i = 0; i < d->tile_count; i++) {
         const tile *at = &d->tiles[i];
-        char *const columns = p->packed ? packed + i * d->tile_bytes : d->staged + at->start * element;
+        char *const columns = h->packs ? packed + i * d->tile_bytes : d->staged + at->start * element;
         if (!at->runs) /* it lies between places */
             continue;
         const fc_run *in = d->in + at->first_run, *out = d->out + at->first_run;
@@ -609,13 +612,10 @@ static void run_panel(const desk *d, ptrdiff_t panel, ptrdiff_t b, ptrdiff_t b0)
         for (ptrdiff_t r = 0; s->accumulate && b == 0 && at->slot >= 0 && r < rows; r++)
             get_row((size_t)element, out, at->runs, (char *)t.c + r * h->width * element,
                     out_plane + r * output * element);
-        fc_tile_kernel *const compute = (keep ? keeping : at->columns <= h->slim ? slim : kernel)[rows - 1];
-        compute(&t);
-        for (ptrdiff_t n = 0; n < at->beside; n++) { /* without what is done between tiles: those of few products are short */
-            t.b = (const char *)t.b + h->width * element;
-            t.c = (char *)t.c + h->width * element;
-            compute(&t);
-        }
+        if (at->beside)
+            kernels->tiles_beside[at->columns < h->width ? FC_SLIM : FC_NARROW][rows - 1](&t, at->beside);
+        else
+            (keep ? keeping : at->columns <= h->slim ? slim : kernel)[rows - 1](&t);
         if (ahead.weight)
             fetch_weights(d, &ahead);
         for (ptrdiff_t r = 0; finish && at->slot >= 0 && r < rows; r++)
@@ -728,7 +728,6 @@ static void run_part(const fc_part *part, int threads)
             planes p = {.plan = plan,
                         .sweep = s,
                         .shape = &h,
-                        .packed = part->packed,
                         .in = part->in,
                         .weight = part->weight,
                         .bias = part->bias,
@@ -790,11 +789,11 @@ static double sweep_cost(const fc_conv_plan *plan, const fc_sweep *s, bool packe
     const fc_conv_problem *p = &plan->problem;
     shape h = shape_of(plan, s, packed);
     fc_box box = {.count = {h.boxes.count[0], h.boxes.count[1], h.boxes.count[2], h.boxes.count[3]}};
-    fc_stage stage = stage_of(plan, s, &box, packed, h.width);
+    fc_stage stage = stage_of(plan, s, &box, &h);
     double vectors = (double)h.width / (double)plan->kernels->lanes, tiles = (double)h.tiles, runs = (double)h.runs;
     if (packed && fc_stage_positions(&stage) == fc_box_places(&box))
         runs = tiles;
-    const bool by_rows = takes_rows(s, &box, packed, h.width);
+    const bool by_rows = takes_rows(s, &box, &h);
     if (by_rows)
         tiles = (double)(box.count[0] * box.count[1] * box.count[2] * fc_ceil_div(box.count[3], plan->kernels->lanes)) /
                 vectors;
@@ -803,10 +802,10 @@ static double sweep_cost(const fc_conv_plan *plan, const fc_sweep *s, bool packe
     double feed = packed ? 0 : vectors / 2; /* the second line of a load that crosses two */
     double cycles = panels * tiles * (step > loads + feed ? step : loads + feed) +
                     (packed && !h.unpacked && !h.kept ? runs * 4 + tiles * vectors : 0);
-    const double vector_cycles = s->axis[2].step == 1                      ? STAGE_CYCLES
+    const double vector_cycles = s->axis[2].step == 1                                                   ? STAGE_CYCLES
                                  : s->axis[2].step <= MOST_PHASES && fc_stage_has_all_phases(s, &stage) ? PHASES_CYCLES
-                                 : s->axis[2].step == 2               ? TWOS_CYCLES
-                                                                      : STEPS_CYCLES,
+                                 : s->axis[2].step == 2                                                 ? TWOS_CYCLES
+                                                                                                        : STEPS_CYCLES,
                  staged = h.in_place ? 0
                                      : (double)stage.pitch / (double)fc_max(fc_sweep_taps(s), 1) /
                                            (double)plan->kernels->lanes * vector_cycles;

@@ -144,7 +144,8 @@ typedef struct filling {
     ptrdiff_t columns;      /* subs of the last axis that are filled at once: */
     ptrdiff_t start[3];     /* input coordinates of the first element of the first of them; */
     ptrdiff_t sub, sub_row; /* elements from one to the next, and from a sub of the second axis to the next */
-    ptrdiff_t head, inside; /* elements of a row of each of several of them: before the first that all have in the input; that all have there */
+    /* elements of a row of each of several: before the first that all have in the input, and those that all have there */
+    ptrdiff_t head, inside;
 } filling;
 
 /* A row of every phase. */

@@ -6,6 +6,7 @@ import ast
 import contextlib
 import functools
 import os
+import re
 import shutil
 import subprocess
 import tempfile
@@ -107,6 +108,39 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Variant], tup
             return flags, list(pool.map(lambda job: compile_one(*job), jobs))
 
     return build
+
+
+@pytest.mark.parametrize("compiler", ["gcc", "clang"])
+def test_sums_stay_in_registers(compiler: str, tmp_path: Path) -> None:
+    """A compiler that unrolls too late stores all of them at every step, and takes two to three times as long."""
+    constants = build_constants()
+    architecture, isa_flags, _ = constants["ISAS"]["avx2"]
+    if not accepts(need(compiler), isa_flags, f"#ifndef {architecture}\n#error no\n#endif\n"):
+        pytest.skip(f"{compiler} does not compile for AVX2")
+    tables = ("rows", "panel", "kept_rows", "kept_panel", "indirect", "wide_rows", "beside")
+    source = tmp_path / "product.c"
+    source.write_text(
+        (CSRC / "isa_avx2.c")
+        .read_text()
+        .replace(
+            '#include "kernels/kernels.inc"',
+            '#include "core.h"\n'
+            "#define REAL float\n#define REAL_BYTES 4\n#define NAME(op) FC_CAT(FC_CAT(fc_, op), _f32_avx2)\n"
+            '#include "kernels/lanes.inc"\n#include "kernels/product.inc"\n'
+            f"const void *const tables[] = {{{', '.join(f'NAME(table_{table})' for table in tables)}}};\n",
+        )
+    )
+    target = source.with_suffix(".s")
+    flags = [*constants["FLAGS"], *isa_flags, f"-I{CSRC}", "-S", source, "-o", target]
+    done = run(compiler, *flags)
+    assert done.returncode == 0, done.stderr
+    functions = dict(re.findall(r"^(fc_tiles?_\w+):.*?\n(.*?)\.cfi_endproc", target.read_text(), re.MULTILINE | re.DOTALL))
+    assert len(functions) >= 6 * (len(tables) - 1) + 3
+    for name, code in functions.items():
+        if name.endswith("_1"):  # of a single row: few sums, of which clang stores some all the same
+            continue
+        stores = re.findall(r"vmovap[sd]\s+%ymm\d+, .*\(%r[sb]p\)", code)
+        assert len(stores) < 6, (name, stores)
 
 
 def run_program(library: Any, variant: Variant, folder: Path, name: str, *arguments: str) -> str:
