@@ -69,9 +69,11 @@ void fc_depthwise_spread_run(const fc_conv_plan *plan, const fc_conv_arrays *arr
              .workspace = workspace,
              .worker = worker_bytes(plan),
              .planes = p->batch * p->groups};
-    /* far more is written than read: measured, several threads are held up by memory where the caches would still take some of it */
-    j.streamed =
-        j.planes * p->input[1] * p->input[2] >= (threads > 1 ? 2 : 1) * FC_STREAMED / (ptrdiff_t)fc_size_of(p->dtype);
+    /* Far more is written than read, and memory holds up several threads. Measured: where vectors are whole lines (Zen 5), the caches had
+     * better take some of up to twice as much; where they are halves (Zen 3), two threads were slower than one that way. */
+    const ptrdiff_t element = (ptrdiff_t)fc_size_of(p->dtype), bytes = j.planes * p->input[1] * p->input[2] * element;
+    const bool whole_lines = plan->kernels->lanes * element == FC_ALIGNMENT;
+    j.streamed = bytes >= (threads > 1 && whole_lines ? 2 : 1) * FC_STREAMED;
     /* how many planes a task has does not change a bit of the result */
     j.task_planes = fc_max(TASK_ELEMENTS / (p->input[1] * p->input[2]), 1);
     if (threads > 1)
