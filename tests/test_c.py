@@ -134,7 +134,9 @@ def test_sums_stay_in_registers(compiler: str, tmp_path: Path) -> None:
     flags = [*constants["FLAGS"], *isa_flags, f"-I{CSRC}", "-S", source, "-o", target]
     done = run(compiler, *flags)
     assert done.returncode == 0, done.stderr
-    functions = dict(re.findall(r"^(fc_tiles?_\w+):.*?\n(.*?)\.cfi_endproc", target.read_text(), re.MULTILINE | re.DOTALL))
+    functions = dict(
+        re.findall(r"^(fc_tiles?_\w+):.*?\n(.*?)\.cfi_endproc", target.read_text(), re.MULTILINE | re.DOTALL)
+    )
     assert len(functions) >= 6 * (len(tables) - 1) + 3
     for name, code in functions.items():
         if name.endswith("_1"):  # of a single row: few sums, of which clang stores some all the same
