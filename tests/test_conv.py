@@ -725,9 +725,9 @@ def test_weight_gradient_where_each_place_is_a_pixel(batch, channels, filters, g
 @each_dtype
 @pytest.mark.parametrize("stride", [1, 2, 3, 4, 5])
 def test_rows_and_their_ends(stride: int, dtype: str, isa: str) -> None:
-    """Tiles within rows, the last one moved back; all phases of strided rows at once, what is padded and what is left over."""
+    """Tiles within rows, the last one moved back; all phases of strided rows at once, what is padded or left over, too."""
     random = np.random.default_rng(stride)
-    most = 80  # columns: more than two tiles of any instruction set, about
+    most = 80  # columns, about: more than two tiles of any instruction set
     for trial in range(16):
         axes, many = 2 + (trial % 5 == 1), trial % 4 == 0
         kernel, dilation = random.integers(1, 4 if many or axes == 3 else 8, axes), random.integers(1, 3, axes)
