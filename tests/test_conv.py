@@ -725,7 +725,7 @@ def test_weight_gradient_where_each_place_is_a_pixel(batch, channels, filters, g
 @each_dtype
 @pytest.mark.parametrize("stride", [1, 2, 3, 4, 5])
 def test_rows_and_their_ends(stride: int, dtype: str, isa: str) -> None:
-    """Tiles within rows, the last one moved back; all phases of strided rows at once, what is padded or left over, too."""
+    """Tiles within rows, the last one moved back; all phases of a strided row at once, padded and left over."""
     random = np.random.default_rng(stride)
     most = 80  # columns, about: more than two tiles of any instruction set
     for trial in range(16):
