@@ -721,6 +721,16 @@ def test_weight_gradient_where_each_place_is_a_pixel(batch, channels, filters, g
         np.testing.assert_array_equal(dbias, dy.sum((0, 2, 3)))
 
 
+def options_of(stride: Any, dilation: Any, padding: Any, groups: int) -> dict[str, Any]:
+    """What was drawn, each a number or a pair for each axis, as the functions take it."""
+    return {
+        "stride": tuple(map(int, stride)),
+        "dilation": tuple(map(int, dilation)),
+        "padding": tuple((int(a), int(b)) for a, b in padding),
+        "groups": groups,
+    }
+
+
 @each_isa
 @each_dtype
 @pytest.mark.parametrize("stride", [1, 2, 3, 4, 5])
@@ -741,12 +751,7 @@ def test_rows_and_their_ends(stride: int, dtype: str, isa: str) -> None:
         x = random.integers(-3, 4, (2, channels * groups, *size)).astype(dtype)
         weight = random.integers(-3, 4, (filters * groups, channels, *kernel)).astype(dtype)
         bias = random.integers(-3, 4, filters * groups).astype(dtype)
-        options: dict[str, Any] = {
-            "stride": stride,
-            "dilation": tuple(map(int, dilation)),
-            "padding": tuple((int(a), int(b)) for a, b in padding),
-            "groups": groups,
-        }
+        options = options_of([stride] * axes, dilation, padding, groups)
         forward, backward = getattr(fc, f"conv{axes}d"), getattr(fc, f"conv{axes}d_backward")
         with instruction_set(isa), runtime.threads(1 + trial % 3):
             expected = forward(x, weight, bias, algorithm="reference", **options)
@@ -784,12 +789,7 @@ def test_windows_that_do_not_overlap(dtype: str, isa: str) -> None:
         x = random.integers(-4, 5, (batch, channels, *size)).astype(dtype)
         weight = random.integers(-4, 5, (filters, channels // groups, *kernel)).astype(dtype)
         bias = random.integers(-4, 5, filters).astype(dtype)
-        options: dict[str, Any] = {
-            "stride": tuple(map(int, stride)),
-            "dilation": tuple(map(int, dilation)),
-            "padding": tuple((int(a), int(b)) for a, b in padding),
-            "groups": groups,
-        }
+        options = options_of(stride, dilation, padding, groups)
         forward, backward = getattr(fc, f"conv{axes}d"), getattr(fc, f"conv{axes}d_backward")
         with instruction_set(isa), runtime.threads(1 + trial % 3):
             got = forward(x, weight, bias, algorithm="im2col", **options)
