@@ -336,6 +336,7 @@ typedef struct desk {
     ptrdiff_t images;                  /* of the box, if it is whole ones; else 0 */
     ptrdiff_t first_place, next_place; /* in the image: of the box, and of the worker's next one, or -1 */
     bool copied;                       /* rows of weights are copied */
+    bool by_rows;                      /* tiles stay within rows of places */
 } desk;
 
 /* Where a box's first place lies in the input, if places are pixels. */
@@ -388,8 +389,9 @@ static desk set_up(const planes *p, ptrdiff_t index, int worker)
         const fc_box after = fc_box_at(s, &h->boxes, next % h->boxes.total);
         d.next_place = place_of(s, &after);
     }
-    /* rows of weights are read in place, unless they would share cache sets */
-    d.copied = p->unturned || fc_sweep_depth(s) * element % FC_ALIAS == 0;
+    d.by_rows = takes_rows(s, &box, h);
+    /* rows of weights are read in place, unless they would share cache sets, or become a panel anyway */
+    d.copied = p->unturned || (!d.by_rows && fc_sweep_depth(s) * element % FC_ALIAS == 0);
     return d;
 }
 
@@ -458,7 +460,7 @@ static fc_tile panel_of(const desk *d, ptrdiff_t m, ptrdiff_t rows, ptrdiff_t b)
     }
     if (d->copied)
         t.a = d->panel;
-    if (takes_rows(s, &d->stage.box, h)) {
+    if (d->by_rows) {
         char *panel = d->panel + h->panel_rows * FC_LDA * element;
         kernels->transpose(t.a, t.lda, panel, FC_MAX_ROWS, rows, depth);
         t.a = panel;

@@ -771,6 +771,23 @@ def test_rows_and_their_ends(stride: int, dtype: str, isa: str) -> None:
 
 @each_isa
 @each_dtype
+@pytest.mark.parametrize("width", [224, 232, 225])
+def test_large_results_of_rows(width: int, dtype: str, isa: str) -> None:
+    """16 MiB and more, of which whole lines go past the caches; with and without last tiles that are moved back."""
+    random = np.random.default_rng(width)
+    batch = 12 if dtype == "float32" else 6
+    x = random.integers(-3, 4, (batch, 3, 224, width)).astype(dtype)
+    weight, bias = random.integers(-3, 4, (32, 3, 3, 3)).astype(dtype), random.integers(-3, 4, 32).astype(dtype)
+    options: dict[str, Any] = {"stride": 2, "padding": 1, "relu": True}
+    with instruction_set(isa), runtime.threads(2):
+        expected = fc.conv2d(x, weight, bias, algorithm="im2col", **options)
+        y = fc.conv2d(x, weight, bias, algorithm="direct", **options)
+    assert y.nbytes >= 16 << 20
+    np.testing.assert_array_equal(y, expected)
+
+
+@each_isa
+@each_dtype
 def test_windows_that_do_not_overlap(dtype: str, isa: str) -> None:
     """Kernels no longer than the stride: side by side, apart, dilated, padded, rows that end within a window."""
     random = np.random.default_rng(0)
