@@ -1,7 +1,7 @@
 /* algo_depthwise.c -- one input channel for each group: windows over planes, no matrix product.
  *
  * There is next to nothing to compute for each element that is read, so everything is about touching memory once.
- * Windows of 3x3 over planes have drivers of their own: depthwise_lines.c, and depthwise_spread.c for the input gradient at stride 2.
+ * Windows of 3x3 and 5x5 over planes have drivers of their own: depthwise_lines.c, and depthwise_spread.c for the input gradient at stride 2.
  * Planes: a plane, or some of its rows, is staged with its padding (a cheap copy), strides resolved as in stage.c;
  * kernels run along rows. Pixels: channels-last arrays are read where they lie, through pointers, those of the padding
  * to zeros; kernels run along channels. Channels-last arrays with several outputs for each channel, or with fewer

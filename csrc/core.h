@@ -404,21 +404,22 @@ typedef struct fc_depthwise {
     void *sums; /* weight gradient: a vector for each tap, added to; where rows lie, one more for dy itself */
 } fc_depthwise;
 
-/* A plane of dx from one of dy: windows of 3x3 at stride 2, of one channel. */
+/* A plane of dx from one of dy: windows of 3x3 or 5x5 at stride 2, of one channel. */
 typedef struct fc_depthwise_spread {
-    const void *dy, *weight; /* weight: [3][3] */
+    const void *dy, *weight; /* weight: [size][size] */
     void *dx;
-    const void *dy_first, *dy_end; /* nothing is read outside of these, */
+    const void *dy_end;            /* nothing is read from here on, */
     const void *dx_end;            /* nor written from here on; what is spoilt before it is written later */
     ptrdiff_t rows[2], columns[2]; /* of dy, of dx */
     ptrdiff_t pad[2];              /* before the rows, before the columns */
     void *room;                    /* FC_SPREAD_ROOM elements, zeros at first */
     bool streamed;                 /* dx goes past the caches, where rows are whole lines */
 } fc_depthwise_spread;
-/* A row of dy between zeros, and one of dx and what is written beyond it. */
+/* Rows of dy between zeros: of zeros alone, and copies; and a row of dx and what is written beyond it. */
+enum { FC_SPREAD_COPIES = 5 };
 #define FC_SPREAD_PITCH(columns, lanes) (fc_round_up(columns, lanes) + 4 * (lanes))
 #define FC_SPREAD_ROOM(columns, dx_columns, lanes)                                                                     \
-    (3 * FC_SPREAD_PITCH(columns, lanes) + fc_round_up(dx_columns, 2 * (lanes)))
+    (FC_SPREAD_COPIES * FC_SPREAD_PITCH(columns, lanes) + fc_round_up(dx_columns, 2 * (lanes)))
 
 /* Pixels of one row, channels last: at least a vector of channels. */
 typedef struct fc_depthwise_pixels {
@@ -537,9 +538,9 @@ typedef struct fc_kernels {     /* one real type on one instruction set */
     void (*drain)(void *sums, ptrdiff_t count, double *totals);
     void (*depthwise[FC_WINDOWS])(const fc_depthwise *);
     void (*depthwise_sum[FC_WINDOWS])(const fc_depthwise *);
-    void (*depthwise_lines[2])(const fc_depthwise *); /* 3x3, [step - 1] */
-    void (*depthwise_lines_sum[2])(const fc_depthwise *);
-    void (*depthwise_spread)(const fc_depthwise_spread *);
+    void (*depthwise_lines[2][2])(const fc_depthwise *);      /* 3x3 and 5x5, [step - 1] */
+    void (*depthwise_lines_sum[2])(const fc_depthwise *);     /* 3x3, [step - 1] */
+    void (*depthwise_spread[2])(const fc_depthwise_spread *); /* 3x3 and 5x5 */
     void (*pixels[FC_WINDOWS])(const fc_depthwise_pixels *);
     void (*pixels_sum[FC_WINDOWS])(const fc_depthwise_pixels *);
     void (*dots)(const fc_dots *);

@@ -1,4 +1,5 @@
-/* depthwise_lines.c -- depthwise windows of 3x3, channels first: rows are read where they lie, nothing is staged.
+/* depthwise_lines.c -- depthwise windows of 3x3, and of 5x5 but for the weight gradient, channels first: rows are read where they lie,
+ * nothing is staged.
  *
  * The kernels take a pointer to each row that they read, those of the padding to zeros, and mask what a vector reads beyond
  * the ends of its row. Where that would be beyond the ends of the array, too, the row is copied. A task takes some rows of
@@ -41,14 +42,14 @@ static shape shape_of(const fc_conv_plan *plan, const fc_sweep *s)
     h.planes = p->batch * p->groups;
     h.outputs = p->out_channels / p->groups;
     h.low = fc_min(h.columns->origin, 0);
-    h.high = fc_max(h.columns->origin + (fc_max(places - lanes, 0) + lanes) * step + 2, width);
+    h.high = fc_max(h.columns->origin + (fc_max(places - lanes, 0) + lanes) * step + h.columns->taps - 1, width);
     h.spare = fc_round_up(h.high - h.low, FC_ALIGNMENT / element);
     h.spares[0] = fc_min(fc_ceil_div(-h.low, width), h.planes * h.rows->input);
     h.spares[1] = fc_min(fc_ceil_div(h.high - width, width), h.planes * h.rows->input);
     h.parts = fc_ceil_div(h.rows->places * places, PART_ELEMENTS);
     h.part_rows = fc_round_up(fc_ceil_div(h.rows->places, h.parts), BAND);
     h.parts = fc_ceil_div(h.rows->places, h.part_rows);
-    h.lines = (fc_min(h.part_rows, h.rows->places) - 1) * step + 3;
+    h.lines = (fc_min(h.part_rows, h.rows->places) - 1) * step + h.rows->taps;
     ptrdiff_t sums = 0, temp = 0;
     if (p->pass == FC_BACKWARD_WEIGHT) {
         ptrdiff_t most = fc_max(PART_ELEMENTS / (h.rows->places * places * h.outputs), 1);
@@ -74,9 +75,10 @@ bool fc_depthwise_lines_fit(const fc_conv_plan *plan)
         return false;
     const fc_sweep s = sweep_of(plan);
     const fc_axis *d = &s.axis[0], *h = &s.axis[1], *w = &s.axis[2];
-    const ptrdiff_t lanes = plan->kernels->lanes, over = w->origin + (w->places - 1) * w->step + 3 - w->input;
-    const bool window = d->input == 1 && d->places == 1 && d->taps == 1 && d->origin == 0 && h->taps == 3 &&
-                        w->taps == 3 && h->tap_step == 1 && w->tap_step == 1 && h->step == w->step && h->step <= 2;
+    const ptrdiff_t lanes = plan->kernels->lanes, over = w->origin + (w->places - 1) * w->step + w->taps - w->input;
+    const bool window = d->input == 1 && d->places == 1 && d->taps == 1 && d->origin == 0 && h->taps == w->taps &&
+                        (w->taps == 3 || (w->taps == 5 && p->pass != FC_BACKWARD_WEIGHT)) && h->tap_step == 1 &&
+                        w->tap_step == 1 && h->step == w->step && h->step <= 2;
     const bool edges = w->input < INT32_MAX / 4 && -w->origin <= lanes && w->origin < w->input && over <= lanes;
     if (!window || !edges)
         return false;
@@ -120,7 +122,8 @@ static void list_lines(const desk *d, ptrdiff_t plane, ptrdiff_t first, ptrdiff_
 {
     const shape *h = d->shape;
     const ptrdiff_t size = h->rows->input, all = h->planes * size;
-    const ptrdiff_t start = h->rows->origin + first * h->rows->step, lines = (count - 1) * h->rows->step + 3;
+    const ptrdiff_t start = h->rows->origin + first * h->rows->step,
+                    lines = (count - 1) * h->rows->step + h->rows->taps;
     const ptrdiff_t begin = fc_min(fc_max(-start, 0), lines), end = fc_max(fc_min(size - start, lines), begin);
     const ptrdiff_t index = plane * size + start, pitch = d->pitch; /* of line 0 among the rows of all planes */
     const void **list = d->lines, *const zeros = d->zeros + d->margin;
@@ -176,13 +179,13 @@ static void run_task(void *context, ptrdiff_t index, int worker)
     const fc_kernels *kernels = j->plan->kernels;
     const bool back = j->plan->problem.pass == FC_BACKWARD_INPUT;
     const ptrdiff_t element = (ptrdiff_t)fc_size_of(j->plan->problem.dtype), groups = j->plan->problem.groups,
-                    places = h->rows->places * h->columns->places * element;
+                    places = h->rows->places * h->columns->places * element, taps = h->rows->taps * h->columns->taps;
     const ptrdiff_t part = index % h->parts, block = index / h->parts;
     const ptrdiff_t row = part * h->part_rows, rows = fc_min(h->part_rows, h->rows->places - row);
     const ptrdiff_t first = block * j->task_planes, last = fc_min(first + j->task_planes, h->planes);
     const desk d = desk_of(j->plan, h, j->in, j->workspace + (size_t)worker * h->worker);
     fc_depthwise task = job_of(j->plan, &d, rows);
-    _Alignas(double) char turned[9 * sizeof(double)]; /* or floats */
+    _Alignas(double) char turned[25 * sizeof(double)]; /* or floats */
     ptrdiff_t filter = first % groups * h->outputs;
     char *out = j->out + first * h->outputs * places + row * h->columns->places * element;
     for (ptrdiff_t plane = first; plane < last; plane++) {
@@ -193,13 +196,13 @@ static void run_task(void *context, ptrdiff_t index, int worker)
             /* what is written beyond a row's end is written over later, by this task */
             task.out_end =
                 h->parts == 1 ? j->out + last * h->outputs * places : out + rows * h->columns->places * element;
-            task.weight = j->weight + filter * 9 * element;
+            task.weight = j->weight + filter * taps * element;
             if (back) {
-                kernels->gather((const char *)task.weight + 8 * element, -1, turned, 9);
+                kernels->gather((const char *)task.weight + (taps - 1) * element, -1, turned, taps);
                 task.weight = turned;
             }
             task.bias = j->bias ? j->bias + filter * element : NULL;
-            kernels->depthwise_lines[h->columns->step - 1](&task);
+            kernels->depthwise_lines[h->columns->taps == 5][h->columns->step - 1](&task);
             task.ahead[0].at = NULL;
         }
         filter = filter == groups * h->outputs ? 0 : filter;

@@ -1,4 +1,4 @@
-/* depthwise_spread.c -- the input gradient of depthwise windows of 3x3 at stride 2, channels first: each row of dy is spread over the
+/* depthwise_spread.c -- the input gradient of depthwise windows of 3x3 and 5x5 at stride 2, channels first: each row of dy is spread over the
  * rows of dx that it reaches, both phases of a row side by side, so that dx is written once and in order. */
 #include "conv.h"
 
@@ -18,10 +18,10 @@ bool fc_depthwise_spread_fit(const fc_conv_plan *plan)
     const fc_conv_problem *p = &plan->problem;
     bool fits = p->layout == FC_CHANNELS_FIRST && p->pass == FC_BACKWARD_INPUT && p->in_channels == p->groups &&
                 p->out_channels == p->groups && p->input[0] == 1 && p->kernel[0] == 1 && plan->output[0] == 1 &&
-                p->pad_before[0] == 0;
+                p->pad_before[0] == 0 && (p->kernel[2] == 3 || p->kernel[2] == 5);
     for (int a = 1; a < 3; a++)
-        fits = fits && p->kernel[a] == 3 && p->stride[a] == 2 && p->dilation[a] == 1 && p->pad_before[a] <= 2 &&
-               p->input[a] < INT32_MAX / 4;
+        fits = fits && p->kernel[a] == p->kernel[2] && p->stride[a] == 2 && p->dilation[a] == 1 &&
+               p->pad_before[a] < p->kernel[a] && p->input[a] < INT32_MAX / 4;
     return fits && fc_depthwise_spread_workspace(plan, 1) <= plan->limit / 2;
 }
 
@@ -29,12 +29,12 @@ static void run_planes(void *context, ptrdiff_t index, int worker)
 {
     const job *j = context;
     const fc_conv_problem *p = &j->plan->problem;
-    const ptrdiff_t element = (ptrdiff_t)fc_size_of(p->dtype), *out = j->plan->output;
+    const ptrdiff_t element = (ptrdiff_t)fc_size_of(p->dtype), *out = j->plan->output,
+                    taps = p->kernel[1] * p->kernel[2];
     const ptrdiff_t first = index * j->task_planes, last = fc_min(first + j->task_planes, j->planes);
     fc_depthwise_spread s = {.rows = {out[1], p->input[1]},
                              .columns = {out[2], p->input[2]},
                              .pad = {p->pad_before[1], p->pad_before[2]},
-                             .dy_first = j->dy,
                              .dy_end = j->dy + j->planes * out[1] * out[2] * element,
                              .dx_end = j->dx + last * p->input[1] * p->input[2] * element,
                              .room = j->workspace + (size_t)worker * j->worker,
@@ -43,8 +43,8 @@ static void run_planes(void *context, ptrdiff_t index, int worker)
     for (ptrdiff_t plane = first; plane < last; plane++) {
         s.dy = j->dy + plane * out[1] * out[2] * element;
         s.dx = j->dx + plane * p->input[1] * p->input[2] * element;
-        s.weight = j->weight + plane % p->groups * 9 * element;
-        j->plan->kernels->depthwise_spread(&s);
+        s.weight = j->weight + plane % p->groups * taps * element;
+        j->plan->kernels->depthwise_spread[p->kernel[2] == 5](&s);
     }
 }
 
