@@ -148,20 +148,31 @@ typedef struct filling {
     ptrdiff_t head, inside;
 } filling;
 
+/* The few elements at an end of a phase's row, from this column on: what is outside of the input is zero. */
+static void fill_end(const filling *f, const char *row, ptrdiff_t column, char *to, ptrdiff_t count)
+{
+    const ptrdiff_t step = f->sweep->axis[2].step, size = f->sweep->axis[2].input, element = f->element;
+    for (; count > 0 && column < size; count--, column += step, to += element) {
+        const bool inside = column >= 0;
+        if (element == 4)
+            *(float *)to = inside ? ((const float *)row)[column] : 0;
+        else
+            *(double *)to = inside ? ((const double *)row)[column] : 0;
+    }
+    if (count > 0)
+        f->kernels->zero(to, count);
+}
+
 /* A row of every phase. */
 static void fill_phases(const filling *f, const char *row, char *to)
 {
-    const ptrdiff_t step = f->sweep->axis[2].step, size = f->sweep->axis[2].input, element = f->element,
-                    tail = f->head + f->inside, length = f->stage->length[2];
+    const ptrdiff_t step = f->sweep->axis[2].step, element = f->element, tail = f->head + f->inside;
     if (f->inside)
         f->kernels->split(row + (f->start[2] + f->head * step) * element, step, to + f->head * element, f->sub,
                           f->inside);
     for (ptrdiff_t t = 0; t < step; t++, to += f->sub * element) {
-        if (f->head)
-            fc_stage_row(f->kernels, element, row, f->start[2] + t, step, size, to, f->head);
-        if (tail < length)
-            fc_stage_row(f->kernels, element, row, f->start[2] + t + tail * step, step, size, to + tail * element,
-                         length - tail);
+        fill_end(f, row, f->start[2] + t, to, f->head);
+        fill_end(f, row, f->start[2] + t + tail * step, to + tail * element, f->stage->length[2] - tail);
     }
 }
 
