@@ -1,7 +1,8 @@
 /* algo_depthwise.c -- one input channel for each group: windows over planes, no matrix product.
  *
  * There is next to nothing to compute for each element that is read, so everything is about touching memory once.
- * Windows of 3x3 and 5x5 over planes have drivers of their own: depthwise_lines.c, and depthwise_spread.c for the input gradient at stride 2.
+ * Windows of 3x3 and 5x5 over planes have drivers of their own: depthwise_lines.c, and depthwise_spread.c for the input gradient at stride 2;
+ * and so have planes that are narrower than a vector: depthwise_turned.c.
  * Planes: a plane, or some of its rows, is staged with its padding (a cheap copy), strides resolved as in stage.c;
  * kernels run along rows. Pixels: channels-last arrays are read where they lie, through pointers, those of the padding
  * to zeros; kernels run along channels. Channels-last arrays with several outputs for each channel, or with fewer
@@ -921,7 +922,9 @@ static double cost(const fc_conv_plan *plan)
     if (!by_pixels(plan)) {
         shape h = shape_of(plan);
         vectors = (double)fc_ceil_div(plan->output[2], plan->kernels->lanes);
-        moved = fc_depthwise_lines_fit(plan) || fc_depthwise_spread_fit(plan) ? 0 : (double)h.staged / lanes * 2;
+        moved = fc_depthwise_lines_fit(plan) || fc_depthwise_spread_fit(plan) || fc_depthwise_turned_fit(plan)
+                    ? 0
+                    : (double)h.staged / lanes * 2;
         if (p->layout == FC_CHANNELS_LAST)
             moved += (double)(back ? p->input[0] * p->input[1] * p->input[2] : 0) +
                      rows * (double)(plan->output[2] * h.inputs * h.outputs) * 4;
@@ -937,6 +940,8 @@ static double cost(const fc_conv_plan *plan)
 
 static size_t workspace(const fc_conv_plan *plan, int threads)
 {
+    if (fc_depthwise_turned_fit(plan))
+        return fc_depthwise_turned_workspace(plan, threads);
     if (fc_depthwise_lines_fit(plan))
         return fc_depthwise_lines_workspace(plan, threads);
     if (fc_depthwise_spread_fit(plan))
@@ -952,7 +957,9 @@ static size_t workspace(const fc_conv_plan *plan, int threads)
 static void run(const fc_conv_plan *plan, const fc_conv_arrays *arrays, void *space, int threads)
 {
     bool gradient = plan->problem.pass == FC_BACKWARD_WEIGHT;
-    if (fc_depthwise_lines_fit(plan))
+    if (fc_depthwise_turned_fit(plan))
+        fc_depthwise_turned_run(plan, arrays, space, threads);
+    else if (fc_depthwise_lines_fit(plan))
         fc_depthwise_lines_run(plan, arrays, space, threads);
     else if (fc_depthwise_spread_fit(plan))
         fc_depthwise_spread_run(plan, arrays, space, threads);

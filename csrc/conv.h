@@ -264,7 +264,11 @@ void fc_pixels_run(const fc_conv_plan *plan, const fc_conv_arrays *arrays, void 
 size_t fc_weights_workspace(const fc_conv_plan *plan, int threads);
 bool fc_weights_sum_bias(const fc_conv_plan *plan);
 void fc_weights_run(const fc_conv_plan *plan, const fc_conv_arrays *arrays, void *workspace, int threads);
-/* Depthwise 3x3, channels first, where a worker has room for it. */
+/* Depthwise, channels first, forward and input gradient of narrow planes. */
+bool fc_depthwise_turned_fit(const fc_conv_plan *plan);
+size_t fc_depthwise_turned_workspace(const fc_conv_plan *plan, int threads);
+void fc_depthwise_turned_run(const fc_conv_plan *plan, const fc_conv_arrays *arrays, void *workspace, int threads);
+/* Depthwise 3x3 and 5x5, channels first, where a worker has room for it. */
 bool fc_depthwise_lines_fit(const fc_conv_plan *plan);
 size_t fc_depthwise_lines_workspace(const fc_conv_plan *plan, int threads);
 void fc_depthwise_lines_run(const fc_conv_plan *plan, const fc_conv_arrays *arrays, void *workspace, int threads);

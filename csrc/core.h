@@ -421,6 +421,21 @@ enum { FC_SPREAD_COPIES = 5 };
 #define FC_SPREAD_ROOM(columns, dx_columns, lanes)                                                                     \
     (FC_SPREAD_COPIES * FC_SPREAD_PITCH(columns, lanes) + fc_round_up(dx_columns, 2 * (lanes)))
 
+/* Places of a plane whose elements are vectors, of as many channels as they have lanes: taps lie in columns side by side. Pitches and steps
+ * count vectors. */
+typedef struct fc_depthwise_turned {
+    const void *in; /* the first place's first tap */
+    ptrdiff_t rows, columns;
+    ptrdiff_t in_pitch, tap_pitch; /* from a row of places to the next, and of taps */
+    ptrdiff_t height;              /* rows of taps */
+    const void *weight;            /* [height][width] */
+    const void *bias;              /* a vector, or NULL */
+    bool relu;
+    void *out;
+    ptrdiff_t out_pitch, out_step;
+} fc_depthwise_turned;
+enum { FC_TURNED_WIDTHS = 8 };
+
 /* Pixels of one row, channels last: at least a vector of channels. */
 typedef struct fc_depthwise_pixels {
     int count;             /* 7, 4, 2 or 1 */
@@ -541,6 +556,8 @@ typedef struct fc_kernels {     /* one real type on one instruction set */
     void (*depthwise_lines[2][2])(const fc_depthwise *);      /* 3x3 and 5x5, [step - 1] */
     void (*depthwise_lines_sum[2])(const fc_depthwise *);     /* 3x3, [step - 1] */
     void (*depthwise_spread[2])(const fc_depthwise_spread *); /* 3x3 and 5x5 */
+    void (*depthwise_turned[FC_TURNED_WIDTHS][2])(
+        const fc_depthwise_turned *); /* [width][step of columns - 1], or NULL */
     void (*pixels[FC_WINDOWS])(const fc_depthwise_pixels *);
     void (*pixels_sum[FC_WINDOWS])(const fc_depthwise_pixels *);
     void (*dots)(const fc_dots *);

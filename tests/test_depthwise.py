@@ -122,12 +122,41 @@ def test_rows_of_two_vectors(isa: str, dtype: str, padding: Any) -> None:
 
 @pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("padding", [0, 2, 4, ((1, 3), (0, 1)), ((2, 0), (1, 4)), ((0, 4), (3, 2)), ((4, 1), (4, 0))])
+def test_ends_of_rows_of_5x5(isa: str, dtype: str, stride: int, padding: Any) -> None:
+    """Any of a window's taps may lie beside the row: every width up to two vectors and beyond."""
+    with instruction_set(isa):
+        for n in (5, 6, 7, 8, 9, 12, 14, 15, 16, 17, 18, 20, 29, 30, 31, 32, 33, 35, 36, 61, 62, 63, 64, 65, 66):
+            assert_exact(Problem(1, 3, 1, (n % 9 + 5, n), (5, 5), stride, padding), dtype, seed=n)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("kernel", [3, 5])
 @pytest.mark.parametrize("padding", [(0, 0), (1, 1), (2, 2), (0, 1), (2, 1), ((0, 1), (1, 0)), ((1, 2), (2, 0))])
-def test_input_gradient_at_stride_2(isa: str, dtype: str, padding: Any) -> None:
+def test_input_gradient_at_stride_2(isa: str, dtype: str, kernel: int, padding: Any) -> None:
     """Rows of dy are spread over rows of dx: every width up to two vectors' pairs, both parities of every padding."""
     with instruction_set(isa):
-        for n in range(3, 70, 3):
-            assert_exact(Problem(1, 3, 1, (3 + n % 5, n), (3, 3), 2, padding), dtype, seed=n)
+        for n in range(kernel, 70, 3):
+            assert_exact(Problem(1, 3, 1, (kernel + n % 5, n), (kernel,) * 2, 2, padding), dtype, seed=n)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("kernel", [(1, 1), (2, 2), (3, 3), (3, 5), (4, 4), (5, 3), (5, 5), (6, 2), (7, 7)])
+@pytest.mark.parametrize("stride", [1, 2, (1, 2), (2, 1)])
+def test_planes_narrower_than_a_vector(isa: str, dtype: str, kernel: tuple[int, int], stride: Any) -> None:
+    """Channels lie side by side: of one vector and of several, whole or not; paddings on either side."""
+    with instruction_set(isa):
+        for n, (height, width) in enumerate([(7, 7), (1, 4), (5, 12), (16, 3), (14, 14), (8, 8), (9, 16), (2, 2)]):
+            half = kernel[0] // 2, kernel[1] // 2
+            padding = [((0, 1), (1, 0)), ((2, 0), (0, 3)), ((half[0],) * 2, (half[1],) * 2), ((1, 1), (2, 6))][n % 4]
+            if height + sum(padding[0]) < kernel[0] or width + sum(padding[1]) < kernel[1]:
+                continue
+            for channels in (8, 16, 23, 33):
+                problem = Problem(3, channels, 1, (height, width), kernel, stride, padding)
+                assert_exact(problem, dtype, seed=n, relu=channels == 23)
 
 
 @pytest.mark.parametrize("isa", ISAS)
