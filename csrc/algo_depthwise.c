@@ -609,7 +609,7 @@ static void add_splits(void *context, ptrdiff_t index, int worker)
     const sums *p = context;
     const ptrdiff_t taps = p->taps, filters = p->plan->problem.out_channels, lanes = p->plan->kernels->lanes;
     const ptrdiff_t first = index * ADD_FILTERS, last = fc_min(first + ADD_FILTERS, filters), pitch = p->pitch;
-    const ptrdiff_t rows = pitch ? taps : 1, size = p->each * (pitch ? pitch : filters);
+    const ptrdiff_t rows = pitch ? p->each : 1, size = p->each * (pitch ? pitch : filters);
     const ptrdiff_t from = pitch ? first : first * p->each,
                     to = pitch ? fc_min(first + ADD_FILTERS, pitch) : last * p->each;
     for (ptrdiff_t row = 0; row < rows; row++)
@@ -620,10 +620,10 @@ static void add_splits(void *context, ptrdiff_t index, int worker)
                 total[i] += part[i];
         }
     for (ptrdiff_t k = first; k < last; k++) {
-        if (p->dbias)
-            fc_bias_put(p->plan, p->totals + k * p->each + taps, 1, 0, k, 1, p->dbias);
         /* the last vector of channels is that of the last channels */
         ptrdiff_t vector = k / lanes * lanes, lane = vector + lanes <= filters ? k : vector + k - (filters - lanes);
+        if (p->dbias)
+            fc_bias_put(p->plan, p->totals + (pitch ? taps * pitch + lane : k * p->each + taps), 1, 0, k, 1, p->dbias);
         for (ptrdiff_t t = 0; t < taps; t++) {
             double total = p->totals[pitch ? t * pitch + lane : k * p->each + t];
             if (p->plan->problem.dtype == FC_FLOAT32)
@@ -969,5 +969,9 @@ static void run(const fc_conv_plan *plan, const fc_conv_arrays *arrays, void *sp
         (gradient ? gradient_run : planes_run)(plan, arrays, space, threads);
 }
 
-const fc_conv_algorithm fc_algorithm_depthwise = {"depthwise", decline, cost, workspace, run, fc_depthwise_lines_fit,
-                                                  NULL};
+static bool sums_bias(const fc_conv_plan *plan)
+{
+    return fc_depthwise_turned_fit(plan) || fc_depthwise_lines_fit(plan);
+}
+
+const fc_conv_algorithm fc_algorithm_depthwise = {"depthwise", decline, cost, workspace, run, sums_bias, NULL};

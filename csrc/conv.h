@@ -264,7 +264,7 @@ void fc_pixels_run(const fc_conv_plan *plan, const fc_conv_arrays *arrays, void 
 size_t fc_weights_workspace(const fc_conv_plan *plan, int threads);
 bool fc_weights_sum_bias(const fc_conv_plan *plan);
 void fc_weights_run(const fc_conv_plan *plan, const fc_conv_arrays *arrays, void *workspace, int threads);
-/* Depthwise, channels first, forward and input gradient of narrow planes. */
+/* Depthwise, channels first, narrow planes. */
 bool fc_depthwise_turned_fit(const fc_conv_plan *plan);
 size_t fc_depthwise_turned_workspace(const fc_conv_plan *plan, int threads);
 void fc_depthwise_turned_run(const fc_conv_plan *plan, const fc_conv_arrays *arrays, void *workspace, int threads);
@@ -277,7 +277,7 @@ bool fc_depthwise_spread_fit(const fc_conv_plan *plan);
 size_t fc_depthwise_spread_workspace(const fc_conv_plan *plan, int threads);
 void fc_depthwise_spread_run(const fc_conv_plan *plan, const fc_conv_arrays *arrays, void *workspace, int threads);
 /* Adds the splits of a depthwise weight gradient in order and writes it. totals: [split][filter][each], of which the first are the taps'
- * and, where dbias is not NULL, the next one is the bias'; or, pitch being not 0, [split][tap][pitch]. They are spoilt. */
+ * and, where dbias is not NULL, the next one is the bias'; or, pitch being not 0, [split][each][pitch]. They are spoilt. */
 void fc_depthwise_add(const fc_conv_plan *plan, double *totals, ptrdiff_t splits, ptrdiff_t each, ptrdiff_t pitch,
                       void *dweight, void *dbias, int threads);
 

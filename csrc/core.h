@@ -431,8 +431,9 @@ typedef struct fc_depthwise_turned {
     const void *weight;            /* [height][width] */
     const void *bias;              /* a vector, or NULL */
     bool relu;
-    void *out;
+    void *out; /* weight gradient: dy, read */
     ptrdiff_t out_pitch, out_step;
+    void *sums; /* weight gradient: [height][width], and one more for dy itself; added to */
 } fc_depthwise_turned;
 enum { FC_TURNED_WIDTHS = 8 };
 
@@ -557,7 +558,8 @@ typedef struct fc_kernels {     /* one real type on one instruction set */
     void (*depthwise_lines_sum[2])(const fc_depthwise *);     /* 3x3, [step - 1] */
     void (*depthwise_spread[2])(const fc_depthwise_spread *); /* 3x3 and 5x5 */
     void (*depthwise_turned[FC_TURNED_WIDTHS][2])(
-        const fc_depthwise_turned *); /* [width][step of columns - 1], or NULL */
+        const fc_depthwise_turned *);                                /* [width][step of columns - 1], or NULL */
+    void (*depthwise_turned_sum[2][2])(const fc_depthwise_turned *); /* 3x3 and 5x5, [step of columns - 1] */
     void (*pixels[FC_WINDOWS])(const fc_depthwise_pixels *);
     void (*pixels_sum[FC_WINDOWS])(const fc_depthwise_pixels *);
     void (*dots)(const fc_dots *);

@@ -10,7 +10,7 @@
 enum {
     LEAST_BYTES = 16 << 10, /* of planes: less are not worth another plan */
     ROUND_BYTES = 8 << 20, /* of planes, at most, unless an image has more: some cache holds them until they are read */
-    AHEAD = 32,             /* rows that are fetched before they are read */
+    AHEAD = 32,            /* rows that are fetched before they are read */
     ROW_CYCLES = 10        /* estimated, of a row that is moved; and half a cycle of an element */
 };
 
@@ -141,7 +141,7 @@ static void split_channel(void *context, ptrdiff_t channel, int worker)
                 }
                 const char *from = x + (deep * in[1] + high) * in[2] * element;
                 for (ptrdiff_t b = 0; b < in[2] * element; b += FC_ALIGNMENT)
-                        __builtin_prefetch(from + AHEAD * p->stride[1] * in[2] * element + b);
+                    __builtin_prefetch(from + AHEAD * p->stride[1] * in[2] * element + b);
                 if (side_by_side(plan))
                     plan->kernels->split(from, k[2], to, places, out[2]);
                 else
