@@ -65,7 +65,7 @@ bool fc_depthwise_turned_fit(const fc_conv_plan *plan)
     const bool sums = p->pass == FC_BACKWARD_WEIGHT;
     if (p->layout != FC_CHANNELS_FIRST || p->in_channels != p->groups || p->out_channels != p->groups ||
         p->groups < lanes || lanes * element != FC_ALIGNMENT || p->input[0] * plan->output[0] * p->kernel[0] != 1 ||
-        p->pad_before[0] != 0 || p->kernel[1] > 7 || p->kernel[2] > 7)
+        p->pad_before[0] != 0 || fc_max(p->kernel[1], p->kernel[2]) >= FC_TURNED_WIDTHS)
         return false;
     for (int a = 1; a < 3; a++)
         if (p->input[a] > lanes || plan->output[a] > lanes || p->stride[a] > fc_min(p->kernel[a], 2) ||
@@ -78,7 +78,7 @@ bool fc_depthwise_turned_fit(const fc_conv_plan *plan)
     const shape h = shape_of(plan);
     for (ptrdiff_t i = 0; i < h.phases; i++) {
         const fc_axis *across = &h.axis[i][1];
-        if (!sums && (across->taps >= FC_TURNED_WIDTHS || !kernels->depthwise_turned[across->taps][across->step - 1]))
+        if (!sums && !kernels->depthwise_turned[across->taps][across->step - 1])
             return false;
     }
     return h.worker <= MOST_BYTES && h.worker <= plan->limit / 2 && h.shared <= plan->limit / 2;
@@ -95,8 +95,8 @@ typedef struct job {
 
 /* What a worker has at hand. */
 typedef struct desk {
-    char *padded, *inner, *turned; /* inner: the plane's first element in between zeros */
-    char *weight;                  /* or sums; before it is room for as many taps */
+    char *inner, *turned; /* inner: the plane's first element in between zeros */
+    char *weight;         /* or sums; before it is room for as many taps */
 } desk;
 
 static desk desk_of(const job *j, int worker)
@@ -105,8 +105,7 @@ static desk desk_of(const job *j, int worker)
     const ptrdiff_t vector = j->plan->kernels->lanes * (ptrdiff_t)fc_size_of(j->plan->problem.dtype);
     char *padded = j->workspace + (size_t)worker * h->worker;
     memset(padded, 0, h->worker);
-    return (desk){.padded = padded,
-                  .inner = padded + (h->before[0] * h->all[1] + h->before[1]) * vector,
+    return (desk){.inner = padded + (h->before[0] * h->all[1] + h->before[1]) * vector,
                   .turned = padded + h->all[0] * h->all[1] * vector,
                   .weight = padded + (ptrdiff_t)h->worker - (h->taps + 1) * vector};
 }

@@ -161,12 +161,29 @@ def test_planes_narrower_than_a_vector(isa: str, dtype: str, kernel: tuple[int, 
 
 @pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(("size", "kernel", "stride"), [(7, 3, 1), (6, 5, 1), (14, 5, 2), (8, 3, 2)])
+def test_bias_gradient_of_narrow_planes(isa: str, dtype: str, size: int, kernel: int, stride: int) -> None:
+    """It is summed beside the weights': blocks of channels, whole or not; several images to a double sum."""
+    rng = np.random.default_rng(0)
+    with instruction_set(isa):
+        for channels in (16, 23, 33):
+            x = np.zeros((9, channels, size, size), dtype)
+            weight = np.zeros((channels, 1, kernel, kernel), dtype)
+            options = {"stride": stride, "padding": kernel // 2, "groups": channels, "algorithm": "depthwise"}
+            dy = rng.integers(-8, 9, fc.conv2d(x, weight, **options).shape).astype(dtype)
+            dbias = fc.conv2d_backward(dy, x, weight, **options)[2]
+            np.testing.assert_array_equal(dbias, dy.sum(axis=(0, 2, 3)))
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("width", [112, 111])
 @pytest.mark.parametrize("padding", [0, 1])
-def test_large_input_gradient_at_stride_2(padding: int, width: int, dtype: str, isa: str) -> None:
+@pytest.mark.parametrize("kernel", [3, 5])
+def test_large_input_gradient_at_stride_2(kernel: int, padding: int, width: int, dtype: str, isa: str) -> None:
     """On one thread 16 MiB and more go past the caches: the same as in parts, and as on several threads."""
     rng = np.random.default_rng(0)
-    weight = rng.standard_normal((400, 1, 3, 3)).astype(dtype)
+    weight = rng.standard_normal((400, 1, kernel, kernel)).astype(dtype)
     x = np.zeros((1, 400, 112, width), dtype)
     assert x.size * 4 >= 2**24
     with instruction_set(isa):
@@ -198,8 +215,12 @@ def test_every_number_of_channels(isa: str, last: bool) -> None:
         Problem(1, 2, 1, (150, 160), (3, 3), 1, 1),  # several boxes of rows
         Problem(2, 1, 1, (300, 170), (5, 5), 2, 2),
         Problem(1, 2, 2, (400, 170), (3, 3), 2, 1),  # several tasks of rows
+        Problem(1, 2, 2, (400, 170), (5, 5), 1, 2),
+        Problem(1, 2, 2, (400, 171), (5, 5), 2, 2),
         Problem(2, 3, 1, (5, 2), (3, 3), 1, ((2, 0), (16, 15))),  # rows shorter than what their edges reach
+        Problem(2, 3, 1, (5, 2), (5, 5), 1, ((4, 0), (16, 15))),
         Problem(2, 3, 1, (5, 40), (3, 3), 2, ((0, 3), (0, 30))),  # a right edge wider than a vector
+        Problem(2, 3, 1, (5, 40), (5, 5), 2, ((0, 3), (0, 30))),
         Problem(1, 3, 1, (1, 1), (3, 3), 1, 1),
         Problem(1, 1, 1, (1, 2_900_000), (3, 3), 1, 1),  # a row of zeros and two copied ones would not fit: staged
         Problem(1, 3, 1, (4, 40_000), (1, 3), 1, ((0, 0), (1, 1))),  # boxes that cut rows
@@ -267,7 +288,14 @@ def test_anything(
 @pytest.mark.parametrize("last", [False, True], ids=["NCHW", "NHWC"])
 @pytest.mark.parametrize(
     ("batch", "channels", "multiplier", "size", "kernel", "stride"),
-    [(3, 40, 1, 14, 3, 1), (1, 33, 1, 56, 5, 2), (5, 3, 3, 30, 3, 1), (2, 1, 2, 200, 3, 2)],
+    [
+        (3, 40, 1, 14, 3, 1),
+        (9, 40, 1, 7, 5, 1),
+        (9, 20, 1, 14, 5, 2),
+        (1, 33, 1, 56, 5, 2),
+        (5, 3, 3, 30, 3, 1),
+        (2, 1, 2, 200, 3, 2),
+    ],
 )
 def test_same_bits_on_any_number_of_threads(
     dtype: str, last: bool, batch: int, channels: int, multiplier: int, size: int, kernel: int, stride: int
