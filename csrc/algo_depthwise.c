@@ -1,8 +1,9 @@
 /* algo_depthwise.c -- one input channel for each group: windows over planes, no matrix product.
  *
  * There is next to nothing to compute for each element that is read, so everything is about touching memory once.
- * Windows of 3x3 and 5x5 over planes have drivers of their own: depthwise_lines.c, and depthwise_spread.c for the input gradient at stride 2;
- * and so have planes that are narrower than a vector: depthwise_turned.c.
+ * Windows of 3x3 and 5x5 over planes have drivers of their own: depthwise_planes.c where planes are small and keep their size,
+ * depthwise_lines.c otherwise, and depthwise_spread.c for the input gradient at stride 2; and so have planes that are much narrower than a
+ * vector: depthwise_turned.c.
  * Planes: a plane, or some of its rows, is staged with its padding (a cheap copy), strides resolved as in stage.c;
  * kernels run along rows. Pixels: channels-last arrays are read where they lie, through pointers, those of the padding
  * to zeros; kernels run along channels. Channels-last arrays with several outputs for each channel, or with fewer
@@ -922,7 +923,8 @@ static double cost(const fc_conv_plan *plan)
     if (!by_pixels(plan)) {
         shape h = shape_of(plan);
         vectors = (double)fc_ceil_div(plan->output[2], plan->kernels->lanes);
-        moved = fc_depthwise_lines_fit(plan) || fc_depthwise_spread_fit(plan) || fc_depthwise_turned_fit(plan)
+        moved = fc_depthwise_planes_fit(plan) || fc_depthwise_lines_fit(plan) || fc_depthwise_spread_fit(plan) ||
+                        fc_depthwise_turned_fit(plan)
                     ? 0
                     : (double)h.staged / lanes * 2;
         if (p->layout == FC_CHANNELS_LAST)
@@ -942,6 +944,8 @@ static size_t workspace(const fc_conv_plan *plan, int threads)
 {
     if (fc_depthwise_turned_fit(plan))
         return fc_depthwise_turned_workspace(plan, threads);
+    if (fc_depthwise_planes_fit(plan))
+        return fc_depthwise_planes_workspace(plan, threads);
     if (fc_depthwise_lines_fit(plan))
         return fc_depthwise_lines_workspace(plan, threads);
     if (fc_depthwise_spread_fit(plan))
@@ -959,6 +963,8 @@ static void run(const fc_conv_plan *plan, const fc_conv_arrays *arrays, void *sp
     bool gradient = plan->problem.pass == FC_BACKWARD_WEIGHT;
     if (fc_depthwise_turned_fit(plan))
         fc_depthwise_turned_run(plan, arrays, space, threads);
+    else if (fc_depthwise_planes_fit(plan))
+        fc_depthwise_planes_run(plan, arrays, space, threads);
     else if (fc_depthwise_lines_fit(plan))
         fc_depthwise_lines_run(plan, arrays, space, threads);
     else if (fc_depthwise_spread_fit(plan))
@@ -971,7 +977,7 @@ static void run(const fc_conv_plan *plan, const fc_conv_arrays *arrays, void *sp
 
 static bool sums_bias(const fc_conv_plan *plan)
 {
-    return fc_depthwise_turned_fit(plan) || fc_depthwise_lines_fit(plan);
+    return fc_depthwise_turned_fit(plan) || fc_depthwise_planes_fit(plan) || fc_depthwise_lines_fit(plan);
 }
 
 const fc_conv_algorithm fc_algorithm_depthwise = {"depthwise", decline, cost, workspace, run, sums_bias, NULL};

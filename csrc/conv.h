@@ -268,6 +268,10 @@ void fc_weights_run(const fc_conv_plan *plan, const fc_conv_arrays *arrays, void
 bool fc_depthwise_turned_fit(const fc_conv_plan *plan);
 size_t fc_depthwise_turned_workspace(const fc_conv_plan *plan, int threads);
 void fc_depthwise_turned_run(const fc_conv_plan *plan, const fc_conv_arrays *arrays, void *workspace, int threads);
+/* Small planes that keep their size. */
+bool fc_depthwise_planes_fit(const fc_conv_plan *plan);
+size_t fc_depthwise_planes_workspace(const fc_conv_plan *plan, int threads);
+void fc_depthwise_planes_run(const fc_conv_plan *plan, const fc_conv_arrays *arrays, void *workspace, int threads);
 /* Depthwise 3x3 and 5x5, channels first, where a worker has room for it. */
 bool fc_depthwise_lines_fit(const fc_conv_plan *plan);
 size_t fc_depthwise_lines_workspace(const fc_conv_plan *plan, int threads);

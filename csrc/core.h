@@ -421,6 +421,21 @@ enum { FC_SPREAD_COPIES = 5 };
 #define FC_SPREAD_ROOM(columns, dx_columns, lanes)                                                                     \
     (FC_SPREAD_COPIES * FC_SPREAD_PITCH(columns, lanes) + fc_round_up(dx_columns, 2 * (lanes)))
 
+/* Planes that follow one another: places one apart, and as many as there are elements; windows of 3x3, or 5x5. Rows are at least a vector long,
+ * or they and the zeros beside them fit into one: then up to a vector is read, and written, beyond the last plane's end. Otherwise half a window is
+ * read before the first one and beyond the last. */
+typedef struct fc_depthwise_planes {
+    const void *in;
+    void *out; /* weight gradient: dy, read */
+    ptrdiff_t planes, rows, columns;
+    const void *ahead[2]; /* what is to be fetched meanwhile, as large as in and, for the weight gradient, dy */
+    const void *weight;   /* as the taps, or */
+    bool back;            /* turned about */
+    const void *bias;     /* one for each plane, or NULL */
+    bool relu;
+    void *sums; /* weight gradient, 3x3: of each plane, a vector for each tap, and one for dy itself; added to */
+} fc_depthwise_planes;
+
 /* Places of a plane whose elements are vectors, of as many channels as they have lanes: taps lie in columns side by side. Pitches and steps
  * count vectors. */
 typedef struct fc_depthwise_turned {
@@ -556,6 +571,8 @@ typedef struct fc_kernels {     /* one real type on one instruction set */
     void (*depthwise_sum[FC_WINDOWS])(const fc_depthwise *);
     void (*depthwise_lines[2][2])(const fc_depthwise *);      /* 3x3 and 5x5, [step - 1] */
     void (*depthwise_lines_sum[2])(const fc_depthwise *);     /* 3x3, [step - 1] */
+    void (*depthwise_planes[2])(const fc_depthwise_planes *); /* 3x3 and 5x5 */
+    void (*depthwise_planes_sum)(const fc_depthwise_planes *);
     void (*depthwise_spread[2])(const fc_depthwise_spread *); /* 3x3 and 5x5 */
     void (*depthwise_turned[FC_TURNED_WIDTHS][2])(
         const fc_depthwise_turned *);                                /* [width][step of columns - 1], or NULL */
