@@ -421,13 +421,13 @@ enum { FC_SPREAD_COPIES = 5 };
 #define FC_SPREAD_ROOM(columns, dx_columns, lanes)                                                                     \
     (FC_SPREAD_COPIES * FC_SPREAD_PITCH(columns, lanes) + fc_round_up(dx_columns, 2 * (lanes)))
 
-/* Planes that follow one another: places one apart, and as many as there are elements; windows of 3x3, or 5x5. Rows are at least a vector long,
- * or they and the zeros beside them fit into one: then up to a vector is read, and written, beyond the last plane's end. Otherwise half a window is
- * read before the first one and beyond the last. */
+/* Planes that follow one another; windows of 3x3 or 5x5, of which at most half lie before or beyond a plane. What is read and written is whole
+ * vectors: beyond a row, the last plane's too, and before the first plane by its padding. */
 typedef struct fc_depthwise_planes {
     const void *in;
     void *out; /* weight gradient: dy, read */
-    ptrdiff_t planes, rows, columns;
+    ptrdiff_t planes, in_rows, in_columns, rows, columns;
+    ptrdiff_t pad[2];     /* before rows, before columns */
     const void *ahead[2]; /* what is to be fetched meanwhile, as large as in and, for the weight gradient, dy */
     const void *weight;   /* as the taps, or */
     bool back;            /* turned about */
@@ -569,11 +569,11 @@ typedef struct fc_kernels {     /* one real type on one instruction set */
     void (*drain)(void *sums, ptrdiff_t count, double *totals);
     void (*depthwise[FC_WINDOWS])(const fc_depthwise *);
     void (*depthwise_sum[FC_WINDOWS])(const fc_depthwise *);
-    void (*depthwise_lines[2][2])(const fc_depthwise *);      /* 3x3 and 5x5, [step - 1] */
-    void (*depthwise_lines_sum[2])(const fc_depthwise *);     /* 3x3, [step - 1] */
-    void (*depthwise_planes[2])(const fc_depthwise_planes *); /* 3x3 and 5x5 */
-    void (*depthwise_planes_sum)(const fc_depthwise_planes *);
-    void (*depthwise_spread[2])(const fc_depthwise_spread *); /* 3x3 and 5x5 */
+    void (*depthwise_lines[2][2])(const fc_depthwise *);          /* 3x3 and 5x5, [step - 1] */
+    void (*depthwise_lines_sum[2])(const fc_depthwise *);         /* 3x3, [step - 1] */
+    void (*depthwise_planes[2][2])(const fc_depthwise_planes *);  /* 3x3 and 5x5, [step - 1] */
+    void (*depthwise_planes_sum[2])(const fc_depthwise_planes *); /* 3x3, [step - 1] */
+    void (*depthwise_spread[2])(const fc_depthwise_spread *);     /* 3x3 and 5x5 */
     void (*depthwise_turned[FC_TURNED_WIDTHS][2])(
         const fc_depthwise_turned *);                                /* [width][step of columns - 1], or NULL */
     void (*depthwise_turned_sum[2][2])(const fc_depthwise_turned *); /* 3x3 and 5x5, [step of columns - 1] */

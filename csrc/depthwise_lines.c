@@ -76,7 +76,8 @@ bool fc_depthwise_lines_fit(const fc_conv_plan *plan)
     const fc_sweep s = sweep_of(plan);
     const fc_axis *d = &s.axis[0], *h = &s.axis[1], *w = &s.axis[2];
     const ptrdiff_t lanes = plan->kernels->lanes, over = w->origin + (w->places - 1) * w->step + w->taps - w->input;
-    const bool window = d->input == 1 && d->places == 1 && d->taps == 1 && d->origin == 0 && h->taps == w->taps &&
+    const bool window = d->input == 1 && d->places == 1 && d->taps == 1 && d->origin == 0 && h->taps == p->kernel[1] &&
+                        w->taps == p->kernel[2] && h->taps == w->taps &&
                         (w->taps == 3 || (w->taps == 5 && p->pass != FC_BACKWARD_WEIGHT)) && h->tap_step == 1 &&
                         w->tap_step == 1 && h->step == w->step && h->step <= 2;
     /* where vectors are not whole lines, each tap of 5 at stride 2 takes loads of its own: measured, a quarter slower than staged rows */

@@ -1,13 +1,12 @@
-/* depthwise_planes.c -- depthwise windows of 3x3, and of 5x5 but for the weight gradient, over small planes that keep their size, channels
- * first: kernels take many planes at once, where they lie.
+/* depthwise_planes.c -- depthwise windows of 3x3, and of 5x5 but for the weight gradient, over small planes, channels first: kernels take many
+ * planes at once, where they lie.
  *
  * A plane of 14x14 takes fewer cycles than a call and a list of its rows do. Kernels read and write a little beyond the planes: the first and
- * the last one of the array, and the last one that a task writes, are copied. */
+ * the last ones of the array, and the last ones that a task writes, are copied. */
 #include "conv.h"
 
 enum {
-    MOST_BYTES =
-        16 << 10, /* of a plane, three times that for 5x5: rows of larger ones are better written from end to end */
+    MOST_BYTES = 16 << 10,    /* of a plane, three times that for 5x5: rows of larger ones are best written in order */
     TASK_ELEMENTS = 32 << 10, /* of a task, about: makes up for its setup */
     AHEAD_BYTES = 8 << 10,    /* how far ahead of what is read the image is fetched */
     TASKS = 32,               /* of a weight gradient: more threads than that wait */
@@ -16,27 +15,37 @@ enum {
 };
 
 typedef struct shape {
-    ptrdiff_t rows, columns, outputs; /* outputs of a channel */
-    ptrdiff_t plane, vector;          /* bytes; vector: bytes of one */
-    bool wide;                        /* rows are a vector or more */
-    ptrdiff_t task_planes;            /* weight gradient: channels of a task, */
-    ptrdiff_t blocks, splits;         /* tasks side by side, parts of the images */
-    ptrdiff_t sums;                   /* of a task, bytes */
-    size_t worker, shared;            /* bytes */
+    const fc_axis *rows, *columns;
+    ptrdiff_t outputs;         /* of a channel */
+    ptrdiff_t in, out, vector; /* bytes of a plane, of what is computed from it, and of a vector */
+    ptrdiff_t before, beyond;  /* elements that are read before a plane and beyond it, */
+    ptrdiff_t spill;           /* and touched beyond one of the output's */
+    ptrdiff_t task_planes;     /* weight gradient: channels of a task, */
+    ptrdiff_t blocks, splits;  /* tasks side by side, parts of the images */
+    ptrdiff_t sums;            /* of a task, bytes */
+    size_t worker, shared;     /* bytes */
 } shape;
 
-static shape shape_of(const fc_conv_plan *plan)
+static fc_sweep sweep_of(const fc_conv_plan *plan)
+{
+    return plan->problem.pass == FC_BACKWARD_INPUT ? fc_sweep_backward_input(plan, 0) : fc_sweep_forward(plan);
+}
+
+static shape shape_of(const fc_conv_plan *plan, const fc_sweep *s)
 {
     const fc_conv_problem *p = &plan->problem;
     const ptrdiff_t element = (ptrdiff_t)fc_size_of(p->dtype), lanes = plan->kernels->lanes;
-    shape h = {.rows = p->input[1],
-               .columns = p->input[2],
-               .outputs = p->out_channels / p->groups,
-               .plane = p->input[1] * p->input[2] * element,
-               .vector = lanes * element,
-               .wide = p->input[2] >= lanes};
+    shape h = {
+        .rows = &s->axis[1], .columns = &s->axis[2], .outputs = p->out_channels / p->groups, .vector = lanes * element};
+    const ptrdiff_t places = h.rows->places * h.columns->places, over = fc_max(lanes - h.columns->places, 0);
+    h.in = h.rows->input * h.columns->input * element;
+    h.out = places * element;
+    h.before = -h.columns->origin;
+    /* the last vector's last tap, and what is loaded together with it */
+    h.beyond = fc_max((h.columns->places + over) * h.columns->step + h.columns->taps - h.before - h.columns->input, 0);
+    h.spill = over;
     if (p->pass == FC_BACKWARD_WEIGHT) {
-        const ptrdiff_t most = fc_max(TASK_ELEMENTS / (h.rows * h.columns * h.outputs), 1);
+        const ptrdiff_t most = fc_max(TASK_ELEMENTS / (places * h.outputs), 1);
         h.task_planes = fc_max(fc_min(most, p->groups / TASKS), 1);
         h.blocks = fc_ceil_div(p->groups, h.task_planes);
         const ptrdiff_t room =
@@ -45,28 +54,39 @@ static shape shape_of(const fc_conv_plan *plan)
         h.sums = h.task_planes * h.outputs * SUMS * h.vector;
         h.shared = (size_t)(h.splits * p->out_channels * SUMS) * sizeof(double);
     }
-    h.worker = (size_t)(fc_round_up(h.sums, FC_ALIGNMENT) + 2 * fc_round_up(h.plane + 2 * h.vector, FC_ALIGNMENT));
+    h.worker =
+        (size_t)(fc_round_up(h.sums, FC_ALIGNMENT) + fc_round_up((h.before + h.beyond) * element + h.in, FC_ALIGNMENT) +
+                 fc_round_up(h.spill * element + h.out, FC_ALIGNMENT));
     return h;
 }
 
 bool fc_depthwise_planes_fit(const fc_conv_plan *plan)
 {
     const fc_conv_problem *p = &plan->problem;
-    const ptrdiff_t lanes = plan->kernels->lanes, size = p->kernel[2], half = size / 2;
-    if (p->layout != FC_CHANNELS_FIRST || p->in_channels != p->groups ||
-        (p->pass == FC_BACKWARD_INPUT && p->out_channels != p->groups) ||
-        p->input[0] * plan->output[0] * p->kernel[0] != 1 || p->pad_before[0] != 0 || p->kernel[1] != size)
+    const bool back = p->pass == FC_BACKWARD_INPUT;
+    const ptrdiff_t lanes = plan->kernels->lanes;
+    if (p->layout != FC_CHANNELS_FIRST || (back && (p->out_channels != p->groups || fc_sweep_phases(plan) > 1)))
         return false;
-    for (int a = 1; a < 3; a++)
-        if (p->stride[a] != 1 || p->dilation[a] != 1 || p->pad_before[a] != half || plan->output[a] != p->input[a])
+    const fc_sweep s = sweep_of(plan);
+    const fc_axis *d = &s.axis[0], *h = &s.axis[1], *w = &s.axis[2];
+    const ptrdiff_t size = w->taps, half = size / 2;
+    if (d->input != 1 || d->places != 1 || d->taps != 1 || d->origin != 0 || h->taps != size || p->kernel[1] != size ||
+        p->kernel[2] != size || h->step != w->step || w->step > 2 ||
+        !(size == 3 || (size == 5 && p->pass != FC_BACKWARD_WEIGHT)))
+        return false;
+    for (int a = 1; a < 3; a++) {
+        const fc_axis *ax = &s.axis[a];
+        const ptrdiff_t over = ax->origin + (ax->places - 1) * ax->step + size - ax->input;
+        if (ax->tap_step != 1 || ax->origin > 0 || -ax->origin > half || over > half)
             return false;
-    if (!(size == 3 || (size == 5 && p->pass != FC_BACKWARD_WEIGHT)) ||
-        (p->input[2] > lanes - half && p->input[2] < lanes))
+    }
+    if (p->pass == FC_BACKWARD_WEIGHT && w->step == 1 && (h->origin != -1 || h->places != h->input))
         return false;
-    const shape h = shape_of(plan);
-    if (!h.wide && (h.rows + 1) * h.columns < lanes)
-        return false; /* what lies beyond a plane must be the next one alone */
-    return h.plane <= (size == 5 ? 3 : 1) * MOST_BYTES && h.worker <= plan->limit / 2 && h.shared <= plan->limit / 2;
+    const bool turned = w->step == 1 && w->places == w->input && w->places <= lanes - half;
+    if (w->places < lanes && !turned && w->step == 1)
+        return false; /* the taps of one vector would lie outside at either end */
+    const shape n = shape_of(plan, &s);
+    return n.in <= (size == 5 ? 3 : 1) * MOST_BYTES && n.worker <= plan->limit / 2 && n.shared <= plan->limit / 2;
 }
 
 typedef struct job {
@@ -78,7 +98,7 @@ typedef struct job {
     double *totals;        /* [split][filter][SUMS] */
 } job;
 
-/* What a worker has at hand: room for sums, and for a plane of what is read and one of what is written, with a vector on either side. */
+/* What a worker has at hand: room for sums, and for a plane of what is read and one of what is written. */
 typedef struct desk {
     char *sums, *in, *out;
 } desk;
@@ -86,26 +106,44 @@ typedef struct desk {
 static desk desk_of(const job *j, int worker)
 {
     const shape *h = j->shape;
+    const ptrdiff_t element = (ptrdiff_t)fc_size_of(j->plan->problem.dtype);
     char *space = j->workspace + (size_t)worker * h->worker;
     memset(space, 0, h->worker);
     desk d = {.sums = fc_take(&space, h->sums)};
-    d.in = (char *)fc_take(&space, h->plane + 2 * h->vector) + h->vector;
-    d.out = space + h->vector;
+    d.in = (char *)fc_take(&space, (h->before + h->beyond) * element + h->in) + h->before * element;
+    d.out = space;
     return d;
 }
 
-/* Whether something is read before the plane or beyond it that is not of the array. */
-static bool is_outermost(const shape *h, ptrdiff_t plane, ptrdiff_t planes)
+/* Of `planes` planes, how many at their end are less than so many elements away from it. */
+static ptrdiff_t tail_of(ptrdiff_t planes, ptrdiff_t elements, ptrdiff_t plane)
 {
-    return plane == planes - 1 || (h->wide && plane == 0);
+    return fc_min(fc_ceil_div(elements, plane), planes);
 }
 
-/* The planes from `plane` on that are as it is: those at the array's ends are apart from the others. */
-static ptrdiff_t run_of(const shape *h, ptrdiff_t plane, ptrdiff_t last, ptrdiff_t planes)
+/* How many planes from `plane` on the kernels may read where they lie: 0 where what is read around it is not of the array. */
+static ptrdiff_t run_of(const job *j, ptrdiff_t plane, ptrdiff_t last)
 {
-    if (is_outermost(h, plane, planes))
-        return 1;
-    return fc_min(last, planes - 1) - plane;
+    const shape *h = j->shape;
+    const ptrdiff_t planes = j->plan->problem.batch * j->plan->problem.groups,
+                    size = h->rows->input * h->columns->input, places = h->rows->places * h->columns->places;
+    ptrdiff_t tail = tail_of(planes, h->beyond, size);
+    if (j->plan->problem.pass == FC_BACKWARD_WEIGHT)
+        tail = fc_max(tail, fc_ceil_div(tail_of(planes * h->outputs, h->spill, places), h->outputs));
+    return plane * size < h->before ? 0 : fc_max(fc_min(last, planes - tail) - plane, 0);
+}
+
+static fc_depthwise_planes task_of(const job *j, ptrdiff_t planes)
+{
+    const shape *h = j->shape;
+    return (fc_depthwise_planes){.planes = planes,
+                                 .in_rows = h->rows->input,
+                                 .in_columns = h->columns->input,
+                                 .rows = h->rows->places,
+                                 .columns = h->columns->places,
+                                 .pad = {-h->rows->origin, -h->columns->origin},
+                                 .back = j->plan->problem.pass == FC_BACKWARD_INPUT,
+                                 .relu = j->plan->problem.relu};
 }
 
 /* ---- forward and input gradient ---------------------------------------------------------------------------------- */
@@ -115,33 +153,27 @@ static void run_task(void *context, ptrdiff_t index, int worker)
     const job *j = context;
     const shape *h = j->shape;
     const fc_conv_problem *p = &j->plan->problem;
-    const fc_kernels *kernels = j->plan->kernels;
-    const ptrdiff_t element = (ptrdiff_t)fc_size_of(p->dtype), taps = p->kernel[1] * p->kernel[2],
-                    filters = p->out_channels, planes = p->batch * p->groups;
+    const ptrdiff_t element = (ptrdiff_t)fc_size_of(p->dtype), taps = h->rows->taps * h->columns->taps,
+                    filters = p->out_channels;
     const ptrdiff_t first = index * j->task_planes, last = fc_min(first + j->task_planes, p->batch * filters);
+    /* what is written beyond a plane is written over by the next one, if this task writes it */
+    const ptrdiff_t copied = last - tail_of(last - first, h->spill, h->rows->places * h->columns->places);
     const desk d = desk_of(j, worker);
     for (ptrdiff_t at = first, count; at < last; at += count) {
         const ptrdiff_t plane = at / h->outputs, filter = at % filters;
-        const char *in = j->in + plane * h->plane;
-        char *out = j->out + at * h->plane;
-        /* what is written beyond a plane is written over by the next one, if this task writes it */
-        const bool copied = !h->wide && at == last - 1;
-        count = 1;
-        if (h->outputs == 1 && !copied)
-            count = fc_min(run_of(h, plane, last - !h->wide, planes), filters - filter);
-        fc_depthwise_planes task = {.in = is_outermost(h, plane, planes) ? memcpy(d.in, in, (size_t)h->plane) : in,
-                                    .out = copied ? d.out : out,
-                                    .planes = count,
-                                    .rows = h->rows,
-                                    .columns = h->columns,
-                                    .ahead = {in + AHEAD_BYTES},
-                                    .weight = j->weight + filter * taps * element,
-                                    .back = p->pass == FC_BACKWARD_INPUT,
-                                    .bias = j->bias ? j->bias + filter * element : NULL,
-                                    .relu = p->relu};
-        kernels->depthwise_planes[p->kernel[2] == 5](&task);
-        if (copied)
-            memcpy(out, d.out, (size_t)h->plane);
+        const char *in = j->in + plane * h->in;
+        char *out = j->out + at * h->out;
+        const ptrdiff_t run = run_of(j, plane, h->outputs == 1 && at < copied ? copied : plane + 1);
+        count = fc_max(fc_min(run, filters - filter), 1);
+        fc_depthwise_planes task = task_of(j, count);
+        task.in = run ? in : memcpy(d.in, in, (size_t)h->in);
+        task.out = at < copied ? out : d.out;
+        task.ahead[0] = in + AHEAD_BYTES;
+        task.weight = j->weight + filter * taps * element;
+        task.bias = j->bias ? j->bias + filter * element : NULL;
+        j->plan->kernels->depthwise_planes[taps == 25][h->columns->step - 1](&task);
+        if (at >= copied)
+            memcpy(out, d.out, (size_t)h->out);
     }
 }
 
@@ -153,7 +185,7 @@ static void run_gradient(void *context, ptrdiff_t index, int worker)
     const shape *h = j->shape;
     const fc_conv_problem *p = &j->plan->problem;
     const fc_kernels *kernels = j->plan->kernels;
-    const ptrdiff_t block = index % h->blocks, split = index / h->blocks, planes = p->batch * p->groups;
+    const ptrdiff_t block = index % h->blocks, split = index / h->blocks;
     const ptrdiff_t first = block * h->task_planes, last = fc_min(first + h->task_planes, p->groups);
     const ptrdiff_t n0 = split * p->batch / h->splits, n1 = (split + 1) * p->batch / h->splits;
     const ptrdiff_t vectors = (last - first) * h->outputs * SUMS;
@@ -161,26 +193,25 @@ static void run_gradient(void *context, ptrdiff_t index, int worker)
     double *totals = j->totals + (split * p->out_channels + first * h->outputs) * SUMS;
     memset(totals, 0, (size_t)vectors * sizeof *totals);
     for (ptrdiff_t n = n0, pending = 0; n < n1; n++) {
-        const ptrdiff_t next = n < n1 - 1 ? p->groups * h->plane : 0; /* from a plane to that of the next image */
+        const ptrdiff_t next = n < n1 - 1 ? p->groups : 0; /* from a plane to that of the next image */
         char *sums = d.sums;
         for (ptrdiff_t g = first, count; g < last; g += count) {
             const ptrdiff_t plane = n * p->groups + g;
-            const char *in = j->in + plane * h->plane;
-            const bool copied = is_outermost(h, plane, planes);
-            count = run_of(h, plane, plane + (h->outputs == 1 ? last - g : 1), planes);
+            const ptrdiff_t run = run_of(j, plane, h->outputs == 1 ? plane + last - g : plane + 1);
+            const char *in = j->in + plane * h->in;
+            count = fc_max(run, 1);
             for (ptrdiff_t o = 0; o < h->outputs; o++, sums += count * SUMS * h->vector) {
-                char *dy = j->out + (plane * h->outputs + o) * h->plane;
-                fc_depthwise_planes task = {.in = copied ? memcpy(d.in, in, (size_t)h->plane) : in,
-                                            .out = copied ? memcpy(d.out, dy, (size_t)h->plane) : dy,
-                                            .planes = count,
-                                            .rows = h->rows,
-                                            .columns = h->columns,
-                                            .ahead = {in + next, dy + next * h->outputs},
-                                            .sums = sums};
-                kernels->depthwise_planes_sum(&task);
+                char *dy = j->out + (plane * h->outputs + o) * h->out;
+                fc_depthwise_planes task = task_of(j, count);
+                task.in = run ? in : memcpy(d.in, in, (size_t)h->in);
+                task.out = run ? dy : memcpy(d.out, dy, (size_t)h->out);
+                task.ahead[0] = in + next * h->in;
+                task.ahead[1] = dy + next * h->outputs * h->out;
+                task.sums = sums;
+                kernels->depthwise_planes_sum[h->columns->step - 1](&task);
             }
         }
-        pending += h->rows;
+        pending += h->rows->places * fc_ceil_div(h->columns->places, kernels->lanes);
         if (pending >= PATIENCE || n == n1 - 1) {
             kernels->fold(d.sums, vectors, totals);
             pending = 0;
@@ -192,14 +223,16 @@ static void run_gradient(void *context, ptrdiff_t index, int worker)
 
 size_t fc_depthwise_planes_workspace(const fc_conv_plan *plan, int threads)
 {
-    const shape h = shape_of(plan);
+    const fc_sweep s = sweep_of(plan);
+    const shape h = shape_of(plan, &s);
     return h.worker * (size_t)threads + h.shared + FC_ALIGNMENT;
 }
 
 void fc_depthwise_planes_run(const fc_conv_plan *plan, const fc_conv_arrays *arrays, void *workspace, int threads)
 {
     const fc_conv_problem *p = &plan->problem;
-    const shape h = shape_of(plan);
+    const fc_sweep s = sweep_of(plan);
+    const shape h = shape_of(plan, &s);
     const bool back = p->pass == FC_BACKWARD_INPUT;
     char *space = workspace;
     job j = {.plan = plan,
@@ -217,7 +250,7 @@ void fc_depthwise_planes_run(const fc_conv_plan *plan, const fc_conv_arrays *arr
     }
     /* how many planes a task has does not change a bit of the result */
     const ptrdiff_t planes = p->batch * p->out_channels;
-    j.task_planes = fc_max(TASK_ELEMENTS / (h.rows * h.columns), 1);
+    j.task_planes = fc_max(TASK_ELEMENTS / (h.rows->places * h.columns->places), 1);
     if (threads > 1)
         j.task_planes = fc_min(j.task_planes, fc_max(planes / (4 * threads), 1));
     fc_parallel(threads, fc_ceil_div(planes, j.task_planes), run_task, &j);

@@ -113,9 +113,10 @@ def test_planes_of_every_width(isa: str, dtype: str, last: bool, kernel: int, st
 @pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("kernel", [3, 5])
+@pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize(("batch", "channels", "multiplier"), [(1, 1, 1), (3, 2, 1), (2, 67, 1), (2, 5, 3)])
-def test_planes_that_keep_their_size(
-    isa: str, dtype: str, kernel: int, batch: int, channels: int, multiplier: int
+def test_small_planes(
+    isa: str, dtype: str, kernel: int, stride: int, batch: int, channels: int, multiplier: int
 ) -> None:
     """Rows of one vector, two and three, low planes, and the largest that are taken whole; on several threads."""
     widths = [*range(1, 20), 23, 24, 25, 31, 32, 33, 34, 40, 47, 48, 49, 50, 63, 64]
@@ -124,17 +125,22 @@ def test_planes_that_keep_their_size(
         sizes += [(64, 64), (63, 65), (65, 64), (46, 44), (110, 111), (112, 112)]
     with instruction_set(isa), fc.threads(2):
         for size in sizes:
-            assert_exact(Problem(batch, channels, multiplier, size, (kernel,) * 2, 1, kernel // 2), dtype, seed=size[1])
+            problem = Problem(batch, channels, multiplier, size, (kernel,) * 2, stride, kernel // 2)
+            assert_exact(problem, dtype, seed=size[1])
 
 
 @pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("padding", [0, 2, ((1, 1), (0, 1)), ((1, 1), (1, 0)), ((0, 2), (1, 2)), ((2, 0), (2, 1))])
-def test_rows_of_two_vectors(isa: str, dtype: str, padding: Any) -> None:
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize(
+    "padding",
+    [0, 2, ((1, 1), (0, 1)), ((1, 1), (1, 0)), ((0, 1), (0, 1)), ((1, 0), (1, 1)), ((0, 2), (1, 2)), ((2, 0), (2, 1))],
+)
+def test_rows_of_two_vectors(isa: str, dtype: str, stride: int, padding: Any) -> None:
     """One or both of a row's ends are padded, by a column or by two: every width up to two vectors and beyond."""
     with instruction_set(isa):
         for n in (3, 4, 5, 6, 7, 8, 9, 10, 11, 14, 15, 16, 17, 18, 19, 30, 31, 32, 33, 34, 35):
-            assert_exact(Problem(2, 5, 1, (n % 9 + 3, n), (3, 3), 1, padding), dtype, seed=n)
+            assert_exact(Problem(2, 5, 1, (n % 9 + 3, n), (3, 3), stride, padding), dtype, seed=n)
 
 
 @pytest.mark.parametrize("isa", ISAS)
