@@ -13,6 +13,7 @@ typedef struct shape {
     bool in_place;                       /* channels first, and each place is a pixel */
     bool direct;                         /* few places: sums are taken where the gradient lies */
     bool filters_down;                   /* filters are the rows of the product, and not its columns */
+    bool together;                       /* in place, one chunk: columns are transposed once, for all blocks */
     ptrdiff_t rows, columns;             /* of the whole product, per group */
     ptrdiff_t block_rows, block_columns; /* of a block */
     ptrdiff_t row_blocks, column_blocks, blocks, splits;
@@ -22,6 +23,7 @@ typedef struct shape {
     ptrdiff_t chunks;                  /* blocks of the reduction, either way */
     ptrdiff_t stage_rows, stage, runs; /* channels first: rows staged at once, elements, runs of a box */
     ptrdiff_t a, b, sums;              /* elements */
+    ptrdiff_t packed;                  /* together: elements of all columns */
     size_t worker, shared, bias;       /* bytes; bias: of the sums of dy, if they are taken */
 } shape;
 
@@ -37,6 +39,8 @@ typedef struct weights {
 enum {
     BLOCK_ELEMENTS = 256 << 10,
     BLOCK_COLUMNS = 512,
+    BLOCK_PRODUCTS =
+        1 << 20, /* of a block, about, whose columns need not be transposed for it: makes up for its setup */
     TASKS = 16,
     FEW_PLACES = 1024,
     FEW_BLOCKS = 4,
@@ -50,10 +54,12 @@ enum {
     FEW_LDA = FC_DEPTH + 16 /* the same of few places */
 };
 
-/* Cycles of a place where `columns` are transposed and lie across the tile. */
-static ptrdiff_t place_cost(const fc_kernels *kernels, ptrdiff_t rows, ptrdiff_t columns)
+/* Cycles of the product of so many places, of which `columns` are transposed and lie across the tile, and, by turns, the result is. */
+static double cost_of(const fc_kernels *kernels, ptrdiff_t places, ptrdiff_t rows, ptrdiff_t columns, bool turned)
 {
-    return rows * fc_round_up(columns, kernels->width[FC_NARROW]) / kernels->lanes / 2 + columns * 8 / kernels->lanes;
+    const double lanes = (double)kernels->lanes, across = (double)fc_round_up(columns, kernels->width[FC_NARROW]),
+                 transposed = (double)places * (double)columns + (turned ? (double)rows * (double)columns : 0);
+    return (double)places * (double)rows * across / lanes / 2 + transposed * 8 / lanes;
 }
 
 static shape shape_of(const fc_conv_plan *plan, const fc_sweep *s)
@@ -62,18 +68,19 @@ static shape shape_of(const fc_conv_plan *plan, const fc_sweep *s)
                     depth = s->channels * taps;
     shape h = {.last = plan->problem.layout == FC_CHANNELS_LAST};
     h.in_place = !h.last && fc_sweep_in_place(s);
-    h.filters_down = h.last || (h.in_place && place_cost(plan->kernels, s->filters, depth) <
-                                                  place_cost(plan->kernels, depth, s->filters));
+    const ptrdiff_t places = s->batch * fc_sweep_places(s);
+    h.filters_down = h.last || (h.in_place && cost_of(plan->kernels, places, s->filters, depth, false) <
+                                                  cost_of(plan->kernels, places, depth, s->filters, true));
     h.rows = h.filters_down ? s->filters : depth;
     h.columns = h.filters_down ? depth : s->filters;
-    const bool few = s->batch * fc_sweep_places(s) < FEW_PLACES;
+    const bool few = places < FEW_PLACES;
     if (!h.last)
         h.boxes = fc_boxes_of(s, DEPTH, 1);
     h.direct = h.last ? taps == 1 && few : h.in_place && h.filters_down && h.boxes.total == 1;
     /* of a wide tile, a row's columns are written together; but its few rows may read more of them than they are worth */
     const bool thirsty =
                    plan->kernels->rows[FC_WIDE] < MANY_ROWS && plan->kernels->width[FC_WIDE] * element > FC_ALIGNMENT,
-               wide = !thirsty || s->batch * fc_sweep_places(s) < SHORT_DEPTH;
+               wide = !thirsty || places < SHORT_DEPTH;
     h.kind = FC_NARROW;
     if (h.last && h.direct && wide)
         h.kind = FC_WIDE;
@@ -88,9 +95,14 @@ static shape shape_of(const fc_conv_plan *plan, const fc_sweep *s)
     const ptrdiff_t elements = (few ? BLOCK_ELEMENTS / 2 : BLOCK_ELEMENTS) / (h.last && h.direct ? 2 : 1),
                     most = fc_max(elements / h.block_columns / h.panel_rows, 1) * h.panel_rows;
     h.row_blocks = fc_ceil_div(h.rows, most);
+    h.column_blocks = fc_ceil_div(h.columns, h.block_columns);
+    if (h.in_place && h.boxes.total == 1) {
+        const ptrdiff_t side = s->groups * h.column_blocks,
+                        worth = fc_ceil_div(places * h.rows, BLOCK_PRODUCTS / h.block_columns);
+        h.row_blocks = fc_max(h.row_blocks, fc_min(fc_ceil_div(TASKS, side), worth));
+    }
     h.block_rows = fc_round_up(fc_ceil_div(h.rows, h.row_blocks), h.panel_rows);
     h.row_blocks = fc_ceil_div(h.rows, h.block_rows);
-    h.column_blocks = fc_ceil_div(h.columns, h.block_columns);
     h.blocks = s->groups * h.row_blocks * h.column_blocks;
     h.sums = h.direct ? h.panel_rows * h.width : h.block_rows * h.block_columns;
 
@@ -109,16 +121,23 @@ static shape shape_of(const fc_conv_plan *plan, const fc_sweep *s)
         h.runs = box.count[0] * box.count[1] * box.count[2];
         h.a = h.panel_rows * LDA;
         h.b = DEPTH * h.block_columns;
+        h.packed = s->groups * h.column_blocks * places * h.block_columns;
+        h.together =
+            h.in_place && h.chunks == 1 && h.row_blocks > 1 && h.packed <= (ptrdiff_t)fc_part_limit(plan) / 4 / element;
+        if (h.together)
+            h.b = 0;
+        else
+            h.packed = 0;
     }
     ptrdiff_t room = fc_max((ptrdiff_t)fc_part_limit(plan) / 2 / element / (h.blocks * h.sums), 1);
     h.splits = fc_max(fc_min(fc_min(fc_ceil_div(TASKS, h.blocks), h.chunks), room), 1);
-    if (h.direct || (few && h.blocks >= FEW_BLOCKS))
+    if (h.direct || h.together || (few && h.blocks >= FEW_BLOCKS))
         h.splits = 1;
     h.worker = (size_t)(fc_round_up((h.a + h.b + h.stage + (h.splits == 1 ? h.sums : 0)) * element, FC_ALIGNMENT) +
                         6 * FC_ALIGNMENT +
                         fc_round_up(2 * h.runs * (ptrdiff_t)sizeof(fc_run) + DEPTH * (ptrdiff_t)sizeof(fc_piece),
                                     FC_ALIGNMENT));
-    h.shared = h.splits == 1 ? 0 : (size_t)fc_round_up(h.blocks * h.splits * h.sums * element, FC_ALIGNMENT);
+    h.shared = (size_t)fc_round_up((h.splits == 1 ? h.packed : h.blocks * h.splits * h.sums) * element, FC_ALIGNMENT);
     h.bias = (size_t)(h.splits * s->groups * s->filters) * sizeof(double);
     if (h.last || h.bias > fc_part_limit(plan) / 8) /* dy is summed up in a pass of its own */
         h.bias = 0;
@@ -242,6 +261,45 @@ static void sum_first(const weights *p, const block *b, ptrdiff_t chunk0, ptrdif
     }
 }
 
+/* Up to a tile's columns from `column` on, of a box of places, transposed: [place][width]. totals: of dy, if it is dy, or NULL. */
+static void pack_panel(const weights *p, ptrdiff_t group, ptrdiff_t column, const fc_box *box, char *to, double *totals)
+{
+    const fc_sweep *s = p->sweep;
+    const shape *h = p->shape;
+    const fc_axis *ax = s->axis;
+    const ptrdiff_t element = (ptrdiff_t)fc_size_of(p->plan->problem.dtype), plane = fc_sweep_input(s),
+                    image = s->groups * h->columns * plane, columns = fc_min(h->width, h->columns - column),
+                    start = (box->first[1] * ax[1].places + box->first[2]) * ax[2].places + box->first[3],
+                    length = box->count[1] * box->count[2] * box->count[3];
+    const char *from = h->filters_down ? p->x : p->dy;
+    from += (box->first[0] * image + (group * h->columns + column) * plane + start) * element;
+    if (columns < h->width)
+        memset(to, 0, (size_t)(fc_box_places(box) * h->width * element));
+    for (ptrdiff_t n = 0; n < box->count[0]; n++, from += image * element, to += length * h->width * element) {
+        add_rows(p, totals, from, plane, columns, length);
+        p->plan->kernels->transpose(from, plane, to, h->width, columns, length);
+    }
+}
+
+/* The same for all blocks. */
+static void pack_together(void *context, ptrdiff_t index, int worker)
+{
+    (void)worker;
+    const weights *p = context;
+    const shape *h = p->shape;
+    const fc_box box = fc_box_at(p->sweep, &h->boxes, 0);
+    const ptrdiff_t panels = fc_ceil_div(h->columns, h->width), group = index / panels,
+                    column = index % panels * h->width, places = fc_box_places(&box),
+                    element = (ptrdiff_t)fc_size_of(p->plan->problem.dtype);
+    double *totals = NULL;
+    if (p->totals && !h->filters_down) {
+        totals = p->totals + group * h->columns + column;
+        memset(totals, 0, (size_t)fc_min(h->width, h->columns - column) * sizeof *totals);
+    }
+    pack_panel(p, group, column, &box,
+               p->shared + (group * h->column_blocks * h->block_columns + column) * places * element, totals);
+}
+
 /* Each place is a pixel: the images of both sides lie alike, and so do a box's stretches of them. */
 static void sum_in_place(const weights *p, const block *b, ptrdiff_t chunk0, ptrdiff_t chunk1, char *space, char *sums,
                          double *totals)
@@ -251,29 +309,22 @@ static void sum_in_place(const weights *p, const block *b, ptrdiff_t chunk0, ptr
     const fc_axis *ax = s->axis;
     const fc_kernels *kernels = p->plan->kernels;
     const ptrdiff_t element = (ptrdiff_t)fc_size_of(p->plan->problem.dtype), plane = fc_sweep_input(s),
-                    down_image = s->groups * h->rows * plane, across_image = s->groups * h->columns * plane;
-    const char *down = h->filters_down ? p->dy : p->x, *across = h->filters_down ? p->x : p->dy;
+                    down_image = s->groups * h->rows * plane;
+    const char *down = h->filters_down ? p->dy : p->x;
     char *a = fc_take(&space, h->a * element), *packed = fc_take(&space, h->b * element);
     down += (b->group * h->rows + b->row) * plane * element;
-    across += (b->group * h->columns + b->column) * plane * element;
     char *dweight = p->dweight + ((b->group * h->rows + b->row) * h->columns + b->column) * element; /* if direct */
     for (ptrdiff_t chunk = chunk0; chunk < chunk1; chunk++) {
         fc_box box = fc_box_at(s, &h->boxes, chunk);
         const ptrdiff_t start = (box.first[1] * ax[1].places + box.first[2]) * ax[2].places + box.first[3],
                         length = box.count[1] * box.count[2] * box.count[3], images = box.count[0],
                         places = images * length;
+        if (h->together)
+            packed = p->shared + (b->group * h->column_blocks * h->block_columns + b->column) * places * element;
         const bool copied = images > 1 || plane * element % FC_ALIAS == 0;
-        for (ptrdiff_t j = 0; j < b->columns; j += h->width) { /* [panel][place][width] */
-            ptrdiff_t columns = fc_min(h->width, b->columns - j);
-            char *to = packed + j * DEPTH * element;
-            if (columns < h->width)
-                memset(to, 0, (size_t)(places * h->width * element));
-            for (ptrdiff_t n = 0; n < images; n++) {
-                const char *from = across + ((box.first[0] + n) * across_image + j * plane + start) * element;
-                add_rows(p, totals && !h->filters_down ? totals + j : NULL, from, plane, columns, length);
-                kernels->transpose(from, plane, to + n * length * h->width * element, h->width, columns, length);
-            }
-        }
+        for (ptrdiff_t j = 0; !h->together && j < b->columns; j += h->width)
+            pack_panel(p, b->group, b->column + j, &box, packed + j * places * element,
+                       totals && !h->filters_down ? totals + j : NULL);
         for (ptrdiff_t i = 0; i < b->rows; i += h->panel_rows) {
             const ptrdiff_t rows = fc_min(h->panel_rows, b->rows - i);
             const char *from = down + (box.first[0] * down_image + i * plane + start) * element;
@@ -288,7 +339,7 @@ static void sum_in_place(const weights *p, const block *b, ptrdiff_t chunk0, ptr
             for (ptrdiff_t j = 0; j < b->columns; j += h->width) {
                 fc_tile t = {.a = lines,
                              .lda = lda,
-                             .b = packed + j * DEPTH * element,
+                             .b = packed + j * places * element,
                              .ldb = h->width,
                              .depth = places,
                              .c = sums + (i * h->block_columns + j) * element,
@@ -479,6 +530,8 @@ static void run_split(void *context, ptrdiff_t index, int worker)
     if (chunk0 == chunk1)
         memset(sums, 0, (size_t)(h->sums * element));
     double *totals = totals_of(p, &b, split);
+    if (h->together && !h->filters_down)
+        totals = NULL; /* are taken already */
     if (totals)
         memset(totals, 0, (size_t)(h->filters_down ? b.rows : b.columns) * sizeof *totals);
     if (h->last && h->direct) {
@@ -539,6 +592,8 @@ static void run_sweep(const fc_conv_plan *plan, const fc_sweep *s, const void *x
                  .shared = workspace + (size_t)threads * h.worker};
     if (dbias && h.bias)
         p.totals = (double *)(p.shared + h.shared);
+    if (h.together)
+        fc_parallel(threads, s->groups * fc_ceil_div(h.columns, h.width), pack_together, &p);
     fc_parallel(threads, h.blocks * h.splits, run_split, &p);
     if (h.splits > 1)
         fc_parallel(threads, h.blocks, add_splits, &p);

@@ -705,6 +705,10 @@ def test_large_products_of_pixels(channels: int, filters: int, plane: tuple[int,
         (1, 16, 96, 1, (16, 16)),  # lines that lie in the same cache sets
         (2, 40, 90, 1, (23, 23)),  # more places than are summed at once
         (8, 200, 64, 1, (7, 7)),  # more channels
+        (1, 530, 260, 1, (14, 14)),  # one side is transposed for all blocks: the channels
+        (1, 257, 1100, 1, (7, 7)),
+        (2, 1030, 65, 1, (14, 13)),  # the filters
+        (2, 140, 514, 2, (7, 11)),
     ],
 )
 def test_weight_gradient_where_each_place_is_a_pixel(batch, channels, filters, groups, plane, dtype, isa) -> None:
