@@ -39,8 +39,8 @@ typedef struct weights {
 enum {
     BLOCK_ELEMENTS = 256 << 10,
     BLOCK_COLUMNS = 512,
-    BLOCK_PRODUCTS =
-        1 << 20, /* of a block, about, whose columns need not be transposed for it: makes up for its setup */
+    BLOCK_PRODUCTS = 1 << 20, /* of a block, where many are wanted: makes up for its setup */
+    FEW_PANELS = 4,           /* of such a block's sides, at least: each is read once for those of the other */
     TASKS = 16,
     FEW_PLACES = 1024,
     FEW_BLOCKS = 4,
@@ -96,10 +96,16 @@ static shape shape_of(const fc_conv_plan *plan, const fc_sweep *s)
                     most = fc_max(elements / h.block_columns / h.panel_rows, 1) * h.panel_rows;
     h.row_blocks = fc_ceil_div(h.rows, most);
     h.column_blocks = fc_ceil_div(h.columns, h.block_columns);
-    if (h.in_place && h.boxes.total == 1) {
-        const ptrdiff_t side = s->groups * h.column_blocks,
-                        worth = fc_ceil_div(places * h.rows, BLOCK_PRODUCTS / h.block_columns);
-        h.row_blocks = fc_max(h.row_blocks, fc_min(fc_ceil_div(TASKS, side), worth));
+    if (h.in_place && h.boxes.total == 1) { /* blocks for all threads, not too narrow either way */
+        const ptrdiff_t whole = fc_round_up(h.columns, h.width),
+                        worth =
+                            fc_max(fc_min(TASKS, h.rows * places / fc_max(BLOCK_PRODUCTS / whole, 1)) / s->groups, 1);
+        h.row_blocks =
+            fc_max(h.row_blocks, fc_min(fc_ceil_div(worth, h.column_blocks), h.rows / (FEW_PANELS * h.panel_rows)));
+        h.column_blocks =
+            fc_max(h.column_blocks, fc_min(fc_ceil_div(worth, h.row_blocks), whole / (FEW_PANELS * h.width)));
+        h.block_columns = fc_round_up(fc_ceil_div(h.columns, h.column_blocks), h.width);
+        h.column_blocks = fc_ceil_div(h.columns, h.block_columns);
     }
     h.block_rows = fc_round_up(fc_ceil_div(h.rows, h.row_blocks), h.panel_rows);
     h.row_blocks = fc_ceil_div(h.rows, h.block_rows);
