@@ -729,8 +729,7 @@ static void run_part(const fc_part *part, int threads)
     ptrdiff_t groups, filters;
     bool turn = round_of(plan, s, part->packed, &groups, &filters);
     const ptrdiff_t images = s->batch * s->groups * (ptrdiff_t)fc_size_of(plan->problem.dtype),
-                    read = images * s->channels * fc_sweep_input(s),
-                    written = images * s->filters * fc_sweep_output(s);
+                    read = images * s->channels * fc_sweep_input(s), written = images * s->filters * fc_sweep_output(s);
     for (ptrdiff_t g = 0; g < s->groups; g += groups)
         for (ptrdiff_t f = 0; f < s->filters; f += filters) {
             planes p = {.plan = plan,
