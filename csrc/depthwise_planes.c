@@ -98,7 +98,7 @@ typedef struct job {
     double *totals;        /* [split][filter][SUMS] */
 } job;
 
-/* What a worker has at hand: room for sums, and for a plane of what is read and one of what is written. */
+/* What a worker has at hand: room for sums, and for a plane of what is read and one of what is written; what lies around these does not count. */
 typedef struct desk {
     char *sums, *in, *out;
 } desk;
@@ -108,7 +108,6 @@ static desk desk_of(const job *j, int worker)
     const shape *h = j->shape;
     const ptrdiff_t element = (ptrdiff_t)fc_size_of(j->plan->problem.dtype);
     char *space = j->workspace + (size_t)worker * h->worker;
-    memset(space, 0, h->worker);
     desk d = {.sums = fc_take(&space, h->sums)};
     d.in = (char *)fc_take(&space, (h->before + h->beyond) * element + h->in) + h->before * element;
     d.out = space;
@@ -192,6 +191,7 @@ static void run_gradient(void *context, ptrdiff_t index, int worker)
     const desk d = desk_of(j, worker);
     double *totals = j->totals + (split * p->out_channels + first * h->outputs) * SUMS;
     memset(totals, 0, (size_t)vectors * sizeof *totals);
+    memset(d.sums, 0, (size_t)h->sums);
     for (ptrdiff_t n = n0, pending = 0; n < n1; n++) {
         const ptrdiff_t next = n < n1 - 1 ? p->groups : 0; /* from a plane to that of the next image */
         char *sums = d.sums;
