@@ -107,6 +107,8 @@ static shape shape_of(const fc_conv_plan *plan, const fc_sweep *s)
         h.block_columns = fc_round_up(fc_ceil_div(h.columns, h.column_blocks), h.width);
         h.column_blocks = fc_ceil_div(h.columns, h.block_columns);
     }
+    if (few && h.row_blocks > 1 && h.row_blocks < TASKS && s->groups * h.column_blocks % 2)
+        h.row_blocks = fc_round_up(h.row_blocks, 2); /* two threads have as many each */
     h.block_rows = fc_round_up(fc_ceil_div(h.rows, h.row_blocks), h.panel_rows);
     h.row_blocks = fc_ceil_div(h.rows, h.block_rows);
     h.blocks = s->groups * h.row_blocks * h.column_blocks;
