@@ -1,7 +1,8 @@
-/* depthwise_turned.c -- depthwise windows over planes that are narrower than a vector, channels first: as many channels as a vector has lanes
- * are turned to lie side by side, in between zeros, and the results are turned back.
+/* depthwise_turned.c -- depthwise windows over planes that are much narrower than a vector, channels first: as many channels as a vector has
+ * lanes are turned to lie side by side, in between zeros, and the results are turned back.
  *
- * Planes of 7x7 would leave more than half of each vector empty, and there is little else to do than to fill them. */
+ * They would leave more than half of each vector empty, and there is little else to do than to fill them. Where depthwise_planes.c takes
+ * them as they lie, only the narrowest are worth turning. */
 #include "conv.h"
 
 enum {

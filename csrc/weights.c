@@ -115,7 +115,6 @@ static shape shape_of(const fc_conv_plan *plan, const fc_sweep *s)
     h.sums = h.direct ? h.panel_rows * h.width : h.block_rows * h.block_columns;
 
     if (h.last) {
-        const ptrdiff_t places = s->batch * fc_sweep_places(s);
         h.chunks = fc_ceil_div(places, FC_DEPTH);
         h.a = fc_round_up(h.block_rows, h.panel_rows) * (h.direct ? FEW_LDA : FC_DEPTH);
         h.b = h.direct ? fc_min(places, FC_DEPTH) * h.block_columns : FC_DEPTH * h.width;
